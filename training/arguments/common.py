@@ -1,0 +1,102 @@
+"""Flags that the three stages share. A default lives here and nowhere else."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from training.arguments.parsing import arg, require
+
+EXAMPLE = "example:movie_reviews"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineArgs:
+    """What every program that runs a model on one or more ranks needs."""
+
+    seed: int = arg(0, "Seed of every random draw: data order, initial weights, sampling.")
+    dtype: Literal["auto", "fp32", "bf16"] = arg(
+        "auto", "Compute type; weights stay fp32. auto: bf16 where the processor has it."
+    )
+    local_rank: int = arg(-1, "Set by the deepspeed launcher; leave it alone.")
+    timeout_minutes: float = arg(30.0, "How long a rank waits for the others before it fails.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonArgs(EngineArgs):
+    """Flags of every stage."""
+
+    output_dir: str = arg("output", "Where the model, args.json and metrics.jsonl go.")
+    zero_stage: Literal[0, 1, 2, 3] = arg(2, "ZeRO stage; picks ds_configs/zero<N>.json.")
+    offload_optimizer: bool = arg(False, "Keep optimizer state in host memory (ZeRO 2 or 3).")
+    deepspeed_config: str = arg("", "Your own DeepSpeed JSON in place of ds_configs/zero<N>.json.")
+    data_path: list[str] = arg([EXAMPLE], "Files, folders, Hub data sets or example:NAME.")
+    data_weights: list[float] = arg([], "One weight a data path: 2 takes each row twice, 0.5 half.")
+    eval_data_path: list[str] = arg([], "Held-out data; default: split off, or the example's dev.")
+    eval_fraction: float = arg(0.05, "Share of prompts held out when no eval data is given.")
+    max_eval_rows: int = arg(0, "Evaluate on at most this many held-out rows; 0 takes all.")
+    prompt_template: str = arg("{prompt}", "Text around a prompt; must contain {prompt} once.")
+    chat_template: str = arg("", "Jinja file for `messages` rows; default: the tokenizer's own.")
+    micro_batch_tokens: int = arg(4096, "Padded tokens per forward and rank; bounds memory.")
+    lr_scheduler: Literal["cosine", "linear", "constant"] = arg("cosine", "Decay after warm-up.")
+    warmup_ratio: float = arg(0.05, "Share of the steps in which the learning rate rises.")
+    min_lr_ratio: float = arg(0.0, "Learning rate at the end, as a share of its peak.")
+    weight_decay: float = arg(0.0, "Decoupled weight decay on matrices.")
+    adam_betas: list[float] = arg([0.9, 0.95], "Adam's two betas.")
+    adam_eps: float = arg(1e-5, "Adam's epsilon.")
+    max_grad_norm: float = arg(1.0, "Gradients are scaled down to this norm; 0 does not clip.")
+    gradient_checkpointing: bool = arg(False, "Recompute activations in backward: less memory.")
+    log_every: int = arg(10, "Steps between two printed lines (every step is in metrics.jsonl).")
+
+    def __post_init__(self) -> None:
+        positive = ("micro_batch_tokens", "log_every", "timeout_minutes", "adam_eps")
+        for name in positive:
+            check_positive(self, name)
+        for name in ("weight_decay", "max_grad_norm", "max_eval_rows"):
+            check_not_negative(self, name)
+        for name in ("eval_fraction", "warmup_ratio", "min_lr_ratio"):
+            check_share(self, name)
+        betas = self.adam_betas
+        require(
+            len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
+            f"--adam_betas takes two numbers in [0, 1), got {betas}",
+        )
+        require(
+            self.prompt_template.count("{prompt}") == 1,
+            f"--prompt_template must contain {{prompt}} once, got {self.prompt_template!r}",
+        )
+        require(
+            not self.data_weights or len(self.data_weights) == len(self.data_path),
+            f"--data_weights needs one number for each of the {len(self.data_path)} paths of "
+            f"--data_path, got {len(self.data_weights)}",
+        )
+        require(
+            all(weight > 0 and math.isfinite(weight) for weight in self.data_weights),
+            f"--data_weights must be positive, got {self.data_weights}",
+        )
+        require(
+            not self.offload_optimizer or self.zero_stage >= 2,
+            f"--offload_optimizer needs --zero_stage 2 or 3, got --zero_stage {self.zero_stage}",
+        )
+        for name in ("deepspeed_config", "chat_template"):
+            check_file(self, name)
+
+
+def check_positive(args: object, name: str) -> None:
+    value = getattr(args, name)
+    require(value > 0 and math.isfinite(value), f"--{name} must be positive, got {value}")
+
+
+def check_not_negative(args: object, name: str) -> None:
+    value = getattr(args, name)
+    require(value >= 0 and math.isfinite(value), f"--{name} must not be negative, got {value}")
+
+
+def check_share(args: object, name: str) -> None:
+    value = getattr(args, name)
+    require(0 <= value <= 1, f"--{name} must lie between 0 and 1, got {value}")
+
+
+def check_file(args: object, name: str) -> None:
+    value = getattr(args, name)
+    require(not value or Path(value).is_file(), f"--{name}: no file at {value}")

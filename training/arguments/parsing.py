@@ -1,0 +1,66 @@
+"""Flags to frozen dataclasses: one line and exit status 2 for whatever the user got wrong.
+
+Nothing here or beside it imports torch or deepspeed: `--help` and a mistyped flag answer at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import field
+from typing import Any, NoReturn, TypeVar
+
+from transformers.hf_argparser import HfArgumentParser
+
+T = TypeVar("T")
+
+USER_MISTAKE = 2  # exit status
+
+
+class UserError(ValueError):
+    """Something the user can mend: flags, files or data. Printed as one line; exit status 2."""
+
+
+def arg(default: Any, help: str) -> Any:
+    """A dataclass field with a default and the line that `--help` prints for it."""
+    metadata = {"help": help}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def exit_with_user_error(program: str, message: str) -> NoReturn:
+    """Print `message` as one line on stderr, from the first rank alone, and exit with status 2."""
+    if os.environ.get("RANK", "0") == "0":
+        line = " ".join(message.split())
+        sys.stderr.write(f"{program}: error: {line}\n")
+    raise SystemExit(USER_MISTAKE)
+
+
+class _OneLineParser(HfArgumentParser):
+    """argparse prints the whole usage before an error; with 60 flags that buries the error."""
+
+    def error(self, message: str) -> NoReturn:
+        exit_with_user_error(self.prog, f"{message} (see --help)")
+
+
+def parse_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
+    """Parse flags into `cls`; on a bad one print a single line and exit with status 2."""
+    # A prefix of a flag is not that flag, and a stray `main.args` file is not a command line.
+    parser = _OneLineParser(cls, allow_abbrev=False)  # type: ignore[arg-type]
+    try:
+        args, *_, unknown = parser.parse_args_into_dataclasses(
+            list(sys.argv[1:] if argv is None else argv),
+            return_remaining_strings=True,
+            look_for_args_file=False,
+        )
+    except UserError as error:
+        parser.error(str(error))
+    if unknown:
+        parser.error(f"unknown flags: {' '.join(unknown)}")
+    return args
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError(message)` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)

@@ -1,0 +1,104 @@
+"""Flags of stage 3, PPO."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from training.arguments.common import (
+    CommonArgs,
+    EngineArgs,
+    check_not_negative,
+    check_positive,
+    check_share,
+)
+from training.arguments.parsing import arg, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingArgs(EngineArgs):
+    """How responses are drawn, here and in the tools that sample."""
+
+    max_new_tokens: int = arg(40, "Tokens a response may have, its EOS included.")
+    temperature: float = arg(1.0, "Divides the logits wherever log-probs are taken.")
+    top_k: int = arg(0, "Sample among the k likeliest tokens; 0 samples among all.")
+    top_p: float = arg(1.0, "Sample among the likeliest tokens that hold this much probability.")
+    generation_batch_size: int = arg(256, "Sequences decoded together on a rank.")
+
+    def check_sampling(self) -> None:
+        for name in ("max_new_tokens", "temperature", "generation_batch_size"):
+            check_positive(self, name)
+        check_not_negative(self, "top_k")
+        require(0 < self.top_p <= 1, f"--top_p must lie in (0, 1], got {self.top_p}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOArgs(CommonArgs, SamplingArgs):
+    """Stage 3: the actor learns to score well and to stay near the frozen stage-1 model."""
+
+    output_dir: str = arg("output/step3_ppo", "Where the actor, args.json and metrics go.")
+    actor_model_name_or_path: str = arg("output/step1_sft", "Actor and frozen ref: stage 1's.")
+    reward_model_name_or_path: str = arg("output/step2_reward", "Reward model, critic: stage 2's.")
+    max_prompt_length: int = arg(128, "Tokens a prompt may have.")
+    overlong_prompts: Literal["error", "drop", "truncate_left"] = arg(
+        "error", "What to do with prompts over --max_prompt_length."
+    )
+    max_steps: int = arg(40, "PPO steps: one rollout and its updates each.")
+    eval_every: int = arg(0, "Steps between two evaluations; 0 evaluates before and after.")
+    rollout_batch_size: int = arg(192, "Prompts per PPO step, over all ranks.")
+    samples_per_prompt: int = arg(1, "Responses drawn for each prompt.")
+    minibatch_size: int = arg(96, "Sequences per optimizer step, over all ranks.")
+    ppo_epochs: int = arg(2, "Passes over one rollout.")
+    actor_lr: float = arg(1e-5, "Peak learning rate of the actor.")
+    critic_lr: float = arg(1e-5, "Peak learning rate of the critic.")
+    lr_scheduler: Literal["cosine", "linear", "constant"] = arg("linear", "Decay after warm-up.")
+    kl_coef: float = arg(0.05, "Weight of the per-token KL penalty against ref.")
+    kl_controller: Literal["fixed", "adaptive"] = arg("fixed", "adaptive steers --kl_coef.")
+    kl_target: float = arg(6.0, "Nats per response that the adaptive controller steers to.")
+    kl_horizon: float = arg(10000.0, "Episodes over which the adaptive controller acts.")
+    kl_estimator: Literal["k1", "k2", "k3"] = arg("k1", "Per-token KL estimate in the reward.")
+    score_clip: float = arg(5.0, "Scores are clipped to +- this; 0 does not clip.")
+    missing_eos: Literal["replace", "subtract", "none"] = arg(
+        "replace", "Score of a response that never ends: -penalty, score - penalty, or as it is."
+    )
+    missing_eos_penalty: float = arg(1.0, "The penalty of --missing_eos.")
+    gamma: float = arg(1.0, "Discount per token.")
+    gae_lambda: float = arg(0.95, "GAE's lambda.")
+    whiten_rewards: bool = arg(False, "Scale rewards to variance 1, keeping their mean.")
+    advantage_whitening: Literal["batch", "minibatch", "none"] = arg(
+        "batch", "Over which tokens advantages get mean 0 and variance 1, over all ranks."
+    )
+    clip_range: float = arg(0.2, "PPO's epsilon for the policy ratio.")
+    value_clip_range: float = arg(0.2, "Epsilon for the value loss; 0 does not clip.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_sampling()
+        positive = (
+            "max_prompt_length max_steps rollout_batch_size samples_per_prompt minibatch_size "
+            "ppo_epochs actor_lr critic_lr kl_target kl_horizon clip_range"
+        )
+        for name in positive.split():
+            check_positive(self, name)
+        for name in (
+            "kl_coef",
+            "eval_every",
+            "score_clip",
+            "missing_eos_penalty",
+            "value_clip_range",
+        ):
+            check_not_negative(self, name)
+        for name in ("gamma", "gae_lambda"):
+            check_share(self, name)
+        require(
+            self.sequences_per_step % self.minibatch_size == 0,
+            f"--rollout_batch_size ({self.rollout_batch_size}) x --samples_per_prompt "
+            f"({self.samples_per_prompt}) must be a multiple of --minibatch_size "
+            f"({self.minibatch_size})",
+        )
+        require(
+            self.kl_controller == "fixed" or self.kl_coef > 0,
+            "--kl_controller adaptive cannot leave --kl_coef 0; start from a positive one",
+        )
+
+    @property
+    def sequences_per_step(self) -> int:
+        return self.rollout_batch_size * self.samples_per_prompt

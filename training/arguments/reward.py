@@ -1,0 +1,63 @@
+"""Flags of stage 2, the pairwise reward model."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from training.arguments.common import CommonArgs, check_not_negative, check_positive
+from training.arguments.parsing import arg, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardArgs(CommonArgs):
+    """Stage 2: a scoring head on the stage-1 model, trained on comparisons."""
+
+    output_dir: str = arg("output/step2_reward", "Where the model, args.json and metrics go.")
+    model_name_or_path: str = arg("output/step1_sft", "Backbone: the folder of stage 1.")
+    head: Literal["linear", "mlp"] = arg("linear", "linear, or mlp: hidden -> 512 -> ReLU -> 1.")
+    pooling: Literal["last", "mean", "weighted_mean"] = arg(
+        "last", "Which hidden states the head reads, always by mask."
+    )
+    max_length: int = arg(256, "Tokens a prompt and a response may have together.")
+    responses_per_group: int = arg(12, "Responses of one prompt scored together, at most.")
+    batch_size: int = arg(8, "Prompts, each with its responses, per optimizer step.")
+    learning_rate: float = arg(1e-5, "Peak learning rate.")
+    num_epochs: float = arg(1.0, "Passes over the comparisons; --max_steps overrides it.")
+    max_steps: int = arg(0, "Stop after this many optimizer steps; 0 goes by --num_epochs.")
+    eval_every: int = arg(0, "Steps between two evaluations; 0 evaluates once an epoch.")
+    group_average: Literal["prompt_mean", "pair_mean"] = arg(
+        "prompt_mean", "Whether every prompt or every comparison counts the same."
+    )
+    label_smoothing: float = arg(0.0, "Pulls every label towards 1/2 by this share.")
+    center_coef: float = arg(
+        0.0, "Weight of the squared mean score of a pair (keeps scores near 0)."
+    )
+    margin_coef: float = arg(1.0, "Multiplies the rows' `margin`; 0 ignores it.")
+    normalization_data_path: list[str] = arg(
+        [], "Prompts of those responses; default: --data_path."
+    )
+    normalization_samples: int = arg(
+        256, "SFT responses that set score mean 0, variance 1; 0: off."
+    )
+    normalization_new_tokens: int = arg(40, "Tokens of each of those responses, at most.")
+    shuffle_labels: bool = arg(False, "Control experiment: shuffle which side of a pair is better.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("batch_size", "learning_rate", "num_epochs", "normalization_new_tokens"):
+            check_positive(self, name)
+        names = ("max_steps", "eval_every", "center_coef", "margin_coef", "normalization_samples")
+        for name in names:
+            check_not_negative(self, name)
+        require(self.max_length >= 3, f"--max_length must be at least 3, got {self.max_length}")
+        require(
+            self.responses_per_group >= 2,
+            f"--responses_per_group must be at least 2, got {self.responses_per_group}",
+        )
+        require(
+            0 <= self.label_smoothing < 1,
+            f"--label_smoothing must lie in [0, 1), got {self.label_smoothing}",
+        )
+        require(
+            self.normalization_samples != 1,
+            "--normalization_samples 1 has no variance; use 0 (off) or at least 2",
+        )

@@ -1,0 +1,54 @@
+"""Flags of stage 1, supervised fine-tuning and language-model pretraining."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from training.arguments.common import CommonArgs, check_file, check_not_negative, check_positive
+from training.arguments.parsing import arg, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTArgs(CommonArgs):
+    """Stage 1: responses are learnt from demonstrations, or plain text with --objective lm."""
+
+    output_dir: str = arg("output/step1_sft", "Where the model, args.json and metrics.jsonl go.")
+    model_name_or_path: str = arg("", "Folder or Hub name to start from; see README for default.")
+    init_from_scratch: str = arg("", "JSON model config: start from random weights instead.")
+    tokenizer_name_or_path: str = arg("", "Tokenizer, when the model folder has none.")
+    objective: Literal["response", "lm"] = arg(
+        "response", "response: loss on responses only; lm: packed plain text."
+    )
+    max_length: int = arg(256, "Tokens a sequence may have; with lm the length of a packed block.")
+    dropout: float = arg(-1.0, "Dropout while training; -1 keeps the model's own.")
+    optimizer: Literal["adamw", "muon"] = arg(
+        "adamw", "muon: Muon on the blocks' matrices, AdamW on the rest (ZeRO 0 only)."
+    )
+    batch_size: int = arg(32, "Rows per optimizer step, over all ranks.")
+    learning_rate: float = arg(2e-5, "Peak learning rate of AdamW.")
+    muon_lr: float = arg(5e-3, "Peak learning rate of Muon, scaled to AdamW's update size.")
+    num_epochs: float = arg(2.0, "Passes over the training data; --max_steps overrides it.")
+    max_steps: int = arg(0, "Stop after this many optimizer steps; 0 goes by --num_epochs.")
+    max_seconds: float = arg(0.0, "Finish the schedule within this training time; 0: no bound.")
+    eval_every: int = arg(0, "Steps between two evaluations; 0 evaluates once an epoch.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("batch_size", "learning_rate", "muon_lr", "num_epochs"):
+            check_positive(self, name)
+        for name in ("max_steps", "max_seconds", "eval_every"):
+            check_not_negative(self, name)
+        require(self.max_length >= 2, f"--max_length must be at least 2, got {self.max_length}")
+        require(
+            self.dropout == -1.0 or 0 <= self.dropout < 1,
+            f"--dropout must lie in [0, 1), or be -1 to keep the model's, got {self.dropout}",
+        )
+        require(
+            self.optimizer != "muon" or self.zero_stage == 0,
+            "--optimizer muon needs whole matrices: use --zero_stage 0, "
+            f"got --zero_stage {self.zero_stage}",
+        )
+        require(
+            not (self.init_from_scratch and self.model_name_or_path),
+            "--init_from_scratch and --model_name_or_path exclude each other; give one",
+        )
+        check_file(self, "init_from_scratch")

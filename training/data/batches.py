@@ -1,0 +1,141 @@
+"""Which rows go together: epochs, ranks, micro-batches, and the padding of one forward.
+
+Pure and deterministic: every rank computes the same plan from the same lengths. `lengths[i]` is
+what row i costs; `rows` and batches are lists of row indices.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+WINDOW_BATCHES = 16  # rows of like length are sought among this many batches
+
+
+def pad_right(
+    rows: Sequence[Sequence[int]], pad_id: int
+) -> tuple[Tensor, Tensor]:  # input_ids [B, L] long, mask [B, L] bool
+    """Pad to the longest row. L is the longest row's length, not a maximum."""
+    longest = max((len(row) for row in rows), default=0)
+    padded = [[*row, *[pad_id] * (longest - len(row))] for row in rows]
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
+    input_ids = torch.tensor(padded, dtype=torch.long).reshape(len(rows), longest)
+    return input_ids, torch.arange(longest)[None, :] < lengths[:, None]
+
+
+def epoch_batches(
+    lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int, drop_last: bool = False
+) -> list[list[int]]:
+    """One epoch: every row once, rows of like length together, batches in random order.
+
+    `drop_last` leaves out a random remainder, so that every batch has `batch_size` rows.
+    """
+    _check_positive("batch_size", batch_size)
+    draw = random.Random(f"epoch {seed} {epoch}")
+    order = list(range(len(lengths)))
+    draw.shuffle(order)
+    if drop_last:
+        order = order[: len(order) - len(order) % batch_size]
+    window = WINDOW_BATCHES * batch_size
+    batches = []
+    for start in range(0, len(order), window):
+        rows = sorted(order[start : start + window], key=lengths.__getitem__, reverse=True)
+        batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    draw.shuffle(batches)
+    return batches
+
+
+def split_for_rank(
+    batch: Sequence[int], lengths: Sequence[int], *, rank: int, size: int
+) -> list[int]:
+    """This rank's rows of a batch, in the batch's order.
+
+    Rows are dealt longest first, there and back (0 1 2 2 1 0 0 1 ...): ranks differ by at most one
+    row, and in total length by at most the longest row.
+    """
+    if not 0 <= rank < size:
+        raise ValueError(f"rank must be 0 to {size - 1}, got {rank}")
+    longest_first = sorted(range(len(batch)), key=lambda place: -lengths[batch[place]])
+    mine = []
+    for turn, place in enumerate(longest_first):
+        lap, seat = divmod(turn, size)
+        if rank == (seat if lap % 2 == 0 else size - 1 - seat):
+            mine.append(place)
+    return [batch[place] for place in sorted(mine)]
+
+
+def micro_batches(
+    rows: Sequence[int], lengths: Sequence[int], *, token_budget: int
+) -> list[list[int]]:
+    """Longest first, each of at most `token_budget` padded tokens; a longer row stands alone."""
+    _check_positive("token_budget", token_budget)
+    plan: list[list[int]] = []
+    longest = 0
+    for row in sorted(rows, key=lambda row: -lengths[row]):
+        if plan and longest * (len(plan[-1]) + 1) <= token_budget:
+            plan[-1].append(row)
+        else:
+            plan.append([row])
+            longest = lengths[row]
+    return plan
+
+
+def plan_step(
+    batch: Sequence[int], lengths: Sequence[int], *, token_budget: int, rank: int, size: int
+) -> list[list[int]]:
+    """This rank's micro-batches, ended with [] so that every rank has equally many.
+
+    Under ZeRO-3 a forward is a collective: a rank with fewer of them would leave the others
+    waiting, so it must run an empty one.
+    """
+    plans = [
+        micro_batches(
+            split_for_rank(batch, lengths, rank=each, size=size),
+            lengths,
+            token_budget=token_budget,
+        )
+        for each in range(size)
+    ]
+    most = max(len(plan) for plan in plans)
+    return plans[rank] + [[] for _ in range(most - len(plans[rank]))]
+
+
+@dataclass(frozen=True)
+class PromptStream:
+    """Endless batches of `batch_size` out of `count` rows; any step can be asked for directly.
+
+    Runs through one shuffled epoch after the other; a batch may end in the next epoch.
+    """
+
+    count: int
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        _check_positive("count", self.count)
+        _check_positive("batch_size", self.batch_size)
+
+    def batch(self, step: int) -> list[int]:
+        """The rows of one step, counted from 1."""
+        _check_positive("step", step)
+        first = (step - 1) * self.batch_size
+        return [self._row(place) for place in range(first, first + self.batch_size)]
+
+    def _row(self, place: int) -> int:
+        epoch, index = divmod(place, self.count)
+        return _permutation(self.count, self.seed, epoch)[index]
+
+
+@lru_cache(maxsize=4)
+def _permutation(count: int, seed: int, epoch: int) -> tuple[int, ...]:
+    order = list(range(count))
+    random.Random(f"prompts {seed} {epoch}").shuffle(order)
+    return tuple(order)
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")

@@ -1,0 +1,176 @@
+"""Conversations to token ids, with the assistant's turns marked.
+
+A conversation is rendered turn by turn and each stretch between two borders of an assistant turn
+is tokenised on its own. So a conversation's tokens are the same whether it is a prompt or the
+head of a training row, and no template needs to mark its assistant turns for us.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.arguments.parsing import UserError
+from training.data.records import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Segment = tuple[str, bool]  # text, whether it is an assistant's turn
+
+# A special token's text inside a message is hidden from the template by this, and shown again
+# only to the tokenizer, as plain text. The characters are Unicode's private ones.
+_HIDDEN = re.compile("\ue000\ue001(\\d+)\ue001\ue000")
+
+
+def load_chat_template(path: str) -> str | None:
+    """The Jinja text in a file; None for an empty path (the tokenizer's own, else a plain one)."""
+    if not path:
+        return None
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--chat_template: cannot read {path}: {error}") from error
+    if "messages" not in text:
+        raise UserError(f"--chat_template: {path} never uses `messages`; it is no chat template")
+    return text
+
+
+def chat_ids(
+    messages: Sequence[Message],
+    tokenizer: "PreTrainedTokenizerBase",
+    chat_template: str | None,
+    source: str,
+    *,
+    reply: bool,
+) -> tuple[list[int], list[bool]]:
+    """Token ids, and which of them an assistant turn (its end included) is made of.
+
+    `chat_template` is Jinja text; None takes the tokenizer's own, and without one a plain layout
+    with EOS after each assistant turn. `reply` ends the ids where an assistant is to go on.
+    """
+    template = chat_template
+    if template is None and tokenizer.chat_template:
+        template = tokenizer.get_chat_template()
+    specials = sorted(map(str, tokenizer.all_special_tokens), key=len, reverse=True)
+    if template is None:
+        segments = _plain_segments(messages, reply=reply)
+    else:
+        hidden = [Message(m.role, _hide(m.content, specials)) for m in messages]
+        segments = _rendered_segments(hidden, tokenizer, template, source, reply=reply)
+    eos = tokenizer.eos_token_id
+    ids: list[int] = []
+    mask: list[bool] = []
+    for text, is_target in segments:
+        part = _segment_ids(text, tokenizer, specials, literal=template is None)
+        if is_target and template is None:
+            part.append(eos)
+        # What a template writes after the end of a turn (mostly a line break) is never generated.
+        end = part.index(eos) + 1 if eos in part else len(part)
+        ids += part
+        mask += [is_target and i < end for i in range(len(part))]
+    return ids, mask
+
+
+def plain_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text: nothing added, and special tokens' text kept as mere text."""
+    if not texts:
+        return []
+    encoded = tokenizer(
+        list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
+    )
+    return [list(ids) for ids in encoded["input_ids"]]
+
+
+def _plain_segments(messages: Sequence[Message], *, reply: bool) -> list[Segment]:
+    """ "User:\\n...\\n\\nAssistant:\\n..." for tokenizers that know no chat."""
+    segments: list[Segment] = []
+    text = ""
+    for number, message in enumerate(messages):
+        text += "\n\n" if number else ""
+        text += f"{message.role.capitalize()}:\n"
+        if message.role == "assistant":
+            segments += [(text, False), (message.content, True)]
+            text = ""
+        else:
+            text += message.content
+    if reply:
+        text += "\n\nAssistant:\n"
+    return [*segments, (text, False)] if text else segments
+
+
+def _rendered_segments(
+    messages: Sequence[Message],
+    tokenizer: "PreTrainedTokenizerBase",
+    template: str,
+    source: str,
+    *,
+    reply: bool,
+) -> list[Segment]:
+    segments: list[Segment] = []
+    done = ""
+
+    def take(count: int, is_target: bool, generation_prompt: bool) -> None:
+        nonlocal done
+        text = _render(messages[:count], tokenizer, template, source, generation_prompt)
+        if not text.startswith(done):
+            raise UserError(
+                f"{source}: the chat template does not render turn by turn: with {count} of "
+                f"{len(messages)} messages it changes the text before them; give another with "
+                "--chat_template"
+            )
+        segments.append((text[len(done) :], is_target))
+        done = text
+
+    for number, message in enumerate(messages):
+        if message.role == "assistant":
+            take(number, False, True)
+            take(number + 1, True, False)
+    if reply or messages[-1].role != "assistant":
+        take(len(messages), False, reply)
+    return segments
+
+
+def _render(
+    messages: Sequence[Message],
+    tokenizer: "PreTrainedTokenizerBase",
+    template: str,
+    source: str,
+    generation_prompt: bool,
+) -> str:
+    import jinja2
+
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        text = tokenizer.apply_chat_template(
+            turns,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+        )
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        raise UserError(f"{source}: the chat template fails on this row: {error}") from error
+    return str(text)
+
+
+def _hide(text: str, specials: list[str]) -> str:
+    for number, special in enumerate(specials):
+        text = text.replace(special, f"\ue000\ue001{number}\ue001\ue000")
+    return text
+
+
+def _segment_ids(
+    text: str, tokenizer: "PreTrainedTokenizerBase", specials: list[str], *, literal: bool
+) -> list[int]:
+    if literal:
+        return plain_ids(tokenizer, [text])[0]
+    ids: list[int] = []
+    for number, piece in enumerate(_HIDDEN.split(text)):
+        if number % 2:  # the number of a hidden special token
+            ids += plain_ids(tokenizer, [specials[int(piece)]])[0]
+        elif piece:
+            # Here special tokens are the template's own, so they count.
+            ids += tokenizer(
+                piece, add_special_tokens=False, split_special_tokens=False, verbose=False
+            )["input_ids"]
+    return ids

@@ -1,0 +1,252 @@
+"""What a row of data means: frozen records, and the checks that turn a row into one.
+
+Every `*_from_row` takes one row and its `source` ("path:line") and returns a record, or raises a
+`UserError` that starts with the source. Nothing here reads files or knows a tokenizer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from training.arguments.parsing import UserError
+from training.data.checks import (
+    index_value,
+    list_value,
+    need_keys,
+    number_value,
+    show,
+    text_value,
+)
+
+ROLES = ("system", "user", "assistant")
+PAIR_KEYS = ("chosen", "rejected", "label", "weight", "margin", "gap")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt and the response to imitate."""
+
+    prompt: str
+    response: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns of chat; the assistant's are to be imitated."""
+
+    messages: tuple[Message, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """Plain text for language-model training."""
+
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A comparison of two responses, by index; `label` is P(chosen is better)."""
+
+    chosen: int
+    rejected: int
+    label: float = 1.0
+    weight: float = 1.0
+    margin: float = 0.0
+    gap: float | None = None  # by how much people rated chosen higher; for evaluation alone
+
+
+@dataclass(frozen=True)
+class ResponseGroup:
+    """One prompt, its responses (each scored once), and all comparisons among them."""
+
+    prompt: str
+    responses: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Something to respond to. `prompt_id` is its position in the concatenated data."""
+
+    prompt_id: int
+    text: str  # for a conversation: its turns as plain lines
+    source: str
+    fields: Mapping[str, str]  # the row's other text columns
+    messages: tuple[Message, ...] = field(default=())  # empty unless the row is a conversation
+
+
+def demonstration_from_row(row: Mapping[str, Any], source: str) -> Demonstration:
+    """{"prompt", "response"} -> Demonstration."""
+    need_keys(row, ("prompt", "response"), "a demonstration", source, "or 'messages'")
+    prompt, response = text_value(row["prompt"], "prompt", source), row["response"]
+    return Demonstration(prompt, text_value(response, "response", source), source)
+
+
+def conversation_from_row(row: Mapping[str, Any], source: str) -> Conversation:
+    """{"messages": [{"role", "content"}, ...]} with an assistant turn -> Conversation."""
+    need_keys(row, ("messages",), "a conversation", source)
+    messages = _messages(row["messages"], source)
+    if not any(message.role == "assistant" for message in messages):
+        raise UserError(f"{source}: 'messages' has no assistant turn, so nothing to learn from")
+    return Conversation(messages, source)
+
+
+def sft_record_from_row(row: Mapping[str, Any], source: str) -> Demonstration | Conversation:
+    """A conversation where the row has `messages`, else a demonstration."""
+    if row.get("messages") is not None:
+        return conversation_from_row(row, source)
+    return demonstration_from_row(row, source)
+
+
+def text_from_row(row: Mapping[str, Any], source: str) -> Text:
+    """{"text"} -> Text."""
+    need_keys(row, ("text",), "plain text for language modelling", source)
+    return Text(text_value(row["text"], "text", source), source)
+
+
+def prompt_from_row(row: Mapping[str, Any], source: str, prompt_id: int) -> Prompt:
+    """{"prompt"}, or {"messages"} that end with a user turn, -> Prompt."""
+    fields = {
+        key: value
+        for key, value in row.items()
+        if isinstance(value, str) and key not in ("prompt", "messages")
+    }
+    if row.get("messages") is None:
+        need_keys(row, ("prompt",), "a prompt row", source, "or 'messages'")
+        return Prompt(prompt_id, text_value(row["prompt"], "prompt", source), source, fields)
+    messages = _messages(row["messages"], source)
+    if messages[-1].role != "user":
+        raise UserError(
+            f"{source}: 'messages' of a prompt must end with a user turn, "
+            f"got {messages[-1].role!r} last"
+        )
+    text = "\n".join(f"{message.role}: {message.content}" for message in messages)
+    return Prompt(prompt_id, text, source, fields, messages)
+
+
+def group_from_row(row: Mapping[str, Any], source: str) -> ResponseGroup:
+    """{"prompt", "chosen", "rejected"} or {"prompt", "responses", "pairs"} -> ResponseGroup.
+
+    The first form may carry `label`, `weight`, `margin` and `gap`. In the second a pair is
+    [i, j], [i, j, label] or an object with those names; `gaps` may hold one number a pair.
+    """
+    if row.get("responses") is not None or row.get("pairs") is not None:
+        return _group_of_many(row, source)
+    need_keys(
+        row,
+        ("prompt", "chosen", "rejected"),
+        "a comparison",
+        source,
+        "or 'prompt', 'responses' and 'pairs'",
+    )
+    prompt = text_value(row["prompt"], "prompt", source)
+    responses = tuple(text_value(row[key], key, source) for key in ("chosen", "rejected"))
+    if responses[0] == responses[1]:
+        raise UserError(
+            f"{source}: 'chosen' and 'rejected' are the same text: "
+            f"{show(responses[0])}; remove the row"
+        )
+    return ResponseGroup(prompt, responses, (_pair(0, 1, row, "", source),), source)
+
+
+def _group_of_many(row: Mapping[str, Any], source: str) -> ResponseGroup:
+    need_keys(row, ("prompt", "responses", "pairs"), "a group of responses", source)
+    prompt = text_value(row["prompt"], "prompt", source)
+    values = list_value(row["responses"], "responses", source)
+    responses = tuple(text_value(v, f"responses[{i}]", source) for i, v in enumerate(values))
+    specs = list_value(row["pairs"], "pairs", source)
+    gaps: list[Any] = [None] * len(specs)
+    if row.get("gaps") is not None:
+        gaps = list_value(row["gaps"], "gaps", source)
+        if len(gaps) != len(specs):
+            raise UserError(
+                f"{source}: 'gaps' needs one number for each of the {len(specs)} pairs, "
+                f"got {len(gaps)}"
+            )
+    pairs = tuple(
+        _pair_of_group(spec, gap, f"pairs[{n}]", responses, source)
+        for n, (spec, gap) in enumerate(zip(specs, gaps, strict=True))
+    )
+    return ResponseGroup(prompt, responses, pairs, source)
+
+
+def _pair_of_group(spec: Any, gap: Any, name: str, responses: tuple[str, ...], source: str) -> Pair:
+    values: dict[str, Any] = {"gap": gap}
+    if isinstance(spec, Mapping):
+        unknown = [key for key in spec if key not in PAIR_KEYS]
+        if unknown:
+            raise UserError(
+                f"{source}: {name} has unknown keys {unknown}; it may have {list(PAIR_KEYS)}"
+            )
+        values |= {key: value for key, value in spec.items() if value is not None}
+    elif isinstance(spec, list | tuple) and len(spec) in (2, 3):
+        values |= dict(zip(PAIR_KEYS, spec, strict=False))
+    else:
+        raise UserError(
+            f"{source}: {name} must be [chosen, rejected], [chosen, rejected, label] or an "
+            f"object with 'chosen' and 'rejected', got {show(spec)}"
+        )
+    chosen, rejected = (
+        index_value(values.get(key), f"{name}: {key}", len(responses), source)
+        for key in ("chosen", "rejected")
+    )
+    if responses[chosen] == responses[rejected]:
+        raise UserError(
+            f"{source}: {name} compares response {chosen} with {rejected}, which have the same "
+            f"text: {show(responses[chosen])}; remove the pair"
+        )
+    return _pair(chosen, rejected, values, f"{name}: ", source)
+
+
+def _pair(chosen: int, rejected: int, values: Mapping[str, Any], at: str, source: str) -> Pair:
+    label = number_value(values.get("label"), f"{at}label", source, 1.0)
+    weight = number_value(values.get("weight"), f"{at}weight", source, 1.0)
+    margin = number_value(values.get("margin"), f"{at}margin", source, 0.0)
+    if not 0 <= label <= 1:
+        raise UserError(
+            f"{source}: '{at}label' is the chance that chosen is better, "
+            f"so between 0 and 1, got {label:g}"
+        )
+    if weight <= 0:
+        raise UserError(f"{source}: '{at}weight' must be positive, got {weight:g}")
+    if margin < 0:
+        raise UserError(f"{source}: '{at}margin' must not be negative, got {margin:g}")
+    gap = values.get("gap")
+    known = None if gap is None else number_value(gap, f"{at}gap", source, 0.0)
+    return Pair(chosen, rejected, label, weight, margin, known)
+
+
+def _messages(value: Any, source: str) -> tuple[Message, ...]:
+    messages = []
+    for n, item in enumerate(list_value(value, "messages", source)):
+        name = f"messages[{n}]"
+        if not isinstance(item, Mapping) or not {"role", "content"} <= item.keys():
+            raise UserError(f"{source}: {name} needs 'role' and 'content', got {show(item)}")
+        role = item["role"]
+        if role not in ROLES:
+            raise UserError(
+                f"{source}: {name} has the role {show(role)}; known are {', '.join(ROLES)}"
+            )
+        if role == "system" and n > 0:
+            raise UserError(f"{source}: {name} is a system turn; only the first turn may be one")
+        allow_empty = role == "system"  # many data sets write "" for "no system prompt"
+        content = text_value(item["content"], f"{name} content", source, allow_empty=allow_empty)
+        if content:
+            messages.append(Message(role, content))
+    turns = [message for message in messages if message.role != "system"]
+    if not turns or turns[0].role != "user":
+        raise UserError(f"{source}: the first turn of 'messages' (after system) must be the user's")
+    return tuple(messages)

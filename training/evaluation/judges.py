@@ -1,0 +1,89 @@
+"""Judges: functions from texts to scores that had no part in training. Higher is better."""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.arguments.parsing import UserError
+
+Judge = Callable[[Sequence[str]], Sequence[float]]
+
+
+class SentimentJudge:
+    """Words and word pairs, weighted by how much they tell liked from disliked reviews."""
+
+    def __init__(self, *, min_df: int = 3) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+
+        self._vectorizer: Any = TfidfVectorizer(
+            ngram_range=(1, 2), min_df=min_df, sublinear_tf=True, dtype=np.float32
+        )
+        self._classifier: Any = LogisticRegression(C=4.0, max_iter=200)
+
+    def fit(self, texts: Sequence[str], labels: Sequence[int]) -> "SentimentJudge":
+        """Learn from texts labelled 1 (liked) or 0."""
+        if set(labels) != {0, 1}:
+            raise UserError(
+                f"a judge needs texts of both labels, 0 and 1; got {sorted(set(labels))}"
+            )
+        self._classifier.fit(self._vectorizer.fit_transform(texts), labels)
+        return self
+
+    def score(self, texts: Sequence[str]) -> list[float]:
+        """Log-odds of "liked" for each text."""
+        features = self._vectorizer.transform(texts)
+        return [float(score) for score in self._classifier.decision_function(features)]
+
+    def accuracy(self, texts: Sequence[str], labels: Sequence[int]) -> float:
+        """The share of texts whose label the sign of the score tells."""
+        right = [
+            (score > 0) == bool(label)
+            for score, label in zip(self.score(texts), labels, strict=True)
+        ]
+        return sum(right) / len(right)
+
+
+class VaderJudge:
+    """The VADER lexicon and its rules (Hutto and Gilbert, ICWSM 2014)."""
+
+    def __init__(self) -> None:
+        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+        self._analyzer: Any = SentimentIntensityAnalyzer()
+
+    def score(self, texts: Sequence[str]) -> list[float]:
+        """The compound score of each text, from -1 to 1."""
+        return [float(self._analyzer.polarity_scores(text)["compound"]) for text in texts]
+
+
+def load_judges(path: str) -> dict[str, Judge]:
+    """The judges of a Python file: what its function `judges()` returns, name to function.
+
+    A score function takes a list of texts and returns one number for each.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"--judge {path}: no such file; give a Python file with judges() in it")
+    spec = importlib.util.spec_from_file_location("user_judge", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--judge {path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    make = getattr(module, "judges", None)
+    found = make() if callable(make) else None
+    if not isinstance(found, dict) or not found or not all(map(callable, found.values())):
+        raise UserError(
+            f"--judge {path}: needs a function judges() that returns a dict of name to function"
+        )
+    return found
+
+
+def score_all(judge: Judge, name: str, texts: Sequence[str]) -> list[float]:
+    """The judge's scores, checked to be one for each text."""
+    scores = [float(score) for score in judge(texts)]
+    if len(scores) != len(texts):
+        raise UserError(f"judge {name!r} returned {len(scores)} scores for {len(texts)} texts")
+    return scores

@@ -1,0 +1,133 @@
+"""Loading and saving Hugging Face causal language models.
+
+Under ZeRO-3 the caller holds `runtime.engine.sharded_init` open, and `from_pretrained` then
+splits the weights as it reads them. Only safetensors and weights-only files are read.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.arguments.parsing import UserError
+from training.models.tokenizers import Tokenizer
+
+Config = Any  # transformers' PretrainedConfig: a bag of attributes that differ by model
+
+
+def load_config(path: str, *, flag: str, hint: str) -> Config:
+    """The model's config, without its weights; `UserError` with `hint` when there is no model."""
+    from transformers import AutoConfig
+
+    folder = Path(path).expanduser()
+    is_local = folder.exists() or path.startswith(("/", ".", "~", "output")) or path.count("/") > 1
+    if is_local and not (folder / "config.json").is_file():
+        raise UserError(f"{flag}: no model in {path}; {hint}")
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise UserError(f"{flag}: {path} has no readable model config: {first_line}") from error
+
+
+def config_from_json(path: str, tokenizer: Tokenizer, *, flag: str) -> Config:
+    """A config for a new model from a JSON file, with the tokenizer's vocabulary."""
+    from transformers import AutoConfig
+
+    try:
+        fields = json.loads(Path(path).read_text(encoding="utf-8"))
+        config = AutoConfig.for_model(**fields)
+    except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
+        raise UserError(f"{flag}: {path} is not a model config in JSON: {error}") from error
+    config.vocab_size = len(tokenizer)
+    set_token_ids(config, tokenizer)
+    return config
+
+
+def set_token_ids(config: Config, tokenizer: Tokenizer) -> None:
+    """Write the tokenizer's EOS and PAD into a config: plain `transformers` reads them there."""
+    config.eos_token_id = tokenizer.eos_token_id
+    config.bos_token_id = tokenizer.bos_token_id or tokenizer.eos_token_id
+    config.pad_token_id = tokenizer.pad_token_id
+
+
+def position_limit(config: Config) -> int | None:
+    """Positions the model can tell apart; None when its config names no limit."""
+    limit = getattr(config, "max_position_embeddings", None)
+    return None if limit is None else int(limit)
+
+
+def check_fits(config: Config, tokens: int, *, flags: str) -> None:
+    """Raise `UserError` when sequences of `tokens` do not fit the position table."""
+    limit = position_limit(config)
+    if limit is not None and tokens > limit:
+        raise UserError(
+            f"{flags} make sequences of {tokens} tokens, but the model has {limit} positions; "
+            "lower them"
+        )
+
+
+def set_dropout(config: Config, value: float) -> None:
+    """Set every dropout probability that this config really has (GPT-2: `resid_pdrop`, ...)."""
+    for name, current in list(vars(config).items()):
+        is_probability = isinstance(current, float | int) and not isinstance(current, bool)
+        if is_probability and (name.endswith(("dropout", "pdrop")) or name.endswith("_drop")):
+            setattr(config, name, value)
+
+
+def attention_for(device: torch.device) -> str:
+    """Written-out attention on a CPU, where SDPA's backward is the slower one; else SDPA."""
+    return "eager" if device.type == "cpu" else "sdpa"
+
+
+def load_causal_lm(
+    path: str, tokenizer: Tokenizer, *, device: torch.device, dropout: float | None
+) -> nn.Module:
+    """A causal LM in fp32 with a row for every token of `tokenizer`.
+
+    `dropout` None keeps the model's own; stages 2 and 3 pass 0.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(path)
+    if dropout is not None:
+        set_dropout(config, dropout)
+    lm = AutoModelForCausalLM.from_pretrained(
+        path, config=config, dtype=torch.float32, attn_implementation=attention_for(device)
+    )
+    return _finish(lm, tokenizer)
+
+
+def new_causal_lm(config: Config, tokenizer: Tokenizer, *, device: torch.device) -> nn.Module:
+    """A causal LM with random weights, drawn from torch's global generator."""
+    from transformers import AutoModelForCausalLM
+
+    lm = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation=attention_for(device)
+    )
+    return _finish(lm, tokenizer)
+
+
+def _finish(lm: Any, tokenizer: Tokenizer) -> nn.Module:
+    if len(tokenizer) > lm.config.vocab_size:
+        lm.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+    set_token_ids(lm.config, tokenizer)
+    lm.config.use_cache = False
+    set_token_ids(lm.generation_config, tokenizer)
+    # PAD has an embedding row but is never part of a response, in `generate` as with us.
+    lm.generation_config.suppress_tokens = [tokenizer.pad_token_id]
+    model: nn.Module = lm
+    return model
+
+
+def save_causal_lm(lm: Any, weights: dict[str, Tensor], tokenizer: Tokenizer, folder: Path) -> None:
+    """Write a folder that `AutoModelForCausalLM` loads with equal outputs.
+
+    `weights` are the full tensors of `lm` by name (`lm` itself may hold only a shard).
+    """
+    lm.config.use_cache = True
+    lm.save_pretrained(folder, state_dict=dict(weights))
+    lm.config.use_cache = False
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,74 @@
+"""The policy: a causal LM that answers with the log-probabilities of given tokens."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.tensors import (
+    position_ids_from_mask,
+    predicting_positions,
+    summed_cross_entropy,
+    token_logprobs,
+)
+
+
+class Policy(nn.Module):
+    """Wraps a Hugging Face causal LM; everything happens inside `forward`, where ZeRO-3's hooks
+    have the weights together.
+
+    `lm` is the model as `transformers` knows it; `compute_dtype` bf16 runs matrix products in
+    bf16 over fp32 weights.
+    """
+
+    def __init__(self, lm: Any, *, pad_id: int, compute_dtype: torch.dtype) -> None:
+        super().__init__()
+        self.lm = lm
+        self.pad_id = pad_id
+        self.compute_dtype = compute_dtype
+
+    def forward(
+        self,
+        input_ids: Tensor,  # [B, L]
+        attention_mask: Tensor,  # [B, L] bool
+        target_mask: Tensor,  # [B, L] bool, N tokens True, never column 0
+        temperature: float = 1.0,
+        summed: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probs [N] and entropies [N] of the target tokens, packed in row order.
+
+        With `summed` (training on fixed targets) the first is the summed cross-entropy, 0-d, and
+        the second is empty; the LM head then runs once, its gradient made on the way.
+        """
+        low = self.compute_dtype != torch.float32
+        with torch.autocast(input_ids.device.type, dtype=torch.bfloat16, enabled=low):
+            hidden = self.lm.base_model(
+                input_ids=input_ids,
+                attention_mask=attention_mask.long(),
+                position_ids=position_ids_from_mask(attention_mask),
+                use_cache=False,
+            ).last_hidden_state
+            hidden = hidden[predicting_positions(target_mask)]
+            tokens = input_ids[target_mask]
+            head = self.lm.get_output_embeddings()
+            if summed and head.bias is None and not hasattr(head.weight, "ds_id"):
+                # Not under ZeRO-3, where only a call of the head module gathers its weight.
+                loss = summed_cross_entropy(
+                    hidden,
+                    head.weight,
+                    tokens,
+                    banned_token=self.pad_id,
+                    dtype=self.compute_dtype,
+                )
+                return loss, hidden.new_empty(0)
+            logprobs, entropies = token_logprobs(
+                hidden,
+                head,
+                tokens,
+                vocab_size=self.lm.config.vocab_size,
+                temperature=temperature,
+                banned_token=self.pad_id,
+            )
+        if summed:
+            return -logprobs.sum(), hidden.new_empty(0)
+        return logprobs, entropies

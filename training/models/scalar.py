@@ -1,0 +1,223 @@
+"""The scalar model: a backbone and a head that reads one number at every position.
+
+As reward model its score is the reading at the last real token; as critic its reading at a
+position is the value before the next token. Both are one class, so that a response scores the
+same in stage 2's evaluation and inside PPO, for every head and pooling.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from training.arguments.parsing import UserError
+from training.models.loading import attention_for, set_dropout, set_token_ids
+from training.models.tokenizers import Tokenizer
+from training.tensors import last_position, position_ids_from_mask
+
+Pooling = Literal["last", "mean", "weighted_mean"]
+MLP_WIDTH = 512  # the tutorial's hidden layer
+SETTINGS_FILE = "scalar_model.json"
+HEAD_FILE = "head.safetensors"
+BACKBONE_FOLDER = "backbone"
+
+
+@dataclass(frozen=True)
+class ScalarSettings:
+    """What a saved scalar model is, beside its weights; `scalar_model.json` in its folder."""
+
+    head: Literal["linear", "mlp"] = "linear"
+    pooling: Pooling = "last"
+    score_mean: float = 0.0  # of raw scores, over the SFT model's own responses
+    score_std: float = 1.0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether `AutoModelForSequenceClassification` can express it."""
+        return self.head == "linear" and self.pooling == "last"
+
+
+def pool_prefixes(
+    hidden: Tensor,  # [B, L, H]
+    mask: Tensor,  # [B, L]
+    pooling: Pooling,
+) -> Tensor:  # [B, L, H]
+    """At each position, the hidden states up to it pooled into one; padding is ignored.
+
+    mean: their average; weighted_mean: weighted by position 1, 2, ... n (Muennighoff,
+    arXiv:2202.08904); last: the position's own.
+    """
+    if pooling == "last":
+        return hidden
+    hidden = hidden.masked_fill(~mask[..., None], 0.0)
+    weights = mask.to(hidden.dtype)
+    if pooling == "weighted_mean":
+        weights = weights * (position_ids_from_mask(mask) + 1)
+    summed = (hidden * weights[..., None]).cumsum(dim=1)
+    return summed / weights.cumsum(dim=1).clamp(min=1e-6)[..., None]
+
+
+class ScalarModel(nn.Module):
+    """Backbone, head and normalisation; `forward` reads at every position."""
+
+    def __init__(
+        self, backbone: Any, settings: ScalarSettings, *, compute_dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        width = backbone.config.hidden_size
+        self.backbone = backbone
+        self.head = new_head(settings.head, width)
+        self.settings = settings
+        self.compute_dtype = compute_dtype
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Normalised readings [B, L] in fp32, for tokens [B, L] and their bool mask."""
+        low = self.compute_dtype != torch.float32
+        with torch.autocast(input_ids.device.type, dtype=torch.bfloat16, enabled=low):
+            hidden = self.backbone(
+                input_ids=input_ids,
+                attention_mask=attention_mask.long(),
+                position_ids=position_ids_from_mask(attention_mask),
+                use_cache=False,
+            ).last_hidden_state
+        pooled = pool_prefixes(hidden.float(), attention_mask, self.settings.pooling)
+        raw = self.head(pooled).squeeze(-1)
+        readings: Tensor = (raw - self.settings.score_mean) / self.settings.score_std
+        return readings
+
+    @staticmethod
+    def scores(readings: Tensor, attention_mask: Tensor) -> Tensor:  # [B, L] -> [B]
+        """The reading at each row's last real token."""
+        return readings.gather(1, last_position(attention_mask)[:, None]).squeeze(1)
+
+
+def new_head(kind: Literal["linear", "mlp"], width: int) -> nn.Module:
+    """A head from `width` to 1; its last layer is N(0, 1 / sqrt(width + 1)) (arXiv:1909.08593)."""
+    if kind == "linear":
+        head: nn.Module = nn.Linear(width, 1, bias=False)  # as in sequence classification
+        last = head
+    else:
+        last = nn.Linear(MLP_WIDTH, 1)
+        head = nn.Sequential(nn.Linear(width, MLP_WIDTH), nn.ReLU(), last)
+        nn.init.zeros_(last.bias)
+    assert isinstance(last, nn.Linear)
+    nn.init.normal_(last.weight, std=(last.in_features + 1) ** -0.5)
+    return head
+
+
+def read_settings(path: str, *, flag: str, hint: str) -> ScalarSettings:
+    """The settings of a saved scalar model, or of a plain one-label classification folder."""
+    folder = Path(path)
+    if (folder / SETTINGS_FILE).is_file():
+        return ScalarSettings(**json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8")))
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{flag}: no reward model in {path}; {hint}")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    architecture = (config.get("architectures") or [""])[0]
+    one_label = config.get("num_labels", len(config.get("id2label", "12"))) == 1
+    if not (architecture.endswith("ForSequenceClassification") and one_label):
+        raise UserError(
+            f"{flag}: {path} holds {architecture or 'a model without a score head'}, not a reward "
+            f"model; {hint}"
+        )
+    return ScalarSettings()
+
+
+def load_scalar_model(
+    path: str, settings: ScalarSettings, *, device: torch.device, compute_dtype: torch.dtype
+) -> ScalarModel:
+    """A saved scalar model with dropout off; sharded if the caller holds `sharded_init` open."""
+    folder = Path(path)
+    source = folder if settings.is_plain else folder / BACKBONE_FOLDER
+    model = new_scalar_model(str(source), settings, device=device, compute_dtype=compute_dtype)
+    if settings.is_plain:
+        model.head.load_state_dict({"weight": _read_tensor(folder, "score.weight")})
+    else:
+        with safe_open(folder / HEAD_FILE, framework="pt") as file:
+            names = list(file.keys())
+            model.head.load_state_dict({name: file.get_tensor(name) for name in names})
+    return model
+
+
+def new_scalar_model(
+    path: str, settings: ScalarSettings, *, device: torch.device, compute_dtype: torch.dtype
+) -> ScalarModel:
+    """The backbone of the model in `path` with a new head, drawn from torch's generator."""
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(path)
+    set_dropout(config, 0.0)
+    backbone = AutoModel.from_pretrained(
+        path, config=config, dtype=torch.float32, attn_implementation=attention_for(device)
+    )
+    backbone.config.use_cache = False
+    return ScalarModel(backbone, settings, compute_dtype=compute_dtype)
+
+
+def _read_tensor(folder: Path, name: str) -> Tensor:
+    for shard in sorted(folder.glob("*.safetensors")):
+        with safe_open(shard, framework="pt") as file:
+            if name in set(file.keys()):
+                tensor: Tensor = file.get_tensor(name)
+                return tensor
+    raise UserError(f"{folder}: no safetensors file holds {name}; train it again with stage 2")
+
+
+def save_scalar_model(
+    model: ScalarModel, weights: dict[str, Tensor], tokenizer: Tokenizer, folder: Path
+) -> None:
+    """Write a folder that `load_scalar_model` reads.
+
+    With the linear head and last pooling it is a plain sequence-classification model, whose
+    logit is the raw score; score = (logit - score_mean) / score_std. Any other head or pooling
+    is not something `transformers` knows, so its config names no known model type and
+    `AutoModelForSequenceClassification` refuses it instead of scoring with random weights.
+    """
+    backbone = {
+        name.removeprefix("backbone."): tensor.contiguous()
+        for name, tensor in weights.items()
+        if name.startswith("backbone.")
+    }
+    head = {
+        name.removeprefix("head."): tensor.contiguous()
+        for name, tensor in weights.items()
+        if name.startswith("head.")
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    config = type(model.backbone.config).from_dict(model.backbone.config.to_dict())
+    set_token_ids(config, tokenizer)
+    if model.settings.is_plain:
+        _save_plain(model, config, backbone, head["weight"], folder)
+    else:
+        config.architectures = [type(model.backbone).__name__]
+        config.save_pretrained(folder / BACKBONE_FOLDER)
+        metadata = {"format": "pt"}
+        save_file(backbone, folder / BACKBONE_FOLDER / "model.safetensors", metadata=metadata)
+        save_file(head, folder / HEAD_FILE, metadata=metadata)
+        top = {"model_type": "scalar_model", "architectures": ["ScalarModel"]}
+        (folder / "config.json").write_text(json.dumps(top, indent=2), encoding="utf-8")
+    settings = json.dumps(asdict(model.settings), indent=2)
+    (folder / SETTINGS_FILE).write_text(settings, encoding="utf-8")
+    tokenizer.save_pretrained(folder)
+
+
+def _save_plain(
+    model: ScalarModel, config: Any, backbone: dict[str, Tensor], head: Tensor, folder: Path
+) -> None:
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSES,
+    )
+
+    config.architectures = [CLASSES[config.model_type]]
+    config.num_labels = 1
+    config.use_cache = True
+    config.save_pretrained(folder)
+    prefix = f"{model.backbone.base_model_prefix}."
+    tensors = {prefix + name: tensor for name, tensor in backbone.items()}
+    tensors["score.weight"] = head
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,83 @@
+"""What stage 1 starts from: a model, a config for a new one, or the embedded example's base."""
+
+import logging
+
+import torch
+from torch import nn
+
+from training.arguments.parsing import UserError
+from training.arguments.paths import EXAMPLE_CONFIG, QUICKSTART_BASE, example_tokenizer
+from training.arguments.sft import SFTArgs
+from training.models.loading import (
+    Config,
+    check_fits,
+    config_from_json,
+    load_causal_lm,
+    load_config,
+    new_causal_lm,
+    set_dropout,
+)
+from training.models.tokenizers import Tokenizer, load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def base_model(args: SFTArgs) -> str:
+    """The model to start from; empty when a new one is to be made.
+
+    With neither --model_name_or_path nor --init_from_scratch it is the base that quickstart.sh
+    pretrained, and before there is one a tiny model from scratch.
+    """
+    if args.model_name_or_path or args.init_from_scratch:
+        return args.model_name_or_path
+    return str(QUICKSTART_BASE) if (QUICKSTART_BASE / "complete.json").is_file() else ""
+
+
+def load_starting_tokenizer(args: SFTArgs) -> Tokenizer:
+    """The named tokenizer, else the model's own, else the embedded example's."""
+    named = args.tokenizer_name_or_path or base_model(args)
+    if named:
+        flag = "--tokenizer_name_or_path" if args.tokenizer_name_or_path else "--model_name_or_path"
+        return load_tokenizer(named, flag=flag)
+    folder = example_tokenizer()
+    if not folder.is_dir():
+        raise UserError(
+            "no model to start from: pass --model_name_or_path, or --init_from_scratch with "
+            "--tokenizer_name_or_path, or prepare the example: "
+            "python examples/movie_reviews/prepare.py"
+        )
+    return load_tokenizer(str(folder), flag="--tokenizer_name_or_path")
+
+
+def check_starting_model(args: SFTArgs, tokenizer: Tokenizer) -> None:
+    """What can be said of the model from its config alone, before any weight is read."""
+    _config(args, tokenizer)
+
+
+def starting_model(args: SFTArgs, tokenizer: Tokenizer, device: torch.device) -> nn.Module:
+    """The causal LM that stage 1 trains."""
+    base = base_model(args)
+    dropout = None if args.dropout < 0 else args.dropout
+    if base:
+        logger.info("model: starting from %s", base)
+        return load_causal_lm(base, tokenizer, device=device, dropout=dropout)
+    config = _config(args, tokenizer)
+    if dropout is not None:
+        set_dropout(config, dropout)
+    logger.info("model: a new %s from %s", config.model_type, _config_file(args))
+    return new_causal_lm(config, tokenizer, device=device)
+
+
+def _config_file(args: SFTArgs) -> str:
+    return args.init_from_scratch or str(EXAMPLE_CONFIG)
+
+
+def _config(args: SFTArgs, tokenizer: Tokenizer) -> Config:
+    base = base_model(args)
+    if base:
+        hint = "give a folder with config.json and safetensors, or a Hub name"
+        config = load_config(base, flag="--model_name_or_path", hint=hint)
+    else:
+        config = config_from_json(_config_file(args), tokenizer, flag="--init_from_scratch")
+    check_fits(config, args.max_length, flags=f"--max_length {args.max_length} can")
+    return config

@@ -1,0 +1,46 @@
+"""Tokenizers: loading, a PAD token of its own, and agreement between stages."""
+
+from pathlib import Path
+from typing import Any
+
+from training.arguments.parsing import UserError
+
+PAD_TOKEN = "<|pad|>"
+
+# transformers' fast tokenizers share no public base class that its type stubs describe.
+Tokenizer = Any
+
+
+def load_tokenizer(path: str, *, flag: str) -> Tokenizer:
+    """The tokenizer of a folder or Hub name, with PAD distinct from EOS.
+
+    GPT-2 has no PAD token. Padding with EOS would hide real EOS tokens from every mask made by
+    id, so a `<|pad|>` token is added; `load_causal_lm` gives it an embedding row.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{flag}: no tokenizer can be loaded from {path}: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{flag}: the tokenizer of {path} has no EOS token; set eos_token in it")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+    return tokenizer
+
+
+def check_same_tokenizer(first: Tokenizer, second: Tokenizer, first_path: str, path: str) -> None:
+    """Raise `UserError` unless both give every token the same id."""
+    if first.get_vocab() != second.get_vocab() or first.eos_token_id != second.eos_token_id:
+        raise UserError(
+            f"the tokenizers of {first_path} and {path} differ ({len(first)} and {len(second)} "
+            "tokens); train the reward model from the same stage-1 model"
+        )
+
+
+def has_tokenizer(path: str) -> bool:
+    """Whether a local folder holds a tokenizer (a Hub name is taken to have one)."""
+    folder = Path(path)
+    names = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
+    return not folder.is_dir() or any((folder / name).is_file() for name in names)

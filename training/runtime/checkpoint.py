@@ -1,0 +1,58 @@
+"""Models on disk: published whole or not at all, and a marker that says a run is complete."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from training.arguments.parsing import UserError
+from training.runtime.distributed import World
+
+COMPLETE_FILE = "complete.json"
+LAUNCH_ID = "CLASSIC_RLHF_LAUNCH"  # environment variable: which launch a marker belongs to
+
+
+def publish(folder: Path, write: Callable[[Path], None], world: World) -> None:
+    """Let rank 0 write a model into a folder beside `folder`, sync it, and move it in.
+
+    A reader sees the old file or the new one, never half of one.
+    """
+    if world.is_main:
+        staging = folder.parent / f".{folder.name}.writing"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        write(staging)
+        folder.mkdir(parents=True, exist_ok=True)
+        for source in sorted(staging.rglob("*")):
+            target = folder / source.relative_to(staging)
+            if source.is_dir():
+                target.mkdir(exist_ok=True)
+                continue
+            with source.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(source, target)
+        shutil.rmtree(staging)
+    world.barrier()
+
+
+def mark_complete(output_dir: str, world: World) -> None:
+    """Write the completion marker: the last thing that a stage does."""
+    world.barrier()
+    if world.is_main:
+        marker = {"finished": time.time(), "launch": os.environ.get(LAUNCH_ID, "")}
+        target = Path(output_dir) / COMPLETE_FILE
+        staging = target.with_suffix(".tmp")
+        staging.write_text(json.dumps(marker) + "\n", encoding="utf-8")
+        os.replace(staging, target)
+
+
+def check_complete(path: str, *, flag: str, hint: str) -> None:
+    """Raise `UserError` when `path` is the output of a stage that has not finished.
+
+    A folder without args.json was not made by a stage, and is taken as it is.
+    """
+    folder = Path(path)
+    if (folder / "args.json").is_file() and not (folder / COMPLETE_FILE).is_file():
+        raise UserError(f"{flag}: the run that writes {path} has not finished; {hint}")

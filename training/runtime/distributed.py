@@ -1,0 +1,199 @@
+"""One rank's place among the others: set-up, collectives, and an orderly end.
+
+Which program started the ranks (deepspeed, torchrun, plain python) is decided here and matters
+nowhere else.
+"""
+
+import datetime
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from training.arguments.common import EngineArgs
+from training.arguments.parsing import UserError, exit_with_user_error
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class World:
+    """Which rank this is, of how many, and what it computes on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def all_sum(self, values: Tensor) -> Tensor:
+        """Element-wise sum over ranks, on every rank; the input is not written to."""
+        total = values.clone()
+        if self.size > 1:
+            dist.all_reduce(total)
+        return total
+
+    def all_max(self, values: Tensor) -> Tensor:
+        """Element-wise maximum over ranks, on every rank."""
+        largest = values.clone()
+        if self.size > 1:
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return largest
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's picklable `value`, in rank order, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_main(self, value: Any) -> Any:
+        """Rank 0's `value`, on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def session(args: EngineArgs) -> Iterator[World]:
+    """The life of a stage on this rank: join the others, run, leave.
+
+    A `UserError` becomes one line and exit status 2. The process group is destroyed on every way
+    out: without that a finished run can abort at exit.
+    """
+    program = Path(sys.argv[0]).name
+    try:
+        world = _join(args)
+        yield world
+        world.barrier()
+    except UserError as error:
+        exit_with_user_error(program, str(error))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _join(args: EngineArgs) -> World:
+    rank = int(os.environ.setdefault("RANK", "0"))
+    size = int(os.environ.setdefault("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", str(max(args.local_rank, 0))))
+    if size == 1:
+        # deepspeed looks for MPI when these are missing, as they are under plain python.
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    device = _device(local_rank)
+    # Importing deepspeed tries a compiler, and says so through the root logger: before it is set.
+    _import_deepspeed()
+    _quiet_libraries(rank)
+    _watch_ancestors()
+    torch.manual_seed(args.seed)
+    import deepspeed
+
+    timeout = datetime.timedelta(minutes=args.timeout_minutes)
+    deepspeed.init_distributed(verbose=False, auto_mpi_discovery=False, timeout=timeout)
+    return World(rank=rank, size=size, device=device)
+
+
+def _device(local_rank: int) -> torch.device:
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+        return torch.device("cuda", local_rank)
+    share = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    chosen_by_user = "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+    if not chosen_by_user:
+        # Launchers leave every rank with all cores (deepspeed) or with one (torchrun).
+        torch.set_num_threads(max((cores or 1) // max(share, 1), 1))
+    return torch.device("cpu")
+
+
+def _import_deepspeed() -> None:
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed.ops
+
+    # On a CPU the first process group compiles a shared-memory kernel for a minute or two that
+    # only tensor-parallel inference uses. The table is private, hence the guard.
+    compatible = getattr(deepspeed.ops, "__compatible_ops__", None)
+    if isinstance(compatible, dict):
+        compatible["deepspeed_shm_comm"] = False
+
+
+def _quiet_libraries(rank: int) -> None:
+    level = logging.INFO if rank == 0 else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout, force=True)
+    for name in ("DeepSpeed", "deepspeed", "transformers", "datasets", "filelock", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _ancestors(generations: int) -> list[int]:
+    """Process ids of the parent, the grandparent, and so on."""
+    chain = [os.getppid()]
+    for _ in range(generations - 1):
+        try:
+            fields = Path(f"/proc/{chain[-1]}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            break
+        chain.append(int(fields[1]))
+    return chain
+
+
+def _watch_ancestors() -> None:
+    """End this rank when its launcher is gone.
+
+    Killing `deepspeed` leaves its children running with nobody to wait for them. A rank that
+    notices ends itself, and the per-node launcher, seeing that, ends the rest.
+    """
+    if "CROSS_RANK" in os.environ:  # deepspeed: a per-node launcher below the one that was called
+        generations = 2
+    elif os.environ["WORLD_SIZE"] != "1":
+        generations = 1
+    else:
+        return  # plain python: a shell that may well end before us
+    started_by = _ancestors(generations)
+
+    def watch() -> None:
+        while _ancestors(generations) == started_by:
+            time.sleep(1.0)
+        logger.error("the launcher is gone; this rank stops")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="launcher-watch", daemon=True).start()

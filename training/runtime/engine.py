@@ -1,0 +1,162 @@
+"""DeepSpeed engines: the only place where models are wrapped, stepped, sharded and gathered."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from training.arguments.common import CommonArgs
+from training.arguments.parsing import UserError
+from training.runtime import ds_config
+from training.runtime.distributed import World
+
+
+def compute_dtype(choice: str, device: torch.device) -> torch.dtype:
+    """What matrix products run in: bf16 where asked for, or where `auto` finds it pays."""
+    if choice == "fp32":
+        return torch.float32
+    supported = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()
+    if choice == "bf16" and not supported:
+        raise UserError(
+            "--dtype bf16: this processor has no bf16 instructions, so it would be slower than "
+            "fp32; use --dtype auto or fp32"
+        )
+    return torch.bfloat16 if supported else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+@contextmanager
+def sharded_init(args: CommonArgs, world: World) -> Iterator[None]:
+    """Inside, `from_pretrained` splits weights over the ranks as it reads them (ZeRO-3 only)."""
+    if args.zero_stage != 3:
+        yield
+        return
+    from transformers.integrations import HfDeepSpeedConfig
+
+    # transformers looks for a living object of this class; it is dropped on the way out.
+    alive = HfDeepSpeedConfig(ds_config.build(args, world.size))
+    try:
+        yield
+    finally:
+        del alive
+
+
+class TrainingEngine:
+    """A DeepSpeed engine driven by micro-batches of any number and size.
+
+    `backward` takes a loss that is this rank's share of a sum over all ranks; all ranks call it
+    equally often in a step, the last time with `last=True`, and then `step`.
+    """
+
+    def __init__(self, engine: Any, world: World) -> None:
+        self._engine = engine
+        self._world = world
+        self._base_lrs = [group["lr"] for group in self._groups()]
+
+    @property
+    def module(self) -> Any:
+        return self._engine.module
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        return self._engine(*inputs, **options)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradients of `loss`; the mean that DeepSpeed takes over ranks is undone."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss * self._world.size)
+
+    def step(self, lr_scale: float) -> float:
+        """Clip, update, clear gradients; the global gradient norm before clipping."""
+        for group, base in zip(self._groups(), self._base_lrs, strict=True):
+            group["lr"] = base * lr_scale
+        # At stage 0 in fp32 DeepSpeed reports no norm; the gradients are whole on each rank there.
+        norm = self._whole_gradient_norm() if not self._engine.zero_optimization() else None
+        self._engine.step()
+        if norm is None:
+            norm = self._engine.get_global_grad_norm()
+        return float("nan") if norm is None else float(norm)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = self._engine.optimizer.param_groups
+        return groups
+
+    def _whole_gradient_norm(self) -> float:
+        norms = [p.grad.norm() for p in self.module.parameters() if p.grad is not None]
+        return float(torch.stack(norms).norm()) if norms else 0.0
+
+
+def trainable(
+    module: nn.Module, args: CommonArgs, world: World, optimizer: Callable[[nn.Module], Optimizer]
+) -> TrainingEngine:
+    """Wrap a module for training under the run's ZeRO stage; `optimizer` builds its optimizer."""
+    import deepspeed
+
+    if args.gradient_checkpointing:
+        _checkpoint_activations(module)
+    module.train()
+    module.to(world.device)
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        optimizer=optimizer(module),
+        config=ds_config.build(args, world.size),
+        dist_init_required=False,
+    )
+    return TrainingEngine(engine, world)
+
+
+def frozen(module: nn.Module, args: CommonArgs, world: World) -> nn.Module:
+    """A module that is only read: sharded under ZeRO-3, otherwise plain on the rank's device."""
+    module.requires_grad_(False)
+    module.eval()
+    if args.zero_stage != 3:
+        return module.to(world.device)
+    import deepspeed
+
+    config = ds_config.for_frozen(ds_config.build(args, world.size))
+    engine, *_ = deepspeed.initialize(model=module, config=config, dist_init_required=False)
+    engine.eval()
+    wrapped: nn.Module = engine
+    return wrapped
+
+
+def _checkpoint_activations(module: nn.Module) -> None:
+    for child in module.modules():
+        if hasattr(child, "gradient_checkpointing_enable"):
+            child.gradient_checkpointing_enable({"use_reentrant": False})
+            return
+    raise UserError("--gradient_checkpointing: this model does not support it; leave it out")
+
+
+def gathered(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
+    """Inside, these parameters are whole on every rank, to be read; a no-op unless sharded."""
+    sharded = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    if not sharded:
+        return nullcontext()
+    import deepspeed
+
+    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(sharded)
+    return context
+
+
+def full_weights(module: nn.Module, world: World) -> dict[str, Tensor]:
+    """Copies on the host of all weights by name, on rank 0; an empty dict elsewhere.
+
+    Tied weights appear once, under their first name. One parameter is gathered at a time.
+    """
+    weights = {}
+    for name, parameter in module.named_parameters():
+        with gathered([parameter]):
+            if world.is_main:
+                weights[name] = parameter.detach().to("cpu", copy=True).contiguous()
+    return weights

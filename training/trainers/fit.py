@@ -1,0 +1,54 @@
+"""The loop that stages 1 and 2 share: steps, evaluations, and which model is kept."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from training.runtime.metrics import MetricLogger, Metrics
+from training.trainers.schedule import Schedule
+
+Batch = TypeVar("Batch")
+
+
+def fit(
+    output_dir: str,
+    schedule: Schedule,
+    log: MetricLogger,
+    *,
+    batches: Iterator[tuple[Batch, bool]],
+    step: Callable[[Batch, float], Metrics],
+    evaluate: Callable[[], Metrics] | None,
+    save: Callable[[Path], None],
+    eval_every: int,
+) -> None:
+    """Train to the end of the schedule.
+
+    `batches` yields each batch and whether it ends an epoch. The model with the lowest
+    `loss/eval` is kept in `output_dir`, the last one in `output_dir/last`; without held-out data
+    both are the last.
+    """
+    best = float("inf")
+    while not schedule.is_done:
+        batch, ends_epoch = next(batches)
+        metrics = step(batch, schedule.start_step())
+        schedule.end_step()
+        log.log(schedule.step, metrics)
+        is_due = schedule.step % eval_every == 0 if eval_every else ends_epoch
+        if evaluate is not None and (is_due or schedule.is_done):
+            held_out = evaluate()
+            log.log(schedule.step, held_out, always_show=True)
+            if held_out["loss/eval"] < best:
+                best = held_out["loss/eval"]
+                save(Path(output_dir))
+    save(Path(output_dir) / "last")
+    if best == float("inf"):
+        save(Path(output_dir))
+
+
+def epochs(make: Callable[[int], list[Batch]]) -> Iterator[tuple[Batch, bool]]:
+    """Batches of epoch 0, 1, 2, ... for ever, each with whether it is its epoch's last."""
+    for epoch in itertools.count():
+        batches = make(epoch)
+        for index, batch in enumerate(batches):
+            yield batch, index == len(batches) - 1

@@ -1,0 +1,96 @@
+"""Forward passes without gradients over many responses, in micro-batches, on every rank alike."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from training.data.batches import micro_batches
+from training.models.scalar import ScalarModel
+from training.runtime.distributed import World
+from training.runtime.engine import TrainingEngine
+from training.tensors import predicting_positions, response_mask_from_lengths, scatter_to_mask
+from training.trainers.collate import TokenBatch, collate_responses
+
+Model = nn.Module | TrainingEngine
+Forward = Callable[[TokenBatch], Tensor]
+
+
+class ResponseForwards:
+    """B responses of this rank, to be read by any model; results come back in their order.
+
+    All ranks run equally many micro-batches, as ZeRO-3 demands of every model it shards.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        responses: Sequence[Sequence[int]],
+        *,
+        token_budget: int,
+        pad_id: int,
+        world: World,
+    ) -> None:
+        self._prompts, self._responses = prompts, responses
+        self._pad_id = pad_id
+        self._world = world
+        lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+        own = micro_batches(range(len(lengths)), lengths, token_budget=token_budget)
+        most = int(world.all_max(torch.tensor(float(len(own)), device=world.device)))
+        self._plan = own + [[] for _ in range(most - len(own))]
+        widths = torch.tensor([len(response) for response in responses], device=world.device)
+        self.mask = response_mask_from_lengths(widths, int(widths.max()))  # [B, T]
+
+    @torch.no_grad()
+    def logprobs(self, policy: Model, *, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies [B, T] of the response tokens; 0 at padding."""
+        both = []
+        for batch in self._batches():
+            logprobs, entropies = policy(
+                batch.input_ids, batch.attention_mask, batch.target_mask, temperature
+            )
+            both.append(torch.stack([logprobs, entropies], dim=1))
+        packed = self._in_order(both)
+        return scatter_to_mask(packed[:, 0], self.mask), scatter_to_mask(packed[:, 1], self.mask)
+
+    @torch.no_grad()
+    def values(self, critic: Model) -> Tensor:
+        """The critic's reading before each response token, [B, T]; 0 at padding."""
+        packed = [
+            critic(batch.input_ids, batch.attention_mask)[predicting_positions(batch.target_mask)]
+            for batch in self._batches()
+        ]
+        return scatter_to_mask(self._in_order(packed), self.mask)
+
+    @torch.no_grad()
+    def scores(self, reward_model: Model) -> Tensor:
+        """One score for each response, [B]."""
+        parts = [
+            ScalarModel.scores(
+                reward_model(batch.input_ids, batch.attention_mask), batch.attention_mask
+            )
+            for batch in self._batches()
+        ]
+        scores = torch.zeros(len(self._prompts), device=self._world.device)
+        for rows, part in zip(self._plan, parts, strict=True):
+            scores[rows] = part[: len(rows)]
+        return scores
+
+    def _batches(self) -> list[TokenBatch]:
+        return [
+            collate_responses(
+                [self._prompts[row] for row in rows],
+                [self._responses[row] for row in rows],
+                pad_id=self._pad_id,
+                device=self._world.device,
+            )
+            for rows in self._plan
+        ]
+
+    def _in_order(self, packed: Sequence[Tensor]) -> Tensor:
+        """Packed token results of the micro-batches, joined in the order of the responses."""
+        by_row: dict[int, Tensor] = {}
+        for rows, part in zip(self._plan, packed, strict=True):
+            pieces = part.split([len(self._responses[row]) for row in rows])
+            by_row.update(zip(rows, pieces, strict=True))
+        return torch.cat([by_row[row] for row in range(len(self._prompts))])

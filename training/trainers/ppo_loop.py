@@ -1,0 +1,74 @@
+"""Stage 3's loop: collect, learn, log; evaluation on held-out prompts before and after."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from training.arguments.ppo import PPOArgs
+from training.data.batches import PromptStream
+from training.data.encode import EncodedPrompt
+from training.data.prepare import Split
+from training.models.tokenizers import Tokenizer
+from training.runtime.distributed import World
+from training.runtime.metrics import MetricLogger
+from training.trainers.ppo import PPOTrainer, sample_metrics
+from training.trainers.rollout import Rollout, RolloutCollector, make_experience
+
+LOGGED_SAMPLES = 4  # responses of each step that go to samples.jsonl
+
+
+def run_ppo(
+    args: PPOArgs,
+    world: World,
+    tokenizer: Tokenizer,
+    prompts: Split[EncodedPrompt],
+    collector: RolloutCollector,
+    trainer: PPOTrainer,
+    log: MetricLogger,
+) -> None:
+    """--max_steps times: a rollout on the next prompts, and its updates."""
+    stream = PromptStream(len(prompts.train), args.rollout_batch_size, args.seed)
+    evaluate(args, tokenizer, prompts.held_out, collector, log, step=0)
+    for step in range(1, args.max_steps + 1):
+        chosen = [prompts.train[index] for index in stream.batch(step)]
+        rollout = collector.collect(step, chosen, args.samples_per_prompt)
+        metrics = trainer.update(step, make_experience(rollout, args, kl_coef=trainer.kl_coef))
+        metrics.update(collector.seconds)
+        busy = sum(value for name, value in metrics.items() if name.startswith("time/"))
+        tokens = sum(map(len, rollout.responses))
+        metrics["speed/tokens_per_s"] = tokens / busy
+        log.log(step, metrics)
+        log.samples(step, samples(rollout, tokenizer))
+        if args.eval_every and step % args.eval_every == 0 and step < args.max_steps:
+            evaluate(args, tokenizer, prompts.held_out, collector, log, step=step)
+    evaluate(args, tokenizer, prompts.held_out, collector, log, step=args.max_steps)
+
+
+def evaluate(
+    args: PPOArgs,
+    tokenizer: Tokenizer,
+    prompts: Sequence[EncodedPrompt],
+    collector: RolloutCollector,
+    log: MetricLogger,
+    *,
+    step: int,
+) -> None:
+    """Score, KL and lengths on held-out prompts, with the same random draws every time."""
+    if not prompts:
+        return
+    rollout = collector.collect(0, prompts, 1)
+    metrics = {f"eval/{name}": value for name, value in sample_metrics(rollout).items()}
+    log.log(step, metrics, always_show=True)
+    log.samples(step, [{**row, "held_out": True} for row in samples(rollout, tokenizer)])
+
+
+def samples(rollout: Rollout, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """The first few responses, as text."""
+    return [
+        {
+            "prompt": tokenizer.decode(rollout.prompts[row]),
+            "response": tokenizer.decode(rollout.responses[row], skip_special_tokens=True),
+            "score": round(rollout.scores[row].item(), 4),
+            "has_eos": bool(rollout.has_eos[row]),
+        }
+        for row in range(min(LOGGED_SAMPLES, len(rollout.prompts)))
+    ]

@@ -1,0 +1,123 @@
+"""One step of stage 1: cross-entropy on the target tokens of a batch."""
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from training.arguments.sft import SFTArgs
+from training.data.batches import epoch_batches, plan_step
+from training.data.encode import EncodedText
+from training.models.policy import Policy
+from training.models.tokenizers import Tokenizer
+from training.objectives.sft import perplexity
+from training.runtime import optim
+from training.runtime.distributed import World
+from training.runtime.engine import TrainingEngine, compute_dtype, trainable
+from training.trainers.collate import collate
+from training.trainers.schedule import Schedule
+
+
+class SFTTrainer:
+    """Trains and evaluates an engine whose module is a `Policy`."""
+
+    def __init__(
+        self, args: SFTArgs, world: World, engine: TrainingEngine, examples: Sequence[EncodedText]
+    ) -> None:
+        self._args = args
+        self._world = world
+        self._engine = engine
+        self._examples = examples
+        self.lengths = [len(example.input_ids) for example in examples]
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """The epoch's batches of example indices, the same on every rank."""
+        size, seed = self._args.batch_size, self._args.seed
+        return epoch_batches(self.lengths, size, seed=seed, epoch=epoch)
+
+    def step(self, batch: Sequence[int], lr_scale: float) -> dict[str, float]:
+        """One optimizer step on these examples (the same list on every rank)."""
+        started = time.monotonic()
+        self._engine.module.train()
+        token_count = sum(sum(self._examples[i].loss_mask) for i in batch)
+        plan = self._plan(batch, self.lengths)
+        total = torch.zeros((), dtype=torch.float64, device=self._world.device)
+        for index, rows in enumerate(plan):
+            loss = self._summed_loss([self._examples[i] for i in rows]) / token_count
+            total += loss.detach()
+            self._engine.backward(loss, last=index == len(plan) - 1)
+        grad_norm = self._engine.step(lr_scale)
+        seconds = time.monotonic() - started
+        return {
+            "loss/train": self._world.all_sum(total).item(),
+            "optim/grad_norm": grad_norm,
+            "optim/lr_scale": lr_scale,
+            "time/step_s": seconds,
+            "speed/tokens_per_s": sum(self.lengths[i] for i in batch) / seconds,
+        }
+
+    @torch.no_grad()
+    def evaluate(self, examples: Sequence[EncodedText]) -> dict[str, float]:
+        """Cross-entropy per target token and its exponential, over all ranks."""
+        self._engine.module.eval()
+        lengths = [len(example.input_ids) for example in examples]
+        total = torch.zeros((), dtype=torch.float64, device=self._world.device)
+        for rows in self._plan(range(len(examples)), lengths):
+            total += self._summed_loss([examples[i] for i in rows])
+        count = sum(sum(example.loss_mask) for example in examples)
+        loss = self._world.all_sum(total).item() / count
+        return {"loss/eval": loss, "perplexity/eval": perplexity(loss)}
+
+    def _plan(self, rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+        return plan_step(
+            rows,
+            lengths,
+            token_budget=self._args.micro_batch_tokens,
+            rank=self._world.rank,
+            size=self._world.size,
+        )
+
+    def _summed_loss(self, examples: Sequence[EncodedText]) -> Tensor:
+        batch = collate(
+            [example.input_ids for example in examples],
+            [example.loss_mask for example in examples],
+            pad_id=self._engine.module.pad_id,
+            device=self._world.device,
+        )
+        loss: Tensor
+        loss, _ = self._engine(
+            batch.input_ids, batch.attention_mask, batch.target_mask, summed=True
+        )
+        return loss
+
+
+def sft_engine(lm: nn.Module, args: SFTArgs, world: World, tokenizer: Tokenizer) -> TrainingEngine:
+    """A training engine around the policy, with the optimizer that the flags name."""
+    dtype = compute_dtype(args.dtype, world.device)
+    policy = Policy(lm, pad_id=tokenizer.pad_token_id, compute_dtype=dtype)
+
+    def optimizer(module: nn.Module) -> Optimizer:
+        if args.optimizer == "adamw":
+            return optim.adamw(module, args, args.learning_rate)
+        embeddings = [m for m in module.modules() if isinstance(m, nn.Embedding)]
+        outside = {id(p) for m in (*embeddings, policy.lm.get_output_embeddings())
+                   for p in m.parameters()}  # fmt: skip
+        return optim.muon(
+            module,
+            lambda parameter: parameter.dim() == 2 and id(parameter) not in outside,
+            args,
+            lr=args.learning_rate,
+            muon_lr=args.muon_lr,
+        )
+
+    return trainable(policy, args, world, optimizer)
+
+
+def sft_schedule(args: SFTArgs, world: World, trainer: SFTTrainer) -> Schedule:
+    """As many steps as --max_steps says, else as --num_epochs makes."""
+    a_pass = math.ceil(len(trainer.lengths) / args.batch_size)
+    steps = args.max_steps or max(round(args.num_epochs * a_pass), 1)
+    return Schedule(args, world, total_steps=steps, max_seconds=args.max_seconds)
