@@ -108,17 +108,22 @@ def log_softmax_at(
     *,
     temperature: float,
     banned_token: int | None,
-) -> tuple[Tensor, Tensor]:  # log-probs [N], entropies [N], fp32
-    """Log-probability of each token and entropy under softmax(logits / temperature).
+    with_entropy: bool,
+) -> tuple[Tensor, Tensor]:  # log-probs [N], entropies [N] or [0], fp32
+    """Log-probability of each token, and the entropy if asked, under softmax(logits / temperature).
 
     `banned_token` (PAD) has probability 0: no response contains it, whatever its logit is.
     """
-    scaled = logits.float() / temperature
+    scaled = logits.float()
+    if temperature != 1.0:
+        scaled = scaled / temperature
     if banned_token is not None:
         banned = torch.tensor([banned_token], device=logits.device)
         scaled = scaled.index_fill(-1, banned, torch.finfo(torch.float32).min)
     all_logprobs = scaled.log_softmax(dim=-1)
     logprobs = all_logprobs.gather(-1, tokens[:, None]).squeeze(-1)
+    if not with_entropy:
+        return logprobs, logits.new_empty(0)
     with torch.no_grad():
         entropies = -(all_logprobs.exp() * all_logprobs).sum(dim=-1)
     return logprobs, entropies
@@ -132,7 +137,8 @@ def token_logprobs(
     vocab_size: int,
     temperature: float = 1.0,
     banned_token: int | None = None,
-) -> tuple[Tensor, Tensor]:  # log-probs [N], entropies [N], fp32
+    with_entropy: bool = False,
+) -> tuple[Tensor, Tensor]:  # log-probs [N], entropies [N] or [0], fp32
     """`log_softmax_at` of `head(hidden)`, in chunks of rows that bound the logits in memory.
 
     With more than one chunk and gradients on, a chunk's logits are made again in backward.
@@ -140,7 +146,11 @@ def token_logprobs(
 
     def chunk_logprobs(hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         return log_softmax_at(
-            head(hidden), tokens, temperature=temperature, banned_token=banned_token
+            head(hidden),
+            tokens,
+            temperature=temperature,
+            banned_token=banned_token,
+            with_entropy=with_entropy,
         )
 
     rows = max(LOGIT_CHUNK // vocab_size, 1)

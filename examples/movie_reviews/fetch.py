@@ -174,7 +174,7 @@ def _file_url(file: PackageFile, index: str, opener: OpenerDirector) -> str:
     with opener.open(_request(page_url), timeout=TIMEOUT_S) as reply:
         links = _Links()
         links.feed(reply.read().decode("utf-8", "replace"))
-        base = reply.geturl()
+        base = str(reply.geturl())
     userinfo = urlsplit(index).netloc.rpartition("@")
     for target in links.targets:
         parts = urlsplit(urldefrag(urljoin(base, target)).url)

@@ -15,7 +15,6 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.movie_reviews.archives import Review, Snippet, read_reviews, read_snippets
 from examples.movie_reviews.fetch import RATINGS, REVIEWS, TITLES, fetch
+from examples.movie_reviews.rows import (
+    GIVEN_WORDS,
+    Row,
+    human_ceiling,
+    ppo_rows,
+    prompt_of,
+    reward_rows,
+    sft_rows,
+)
 from training.arguments.parsing import UserError, arg, exit_with_user_error, parse_args
 from training.arguments.paths import cache_dir
 
@@ -31,11 +39,8 @@ log = logging.getLogger("prepare")
 
 FORMAT = 1  # raise it when the files change, and old ones are made again
 EOS, PAD = "<|endoftext|>", "<|pad|>"
-GIVEN_WORDS = 3
 MAX_TOKENS = 44  # of a whole snippet; longer ones are not worth imitating in 40 tokens
 HALF_BLOCK = 250  # the reviews come sorted by label; alternating blocks keep both halves balanced
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +80,10 @@ def main() -> None:
         manifest = prepare(folder, snippets, long_reviews, size=size, seed=args.seed)
     except UserError as error:
         exit_with_user_error("prepare.py", str(error))
+    except OSError as error:
+        exit_with_user_error(
+            "prepare.py", f"cannot write to the cache ({error}); set CLASSIC_RLHF_CACHE"
+        )
     log.info("%s", json.dumps(manifest["counts"], indent=1))
     log.info("example:%s is ready in %s", name, folder)
 
@@ -86,7 +95,7 @@ def is_prepared(folder: Path) -> bool:
         return manifest["format"] == FORMAT and all(
             (folder / name).stat().st_size == size for name, size in manifest["files"].items()
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
@@ -109,7 +118,11 @@ def _put_in_place(made: Path, folder: Path) -> None:
     if folder.exists():
         log.warning("%s is incomplete or out of date; replacing it", folder)
         shutil.rmtree(folder)
-    made.rename(folder)
+    try:
+        made.rename(folder)
+    except OSError:
+        if not is_prepared(folder):  # unless another run was quicker by a hair
+            raise
 
 
 def write_files(
@@ -221,80 +234,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     )
 
 
-def prompt_of(snippet: Snippet) -> str:
-    return f"Movie: {snippet.movie}\nReview:"
-
-
 def is_short(snippet: Snippet, tokenizer: Any) -> bool:
     """Whether there is something to continue, and not too much of it."""
     has_more = len(snippet.text.split()) > GIVEN_WORDS
     return has_more and len(tokenizer.encode(f" {snippet.text}")) <= MAX_TOKENS
-
-
-def sft_rows(snippets: Sequence[Snippet], seed: int) -> list[Row]:
-    """The first words are given, the rest is to be written; shuffled, so any part is a fair one."""
-    rows = []
-    for snippet in snippets:
-        words = snippet.text.split(" ")
-        given, rest = " ".join(words[:GIVEN_WORDS]), " ".join(words[GIVEN_WORDS:])
-        prompt = f"{prompt_of(snippet)} {given}"
-        # The space belongs to the response: byte-level BPE never joins tokens across it.
-        rows.append({"prompt": prompt, "response": f" {rest}", "movie": snippet.movie})
-    random.Random(seed).shuffle(rows)
-    return rows
-
-
-def ppo_rows(rows: Iterable[Row]) -> list[Row]:
-    """Each prompt once."""
-    movies = {row["prompt"]: row["movie"] for row in rows}
-    return [{"prompt": prompt, "movie": movie} for prompt, movie in movies.items()]
-
-
-def reward_rows(snippets: Sequence[Snippet]) -> list[Row]:
-    """One row a film: its snippets, and every pair of them with a soft label and a gap."""
-    by_movie: dict[str, list[Snippet]] = {}
-    for snippet in snippets:
-        by_movie.setdefault(snippet.movie, []).append(snippet)
-    rows = []
-    for movie, members in by_movie.items():
-        pairs, gaps = [], []
-        for i, j in combinations(range(len(members)), 2):
-            if members[i].text == members[j].text:
-                continue
-            better, worse = (i, j) if members[i].mean >= members[j].mean else (j, i)
-            label = preference(members[better].ratings, members[worse].ratings)
-            pairs.append([better, worse, round(label, 4)])
-            gaps.append(round(members[better].mean - members[worse].mean, 4))
-        if pairs:
-            responses = [f" {member.text}" for member in members]
-            prompt = prompt_of(members[0])
-            row = {"prompt": prompt, "responses": responses, "pairs": pairs}
-            rows.append(row | {"movie": movie, "gaps": gaps})
-    return rows
-
-
-def preference(better: Sequence[int], worse: Sequence[int]) -> float:
-    """The chance that a random rater of one scores above a random rater of the other.
-
-    Ties count one half.
-    """
-    wins = sum((a > b) + 0.5 * (a == b) for a, b in product(better, worse))
-    return wins / (len(better) * len(worse))
-
-
-def human_ceiling(rows: Iterable[Row]) -> Row:
-    """How often one rater a side agrees with the order of the means: a person's own accuracy."""
-    measured = [
-        (gap, label)
-        for row in rows
-        for gap, (_, _, label) in zip(row["gaps"], row["pairs"], strict=True)
-    ]
-    ceiling: Row = {}
-    for name, least in (("all", 0.0), ("gap1", 1.0), ("gap2", 2.0)):
-        labels = [label for gap, label in measured if gap >= least]
-        accuracy = round(sum(labels) / len(labels), 4) if labels else None
-        ceiling[name] = {"pairs": len(labels), "accuracy": accuracy}
-    return ceiling
 
 
 def counts(

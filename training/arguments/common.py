@@ -11,19 +11,40 @@ EXAMPLE = "example:movie_reviews"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineArgs:
-    """What every program that runs a model on one or more ranks needs."""
+class ModelArgs:
+    """What every program that runs a model needs."""
 
     seed: int = arg(0, "Seed of every random draw: data order, initial weights, sampling.")
     dtype: Literal["auto", "fp32", "bf16"] = arg(
         "auto", "Compute type; weights stay fp32. auto: bf16 where the processor has it."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateArgs:
+    """What stands around a prompt."""
+
+    prompt_template: str = arg("{prompt}", "Text around a prompt; must contain {prompt} once.")
+    chat_template: str = arg("", "Jinja file for `messages` rows; default: the tokenizer's own.")
+
+    def check_templates(self) -> None:
+        require(
+            self.prompt_template.count("{prompt}") == 1,
+            f"--prompt_template must contain {{prompt}} once, got {self.prompt_template!r}",
+        )
+        check_file(self, "chat_template")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineArgs(ModelArgs):
+    """What every program that runs on one or more ranks needs besides."""
+
     local_rank: int = arg(-1, "Set by the deepspeed launcher; leave it alone.")
     timeout_minutes: float = arg(30.0, "How long a rank waits for the others before it fails.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommonArgs(EngineArgs):
+class CommonArgs(EngineArgs, TemplateArgs):
     """Flags of every stage."""
 
     output_dir: str = arg("output", "Where the model, args.json and metrics.jsonl go.")
@@ -35,8 +56,6 @@ class CommonArgs(EngineArgs):
     eval_data_path: list[str] = arg([], "Held-out data; default: split off, or the example's dev.")
     eval_fraction: float = arg(0.05, "Share of prompts held out when no eval data is given.")
     max_eval_rows: int = arg(0, "Evaluate on at most this many held-out rows; 0 takes all.")
-    prompt_template: str = arg("{prompt}", "Text around a prompt; must contain {prompt} once.")
-    chat_template: str = arg("", "Jinja file for `messages` rows; default: the tokenizer's own.")
     micro_batch_tokens: int = arg(4096, "Padded tokens per forward and rank; bounds memory.")
     lr_scheduler: Literal["cosine", "linear", "constant"] = arg("cosine", "Decay after warm-up.")
     warmup_ratio: float = arg(0.05, "Share of the steps in which the learning rate rises.")
@@ -62,10 +81,6 @@ class CommonArgs(EngineArgs):
             f"--adam_betas takes two numbers in [0, 1), got {betas}",
         )
         require(
-            self.prompt_template.count("{prompt}") == 1,
-            f"--prompt_template must contain {{prompt}} once, got {self.prompt_template!r}",
-        )
-        require(
             not self.data_weights or len(self.data_weights) == len(self.data_path),
             f"--data_weights needs one number for each of the {len(self.data_path)} paths of "
             f"--data_path, got {len(self.data_weights)}",
@@ -78,8 +93,8 @@ class CommonArgs(EngineArgs):
             not self.offload_optimizer or self.zero_stage >= 2,
             f"--offload_optimizer needs --zero_stage 2 or 3, got --zero_stage {self.zero_stage}",
         )
-        for name in ("deepspeed_config", "chat_template"):
-            check_file(self, name)
+        check_file(self, "deepspeed_config")
+        self.check_templates()
 
 
 def check_positive(args: object, name: str) -> None:

@@ -5,42 +5,21 @@ from typing import Literal
 
 from training.arguments.common import (
     CommonArgs,
-    EngineArgs,
     check_not_negative,
     check_positive,
     check_share,
 )
 from training.arguments.parsing import arg, require
+from training.arguments.sampling import PromptArgs
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingArgs(EngineArgs):
-    """How responses are drawn, here and in the tools that sample."""
-
-    max_new_tokens: int = arg(40, "Tokens a response may have, its EOS included.")
-    temperature: float = arg(1.0, "Divides the logits wherever log-probs are taken.")
-    top_k: int = arg(0, "Sample among the k likeliest tokens; 0 samples among all.")
-    top_p: float = arg(1.0, "Sample among the likeliest tokens that hold this much probability.")
-    generation_batch_size: int = arg(256, "Sequences decoded together on a rank.")
-
-    def check_sampling(self) -> None:
-        for name in ("max_new_tokens", "temperature", "generation_batch_size"):
-            check_positive(self, name)
-        check_not_negative(self, "top_k")
-        require(0 < self.top_p <= 1, f"--top_p must lie in (0, 1], got {self.top_p}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PPOArgs(CommonArgs, SamplingArgs):
+class PPOArgs(CommonArgs, PromptArgs):
     """Stage 3: the actor learns to score well and to stay near the frozen stage-1 model."""
 
     output_dir: str = arg("output/step3_ppo", "Where the actor, args.json and metrics go.")
     actor_model_name_or_path: str = arg("output/step1_sft", "Actor and frozen ref: stage 1's.")
     reward_model_name_or_path: str = arg("output/step2_reward", "Reward model, critic: stage 2's.")
-    max_prompt_length: int = arg(128, "Tokens a prompt may have.")
-    overlong_prompts: Literal["error", "drop", "truncate_left"] = arg(
-        "error", "What to do with prompts over --max_prompt_length."
-    )
     max_steps: int = arg(40, "PPO steps: one rollout and its updates each.")
     eval_every: int = arg(0, "Steps between two evaluations; 0 evaluates before and after.")
     rollout_batch_size: int = arg(192, "Prompts per PPO step, over all ranks.")
@@ -71,9 +50,9 @@ class PPOArgs(CommonArgs, SamplingArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_sampling()
+        self.check_prompts()
         positive = (
-            "max_prompt_length max_steps rollout_batch_size samples_per_prompt minibatch_size "
+            "max_steps rollout_batch_size samples_per_prompt minibatch_size "
             "ppo_epochs actor_lr critic_lr kl_target kl_horizon clip_range"
         )
         for name in positive.split():

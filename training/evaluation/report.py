@@ -75,7 +75,7 @@ def write_report(
     """
     body = [
         _headline(summary, title, labels, groups_are),
-        _guards(guards(summary, kl_target)),
+        _guards(summary, kl_target),
         "<h2>The comparison</h2>",
         _table(table_rows(summary, labels=labels)),
         _win_rates(summary, labels),
@@ -96,8 +96,9 @@ def _headline(summary: Summary, title: str, labels: tuple[str, str], groups_are:
         entry = summary[names[0]]
         low, high = entry["win_rate_ci"]
         parts.append(
-            f'<p class="lead">On {summary["prompts"]:,} prompts ({summary["groups"]:,} {escape(groups_are)}), '
-            f"the judge preferred {after} to {before} in {entry['win_rate']:.1%} of the pairs "
+            f'<p class="lead">On {summary["prompts"]:,} prompts '
+            f"({summary['groups']:,} {escape(groups_are)}), the judge preferred {after} to "
+            f"{before} in {entry['win_rate']:.1%} of the pairs "
             f"(95 % interval {low:.1%} to {high:.1%}).</p>"
         )
     return "\n".join([*parts, _tiles(summary, labels)])
@@ -121,11 +122,13 @@ def _tiles(summary: Summary, labels: tuple[str, str]) -> str:
     return f'<div class="tiles">{"".join(cells)}</div>'
 
 
-def _guards(warnings: Sequence[str]) -> str:
+def _guards(summary: Summary, kl_target: float | None) -> str:
+    warnings = guards(summary, kl_target)
     if not warnings:
+        kl = "KL, repetition" if kl_target and summary.get("kl") is not None else "Repetition"
         return (
-            '<div class="guards"><strong>All guards hold.</strong> KL, repetition, length and '
-            "duplicates are within bounds, so the win rate can be read as it stands.</div>"
+            f'<div class="guards"><strong>All guards hold.</strong> {kl}, length and duplicates '
+            "are within bounds, so the win rate can be read as it stands.</div>"
         )
     items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
     return (

@@ -1,7 +1,7 @@
 """Paired comparisons and their uncertainty. Pure functions of numbers."""
 
 from collections.abc import Sequence
-from math import sqrt
+from math import log, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -65,5 +65,15 @@ def wilson_interval(successes: float, n: int, *, level: float = 0.95) -> tuple[f
     share, z2 = successes / n, z * z
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = z * sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    # Rounding may step over the ends that the formula reaches exactly.
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # The formula reaches 0 and 1 exactly; rounding does not.
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return low, high
+
+
+def best_of_n_kl(n: int) -> float:
+    """An upper bound of the KL that best-of-n spends, in nats: log n - (n - 1) / n.
+
+    Exact when no two responses score the same (arXiv:2401.01879).
+    """
+    return log(n) - (n - 1) / n

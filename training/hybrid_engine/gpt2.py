@@ -35,7 +35,11 @@ class GPT2Decoder:
     def __init__(self, config: Any, dtype: torch.dtype) -> None:
         self._config = config
         self._dtype = dtype
-        self._activation = ACT2FN[config.activation_function]
+        # gelu_new is the tanh approximation, which torch has as one kernel.
+        is_gelu_new = config.activation_function == "gelu_new"
+        self._activation = (
+            nn.GELU(approximate="tanh") if is_gelu_new else ACT2FN[config.activation_function]
+        )
         self._blocks: list[_Block] = []
         self._cache: KVCache | None = None
 

@@ -58,8 +58,9 @@ def sample_tokens(
     narrow what is drawn, not what its probability is said to be, since training recomputes it
     from the whole distribution.
     """
-    temperature = 1.0 if sampling.greedy else sampling.temperature
-    scaled = logits.float() / temperature
+    scaled = logits.float()
+    if not sampling.greedy and sampling.temperature != 1.0:
+        scaled = scaled / sampling.temperature
     scaled[:, banned_token] = torch.finfo(torch.float32).min
     logprobs = scaled.log_softmax(dim=-1)
     if sampling.greedy:

@@ -34,8 +34,9 @@ class Policy(nn.Module):
         target_mask: Tensor,  # [B, L] bool, N tokens True, never column 0
         temperature: float = 1.0,
         summed: bool = False,
+        with_entropy: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Log-probs [N] and entropies [N] of the target tokens, packed in row order.
+        """Log-probs [N] of the target tokens, packed in row order, and their entropies if asked.
 
         With `summed` (training on fixed targets) the first is the summed cross-entropy, 0-d, and
         the second is empty; the LM head then runs once, its gradient made on the way.
@@ -68,6 +69,7 @@ class Policy(nn.Module):
                 vocab_size=self.lm.config.vocab_size,
                 temperature=temperature,
                 banned_token=self.pad_id,
+                with_entropy=with_entropy,
             )
         if summed:
             return -logprobs.sum(), hidden.new_empty(0)

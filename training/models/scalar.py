@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from training.arguments.parsing import UserError
-from training.models.loading import attention_for, set_dropout, set_token_ids
+from training.models.loading import attention_for, fuse_gelu, set_dropout, set_token_ids
 from training.models.tokenizers import Tokenizer
 from training.tensors import last_position, position_ids_from_mask
 
@@ -128,6 +128,19 @@ def read_settings(path: str, *, flag: str, hint: str) -> ScalarSettings:
     return ScalarSettings()
 
 
+def refuse_scalar_model(path: str, *, flag: str, hint: str) -> None:
+    """Raise `UserError` when `path` holds a scalar model where a language model is wanted.
+
+    `transformers` would load its backbone as one, without a word where the head is tied.
+    """
+    folder = Path(path).expanduser()
+    config = folder / "config.json"
+    fields = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    architecture = (fields.get("architectures") or [""])[0]
+    if (folder / SETTINGS_FILE).is_file() or architecture.endswith("ForSequenceClassification"):
+        raise UserError(f"{flag}: {path} holds a reward model, which does not respond; {hint}")
+
+
 def load_scalar_model(
     path: str, settings: ScalarSettings, *, device: torch.device, compute_dtype: torch.dtype
 ) -> ScalarModel:
@@ -155,6 +168,7 @@ def new_scalar_model(
     backbone = AutoModel.from_pretrained(
         path, config=config, dtype=torch.float32, attn_implementation=attention_for(device)
     )
+    fuse_gelu(backbone)
     backbone.config.use_cache = False
     return ScalarModel(backbone, settings, compute_dtype=compute_dtype)
 

@@ -30,9 +30,15 @@ def load_tokenizer(path: str, *, flag: str) -> Tokenizer:
     return tokenizer
 
 
+def same_tokens(first: Tokenizer, second: Tokenizer) -> bool:
+    """Whether both give every token the same id."""
+    same: bool = first.get_vocab() == second.get_vocab()
+    return same and first.eos_token_id == second.eos_token_id
+
+
 def check_same_tokenizer(first: Tokenizer, second: Tokenizer, first_path: str, path: str) -> None:
     """Raise `UserError` unless both give every token the same id."""
-    if first.get_vocab() != second.get_vocab() or first.eos_token_id != second.eos_token_id:
+    if not same_tokens(first, second):
         raise UserError(
             f"the tokenizers of {first_path} and {path} differ ({len(first)} and {len(second)} "
             "tokens); train the reward model from the same stage-1 model"

@@ -12,7 +12,6 @@ import socket
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from training.arguments.common import EngineArgs
-from training.arguments.parsing import UserError, exit_with_user_error
+from training.runtime.process import pick_device, set_logging, user_errors
 
 logger = logging.getLogger(__name__)
 
@@ -83,16 +82,14 @@ def session(args: EngineArgs) -> Iterator[World]:
     A `UserError` becomes one line and exit status 2. The process group is destroyed on every way
     out: without that a finished run can abort at exit.
     """
-    program = Path(sys.argv[0]).name
     try:
-        world = _join(args)
-        yield world
-        world.barrier()
-    except UserError as error:
-        exit_with_user_error(program, str(error))
+        with user_errors():
+            world = _join(args)
+            yield world
+            world.barrier()
     finally:
         if dist.is_initialized():
-            dist.destroy_process_group()
+            _leave()
 
 
 def _join(args: EngineArgs) -> World:
@@ -103,10 +100,10 @@ def _join(args: EngineArgs) -> World:
         # deepspeed looks for MPI when these are missing, as they are under plain python.
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
-    device = _device(local_rank)
+    device = pick_device(local_rank)
     # Importing deepspeed tries a compiler, and says so through the root logger: before it is set.
     _import_deepspeed()
-    _quiet_libraries(rank)
+    set_logging(logging.INFO if rank == 0 else logging.WARNING, sys.stdout)
     _watch_ancestors()
     torch.manual_seed(args.seed)
     import deepspeed
@@ -116,17 +113,11 @@ def _join(args: EngineArgs) -> World:
     return World(rank=rank, size=size, device=device)
 
 
-def _device(local_rank: int) -> torch.device:
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)
-        return torch.device("cuda", local_rank)
-    share = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    chosen_by_user = "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
-    if not chosen_by_user:
-        # Launchers leave every rank with all cores (deepspeed) or with one (torchrun).
-        torch.set_num_threads(max((cores or 1) // max(share, 1), 1))
-    return torch.device("cpu")
+def _leave() -> None:
+    import deepspeed.comm
+
+    # Through deepspeed, which keeps groups of its own: else a second session in this process fails.
+    deepspeed.comm.destroy_process_group()
 
 
 def _import_deepspeed() -> None:
@@ -139,20 +130,6 @@ def _import_deepspeed() -> None:
     compatible = getattr(deepspeed.ops, "__compatible_ops__", None)
     if isinstance(compatible, dict):
         compatible["deepspeed_shm_comm"] = False
-
-
-def _quiet_libraries(rank: int) -> None:
-    level = logging.INFO if rank == 0 else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout, force=True)
-    for name in ("DeepSpeed", "deepspeed", "transformers", "datasets", "filelock", "httpx"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from transformers.utils import logging as hf_logging
-
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def _free_port() -> int:

@@ -42,15 +42,28 @@ class ResponseForwards:
         self.mask = response_mask_from_lengths(widths, int(widths.max()))  # [B, T]
 
     @torch.no_grad()
-    def logprobs(self, policy: Model, *, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies [B, T] of the response tokens; 0 at padding."""
-        both = []
+    def logprobs(self, policy: Model, *, temperature: float) -> Tensor:
+        """Log-probs [B, T] of the response tokens; 0 at padding."""
+        packed = [
+            policy(batch.input_ids, batch.attention_mask, batch.target_mask, temperature)[0]
+            for batch in self._batches()
+        ]
+        return scatter_to_mask(self._in_order(packed), self.mask)
+
+    @torch.no_grad()
+    def logprobs_and_entropies(self, policy: Model, *, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probs [B, T] of the response tokens and entropies [B, T] before them."""
+        pairs = []
         for batch in self._batches():
-            logprobs, entropies = policy(
-                batch.input_ids, batch.attention_mask, batch.target_mask, temperature
+            both = policy(
+                batch.input_ids,
+                batch.attention_mask,
+                batch.target_mask,
+                temperature,
+                with_entropy=True,
             )
-            both.append(torch.stack([logprobs, entropies], dim=1))
-        packed = self._in_order(both)
+            pairs.append(torch.stack(both, dim=1))
+        packed = self._in_order(pairs)
         return scatter_to_mask(packed[:, 0], self.mask), scatter_to_mask(packed[:, 1], self.mask)
 
     @torch.no_grad()

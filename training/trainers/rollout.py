@@ -107,8 +107,10 @@ class RolloutCollector:
             world=self._world,
         )
         temperature = self._args.temperature
-        logprobs, entropies = forwards.logprobs(self._models.actor, temperature=temperature)
-        ref_logprobs, _ = forwards.logprobs(self._models.ref, temperature=temperature)
+        logprobs, entropies = forwards.logprobs_and_entropies(
+            self._models.actor, temperature=temperature
+        )
+        ref_logprobs = forwards.logprobs(self._models.ref, temperature=temperature)
         return Rollout(
             prompts=prompts,
             responses=responses,

@@ -1,0 +1,43 @@
+import pytest
+
+from training.evaluation.text_metrics import distinct_n, duplicate_share, word_count, words_mean
+
+
+def test_words_are_what_spaces_separate():
+    assert words_mean(["one two  three", "", " it's\nfine "]) == pytest.approx(5 / 3)
+
+
+def test_distinct_2_of_a_case_counted_by_hand():
+    # a b, b a, a b | b a: two different among four
+    assert distinct_n(["a b a b", "b a"], n=2, words=6) == 0.5
+
+
+def test_no_pair_of_words_reaches_across_texts():
+    assert distinct_n(["a b", "c d"], n=2, words=4) == 1.0
+    assert distinct_n(["a", "b", "c"], n=2, words=3) == 0.0
+
+
+def test_words_beyond_the_limit_are_not_counted():
+    assert distinct_n(["a b c", "a b a b a b"], n=2, words=3) == 1.0
+    assert distinct_n(["a b a b a b"], n=2, words=3) == distinct_n(["a b a"], n=2, words=9)
+
+
+def test_case_does_not_make_words_distinct():
+    assert distinct_n(["The end", "the END"], n=2, words=4) == 0.5
+
+
+def test_a_model_that_says_one_thing_has_next_to_no_variety():
+    texts = ["fine acting and " * 8] * 100
+    assert distinct_n(texts, n=2, words=word_count(texts)) < 0.01
+
+
+def test_texts_that_repeat_an_earlier_one_are_duplicates():
+    assert duplicate_share(["A fine film.", "a fine  film. ", "another", "x"]) == 0.25
+    assert duplicate_share(["a", "b"]) == 0.0
+
+
+def test_no_texts_at_all_are_refused():
+    with pytest.raises(ValueError, match="at least one text"):
+        duplicate_share([])
+    with pytest.raises(ValueError, match="at least one text"):
+        words_mean([])

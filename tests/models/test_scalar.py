@@ -1,0 +1,277 @@
+import json
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from transformers import AutoModelForSequenceClassification
+
+from tests.tiny_models import CPU, EOS_ID, PAD_ID, rows_of, scalar_model
+from tests.worked import worked
+from training.arguments.parsing import UserError
+from training.data.encode import encode_groups
+from training.data.records import Pair, ResponseGroup
+from training.models.scalar import (
+    MLP_WIDTH,
+    ScalarModel,
+    ScalarSettings,
+    load_scalar_model,
+    new_head,
+    pool_prefixes,
+    read_settings,
+    save_scalar_model,
+)
+from training.objectives.reward import pairwise_losses
+from training.runtime.distributed import World
+from training.runtime.engine import full_weights
+from training.trainers.collate import collate_responses
+from training.trainers.forwards import ResponseForwards
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # fp32, values of order 1
+WORLD = World(0, 1, CPU)
+POOLINGS = ["last", "mean", "weighted_mean"]
+KINDS = [
+    ScalarSettings(head, pooling, score_mean=0.3, score_std=1.7)
+    for head, pooling in product(["linear", "mlp"], POOLINGS)
+]
+PROMPTS = rows_of([4, 9, 2, 6], seed=1)
+RESPONSES = [[*row, EOS_ID] for row in rows_of([7, 1, 5, 3], seed=2)]
+ROWS = [[*p, *r] for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+
+
+# Every kind on GPT-2; on Llama the poolings, since no head knows what is below it.
+MODELS = [("gpt2", kind) for kind in KINDS] + [("llama", kind) for kind in KINDS[:3]]
+
+
+def name_of(case):
+    return f"{case[0]}-{case[1].head}-{case[1].pooling}"
+
+
+@pytest.fixture(params=MODELS, ids=name_of)
+def model(request, lm_folders):
+    architecture, settings = request.param
+    return scalar_model(lm_folders[architecture], settings)
+
+
+def padded(rows, *, left=0, right=0, fill=PAD_ID):
+    width = max(map(len, rows))
+    tokens = torch.full((len(rows), left + width + right), fill)
+    mask = torch.zeros_like(tokens, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        start = left + (width - len(row) if left else 0)
+        tokens[index, start : start + len(row)] = torch.tensor(row)
+        mask[index, start : start + len(row)] = True
+    return tokens, mask
+
+
+@torch.no_grad()
+def readings(model, rows, **padding):
+    """The readings of each row's own tokens."""
+    tokens, mask = padded(rows, **padding)
+    return list(model(tokens, mask)[mask].split([len(row) for row in rows]))
+
+
+@torch.no_grad()
+def scores(model, rows, **padding):
+    tokens, mask = padded(rows, **padding)
+    return ScalarModel.scores(model(tokens, mask), mask)
+
+
+def forwards(prompts, responses, token_budget=4096):
+    return ResponseForwards(
+        prompts, responses, token_budget=token_budget, pad_id=PAD_ID, world=WORLD
+    )
+
+
+class TestReadings:
+    @pytest.mark.parametrize(("left", "right"), [(0, 0), (6, 0), (0, 6), (3, 4)])
+    def test_they_depend_on_neither_padding_nor_neighbours(self, model, left, right):
+        alone = [readings(model, [row])[0] for row in ROWS]
+        assert_close(readings(model, ROWS, left=left, right=right), alone, **CLOSE)
+        last = torch.stack([row[-1] for row in alone])
+        assert_close(scores(model, ROWS, left=left, right=right), last, **CLOSE)
+        assert last.std() > 0.05  # the rows do differ
+
+    def test_what_stands_in_the_padding_does_not_matter(self, model):
+        clean = readings(model, ROWS, left=2, right=2)
+        for fill in (0, EOS_ID):
+            assert_close(readings(model, ROWS, left=2, right=2, fill=fill), clean, **CLOSE)
+
+    def test_gradients_are_the_same_for_any_micro_batches_and_padding(self, model):
+        def accumulate(parts, **padding):
+            for part in parts:
+                tokens, mask = padded([ROWS[i] for i in part], **padding)
+                ScalarModel.scores(model(tokens, mask), mask).square().sum().backward()
+            found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+            model.zero_grad()
+            return found
+
+        whole = accumulate([[0, 1, 2, 3]])
+        split = accumulate([[3], [0, 2], [1]], left=3, right=1)
+        size = max(gradient.abs().max().item() for gradient in whole.values())
+        for name, gradient in whole.items():
+            assert_close(split[name], gradient, rtol=1e-4, atol=1e-5 * size, msg=name)
+
+    def test_normalisation_is_taken_from_the_raw_reading(self, lm_folders):
+        raw = scalar_model(lm_folders["gpt2"], ScalarSettings())
+        scaled = scalar_model(lm_folders["gpt2"], ScalarSettings(score_mean=0.3, score_std=1.7))
+        assert_close(scores(scaled, ROWS), (scores(raw, ROWS) - 0.3) / 1.7, **CLOSE)
+
+
+class TestPooling:
+    @pytest.mark.parametrize("pooling", POOLINGS)
+    def test_padding_may_hold_anything(self, pooling):
+        generator = torch.Generator().manual_seed(0)
+        hidden = torch.randn(2, 5, 3, generator=generator)
+        mask = torch.tensor([[False, True, True, True, False], [True, True, False, False, False]])
+        dirty = hidden.masked_fill(~mask[..., None], float("nan"))
+        pooled = pool_prefixes(dirty, mask, pooling)
+        for row in range(2):
+            alone = pool_prefixes(hidden[row, mask[row]][None], mask[row, mask[row]][None], pooling)
+            assert_close(pooled[row, mask[row]], alone[0])
+
+    def test_by_hand(self):
+        hidden = torch.tensor([[[9.0], [1.0], [4.0], [9.0], [10.0]]])
+        mask = torch.tensor([[False, True, True, False, True]])
+        numbers = {
+            "last": [1.0, 4.0, 10.0],
+            "mean": [1.0, 2.5, 5.0],
+            "weighted_mean": [1.0, 9 / 3, 39 / 6],
+        }
+        for pooling in POOLINGS:
+            pooled = pool_prefixes(hidden, mask, pooling)  # type: ignore[arg-type]
+            assert_close(pooled[mask].squeeze(1), torch.tensor(numbers[pooling]))
+
+
+class TestCritic:
+    @pytest.mark.parametrize("token_budget", [4096, 24])
+    def test_the_value_at_t_is_the_reading_of_what_stands_before_token_t(self, model, token_budget):
+        values = forwards(PROMPTS, RESPONSES, token_budget).values(model)
+        for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+            before = [[*prompt, *response[:t]] for t in range(len(response))]
+            expected = torch.stack([scores(model, [prefix])[0] for prefix in before])
+            assert_close(values[row, : len(response)], expected, **CLOSE)
+            assert (values[row, len(response) :] == 0).all()
+
+    def test_it_does_not_peek(self, model):
+        values = forwards(PROMPTS, RESPONSES).values(model)[0]
+        for t in range(len(RESPONSES[0])):
+            changed = [*RESPONSES[0][:t], *((token + 1) % 93 for token in RESPONSES[0][t:])]
+            others = forwards(PROMPTS, [changed, *RESPONSES[1:]]).values(model)[0]
+            assert_close(others[: t + 1], values[: t + 1], **CLOSE)
+            if t + 1 < len(changed):  # and after it, it has seen the change
+                assert (others[t + 1 :] - values[t + 1 :]).abs().min() > 1e-4
+
+
+class TestScores:
+    @pytest.mark.parametrize("token_budget", [4096, 24, 1])
+    def test_they_come_in_the_order_of_the_responses_for_any_micro_batches(
+        self, model, token_budget
+    ):
+        found = forwards(PROMPTS, RESPONSES, token_budget).scores(model)
+        assert_close(found, scores(model, ROWS), **CLOSE)
+
+    def test_a_response_is_judged_by_its_end(self, model):
+        unended = [[*row[:-1], (row[-1] + 1) % 93] for row in ROWS]
+        assert (scores(model, unended) - scores(model, ROWS)).abs().max() > 0.01
+
+    def test_eos_is_learnt_in_stage_2(self, model, tokenizer):
+        record = ResponseGroup("w1 w2", ("w3 w4", "w5"), (Pair(0, 1),), "a:1")
+        groups, _ = encode_groups([record], tokenizer, max_length=32, prompt_template="{prompt}")
+        batch = collate_responses(
+            [groups[0].prompt_ids] * 2, groups[0].response_ids, pad_id=PAD_ID, device=CPU
+        )
+        embedded = []
+        embedding = model.backbone.get_input_embeddings()
+
+        def keep(module, inputs, output):
+            output.retain_grad()
+            embedded.append(output)
+
+        with embedding.register_forward_hook(keep):
+            chosen, rejected = ScalarModel.scores(
+                model(batch.input_ids, batch.attention_mask), batch.attention_mask
+            )
+        ones, zeros = torch.ones(1), torch.zeros(1)
+        pairwise_losses(chosen[None], rejected[None], ones, zeros, label_smoothing=0.0).backward()
+        gradient = embedded[0].grad
+        ends = batch.input_ids == EOS_ID
+        assert ends.sum(dim=1).tolist() == [1, 1]
+        assert (gradient[ends].abs().amax(dim=1) > 1e-5).all()
+        assert (gradient[~batch.attention_mask] == 0).all()
+
+
+class TestHeads:
+    def test_the_linear_head_starts_with_the_worked_spread(self):
+        inputs, expected = worked("head_init")
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            weights = torch.cat([new_head("linear", inputs["d_model"]).weight for _ in range(40)])
+        # 30,720 draws: the standard error of their spread is 0.4 %.
+        assert weights.std().item() == pytest.approx(expected["reward_head_std"], rel=0.02)
+        assert weights.mean().abs() < 0.001
+
+    def test_the_mlp_is_the_one_of_the_tutorial_and_ends_likewise(self):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            heads = [new_head("mlp", 32) for _ in range(40)]
+        shapes = [(m.in_features, m.out_features) for m in heads[0] if isinstance(m, nn.Linear)]
+        assert shapes == [(32, 512), (512, 1)]
+        assert isinstance(heads[0][1], nn.ReLU)
+        last = torch.cat([head[2].weight for head in heads])
+        assert last.std().item() == pytest.approx((MLP_WIDTH + 1) ** -0.5, rel=0.02)
+        assert all((head[2].bias == 0).all() for head in heads)
+
+
+class TestFolders:
+    @pytest.fixture
+    def folder(self, model, tokenizer, tmp_path):
+        save_scalar_model(model, full_weights(model, WORLD), tokenizer, tmp_path)
+        return tmp_path
+
+    def test_a_saved_model_gives_equal_readings(self, model, folder):
+        settings = read_settings(str(folder), flag="--x", hint="")
+        assert settings == model.settings
+        again = load_scalar_model(
+            str(folder), settings, device=CPU, compute_dtype=torch.float32
+        ).train()
+        assert_close(readings(again, ROWS), readings(model, ROWS), rtol=0, atol=0)
+
+    def test_only_the_plain_kind_is_a_sequence_classifier(self, model, folder):
+        if not model.settings.is_plain:
+            with pytest.raises(ValueError, match="scalar_model"):
+                AutoModelForSequenceClassification.from_pretrained(folder)
+            return
+        plain = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        raw = scores(model, ROWS) * model.settings.score_std + model.settings.score_mean
+        with torch.no_grad():
+            alone = [plain(input_ids=torch.tensor([row])).logits.squeeze() for row in ROWS]
+            tokens, mask = padded(ROWS, right=3)
+            together = plain(input_ids=tokens, attention_mask=mask.long()).logits.squeeze(1)
+        assert_close(torch.stack(alone), raw, **CLOSE)
+        assert_close(together, raw, **CLOSE)
+        assert plain.config.num_labels == 1
+
+    def test_a_plain_classifier_of_someone_else_is_taken_raw(self, lm_folders, tokenizer, tmp_path):
+        model = scalar_model(lm_folders["gpt2"], ScalarSettings())
+        save_scalar_model(model, full_weights(model, WORLD), tokenizer, tmp_path)
+        (tmp_path / "scalar_model.json").unlink()
+        settings = read_settings(str(tmp_path), flag="--x", hint="")
+        assert settings == ScalarSettings()
+        again = load_scalar_model(str(tmp_path), settings, device=CPU, compute_dtype=torch.float32)
+        assert_close(scores(again, ROWS), scores(model, ROWS), rtol=0, atol=0)
+
+    def test_a_causal_lm_is_no_reward_model(self, lm_folder):
+        with pytest.raises(UserError, match=r"--x: .*LM.*, not a reward model; run that first"):
+            read_settings(lm_folder, flag="--x", hint="run that first")
+
+    def test_an_empty_folder_says_what_to_run(self, tmp_path):
+        with pytest.raises(UserError, match=r"--x: no reward model in .*; run that first"):
+            read_settings(str(tmp_path), flag="--x", hint="run that first")
+
+    def test_a_classifier_of_two_classes_is_no_reward_model(self, tmp_path):
+        config = {"architectures": ["GPT2ForSequenceClassification"], "model_type": "gpt2"}
+        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        with pytest.raises(UserError, match="not a reward model"):
+            read_settings(str(tmp_path), flag="--x", hint="")

@@ -1,0 +1,98 @@
+"""A tokenizer and causal LMs of two layers, made in memory; each config has dropout 0.1.
+
+Words are `w0`, `w1`, ... so that a test can write token ids and text alike.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import PreTrainedTokenizerFast as Fast
+
+from training.models.loading import load_causal_lm
+from training.models.scalar import ScalarModel, ScalarSettings, new_scalar_model
+
+CPU = torch.device("cpu")
+EOS, PAD = "<|endoftext|>", "<|pad|>"
+WORDS = [*(f"w{n}" for n in range(93)), "User:", "Assistant:", "<unk>", EOS]
+EOS_ID, PAD_ID = len(WORDS) - 1, len(WORDS)
+POSITIONS = 48
+
+# Far from GPT-2's 0.02, so that a tiny model prefers some tokens to others.
+SPREAD = 0.25
+
+
+def build_tokenizer(*, pad: str | None = PAD) -> Fast:
+    """One token a word; as GPT-2's without a PAD when `pad` is None."""
+    words = [*WORDS, pad] if pad and pad not in WORDS else WORDS
+    tokenizer = Tokenizer(models.WordLevel(dict(zip(words, range(100), strict=False)), "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.decoder = decoders.Fuse()
+    names = {"eos_token": EOS, "unk_token": "<unk>", **({"pad_token": pad} if pad else {})}
+    return Fast(tokenizer_object=tokenizer, **names)
+
+
+def gpt2(tokens: int, *, seed: int = 0, **changes: Any) -> GPT2LMHeadModel:
+    fields = {
+        "vocab_size": tokens,
+        "n_positions": POSITIONS,
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 2,
+        "resid_pdrop": 0.1,
+        "embd_pdrop": 0.1,
+        "attn_pdrop": 0.1,
+        "initializer_range": SPREAD,
+        "bos_token_id": EOS_ID,
+        "eos_token_id": EOS_ID,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return GPT2LMHeadModel(GPT2Config(**{**fields, **changes}))
+
+
+def llama(tokens: int, *, seed: int = 0) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=tokens,
+        max_position_embeddings=POSITIONS,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attention_dropout=0.1,
+        initializer_range=SPREAD,
+        bos_token_id=EOS_ID,
+        eos_token_id=EOS_ID,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def write_lm(folder: Path, lm: Any, tokenizer: Fast | None = None) -> str:
+    """A Hugging Face folder, as a user would bring it."""
+    lm.save_pretrained(folder)
+    (tokenizer or build_tokenizer()).save_pretrained(folder)
+    return str(folder)
+
+
+def load_lm(path: str) -> Any:
+    """As stage 3 loads it, and in training mode: dropout that was left on would show."""
+    return load_causal_lm(path, build_tokenizer(), device=CPU, dropout=0.0).train()
+
+
+def scalar_model(path: str, settings: ScalarSettings, *, seed: int = 0) -> ScalarModel:
+    """The backbone of the model in `path` under a new head, in training mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = new_scalar_model(path, settings, device=CPU, compute_dtype=torch.float32)
+    return model.train()
+
+
+def rows_of(lengths: list[int], *, seed: int = 0) -> list[list[int]]:
+    """Rows of random words, no special tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(93, (length,), generator=generator).tolist() for length in lengths]

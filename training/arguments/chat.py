@@ -1,0 +1,23 @@
+"""Flags of the tool that talks to a model."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from training.arguments.common import TemplateArgs
+from training.arguments.parsing import arg
+from training.arguments.sampling import SamplingArgs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatArgs(SamplingArgs, TemplateArgs):
+    """Write a line, read the model's response as it comes; Ctrl-D ends."""
+
+    model: str = arg("output/step3_ppo", "Folder of stage 1 or 3, or a Hub name.")
+    mode: Literal["auto", "prompt", "chat"] = arg(
+        "auto", "prompt: lines stand alone; chat: turns; auto: chat if there is a chat template."
+    )
+    max_new_tokens: int = arg(128, "Tokens a response may have, its EOS included.")
+
+    def __post_init__(self) -> None:
+        self.check_sampling()
+        self.check_templates()

@@ -1,0 +1,73 @@
+"""Flags of the tool that compares two models."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from training.arguments.common import (
+    EXAMPLE,
+    check_file,
+    check_not_negative,
+    check_positive,
+)
+from training.arguments.parsing import arg, require
+from training.arguments.sampling import PromptArgs
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArgs(PromptArgs):
+    """Two models answer the same prompts; judges compare what they say, pair by pair."""
+
+    before: str = arg("output/step1_sft", "The model to compare with: folder or Hub name.")
+    after: str = arg("output/step3_ppo", "The model to look at: folder or Hub name.")
+    output_dir: str = arg(
+        "output/evaluation", "Where summary.json, the samples and report.html go."
+    )
+    data_path: list[str] = arg([EXAMPLE], "Prompts: files, folders, Hub data sets, example:NAME.")
+    split: Literal["train", "dev", "test"] = arg("test", "Which part of data that has splits.")
+    max_prompts: int = arg(0, "Take this many prompts, evenly spaced; 0 takes all.")
+    group_by: str = arg("", "Field of the prompt rows: intervals resample its values, not prompts.")
+    judge: list[str] = arg(
+        [], "Python file with score(texts), or judges() and its arguments; it is executed."
+    )
+    judge_text: Literal["response", "prompt_and_response"] = arg(
+        "response", "What a judge reads of each pair."
+    )
+    judge_text_after: str = arg("", "Of the prompt, leave out this text and all that is before it.")
+    reward_model_name_or_path: str = arg("", "Reward model of stage 2 that scores both sides.")
+    best_of: list[int] = arg([], "Also judge the best of n `before` samples by the reward model.")
+    comparisons_path: list[str] = arg([], "Held-out comparisons to measure the reward model on.")
+    kl_target: float = arg(6.0, "The report warns of a KL above three times this; 0: never.")
+    micro_batch_tokens: int = arg(8192, "Padded tokens per forward; bounds memory.")
+    labels: list[str] = arg([], "Two names for the columns; default: the models' folder names.")
+    title: str = arg("Before and after", "Heading of the report.")
+    notes: str = arg("", "JSON with lists `shows` and `does_not_show`, for the report.")
+
+    def __post_init__(self) -> None:
+        self.check_prompts()
+        self.check_templates()
+        check_positive(self, "micro_batch_tokens")
+        for name in ("max_prompts", "kl_target"):
+            check_not_negative(self, name)
+        check_file(self, "notes")
+        require(
+            bool(self.judge or self.reward_model_name_or_path),
+            "nothing to compare with: give --judge, --reward_model_name_or_path, or both",
+        )
+        require(
+            self.judge_text == "prompt_and_response" or not self.judge_text_after,
+            "--judge_text_after cuts prompts, which judges read only with "
+            "--judge_text prompt_and_response",
+        )
+        require(
+            all(n >= 2 for n in self.best_of) and len(set(self.best_of)) == len(self.best_of),
+            f"--best_of takes different numbers of at least 2, got {self.best_of}",
+        )
+        require(
+            not self.best_of or bool(self.judge and self.reward_model_name_or_path),
+            "--best_of needs --reward_model_name_or_path to choose and --judge to judge",
+        )
+        require(
+            not self.comparisons_path or bool(self.reward_model_name_or_path),
+            "--comparisons_path measures a reward model: give --reward_model_name_or_path",
+        )
+        require(len(self.labels) in (0, 2), f"--labels takes two names, got {len(self.labels)}")

@@ -1,0 +1,44 @@
+"""Flags of the programs that draw responses: PPO, and the tools that look at a model."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from training.arguments.common import (
+    ModelArgs,
+    TemplateArgs,
+    check_not_negative,
+    check_positive,
+)
+from training.arguments.parsing import arg, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingArgs(ModelArgs):
+    """How a response is drawn."""
+
+    max_new_tokens: int = arg(40, "Tokens a response may have, its EOS included.")
+    temperature: float = arg(1.0, "Divides the logits wherever log-probs are taken.")
+    top_k: int = arg(0, "Sample among the k likeliest tokens; 0 samples among all.")
+    top_p: float = arg(1.0, "Sample among the likeliest tokens that hold this much probability.")
+
+    def check_sampling(self) -> None:
+        for name in ("max_new_tokens", "temperature"):
+            check_positive(self, name)
+        check_not_negative(self, "top_k")
+        require(0 < self.top_p <= 1, f"--top_p must lie in (0, 1], got {self.top_p}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptArgs(SamplingArgs, TemplateArgs):
+    """Responses to many prompts at a time."""
+
+    max_prompt_length: int = arg(128, "Tokens a prompt may have.")
+    overlong_prompts: Literal["error", "drop", "truncate_left"] = arg(
+        "error", "What to do with prompts over --max_prompt_length."
+    )
+    generation_batch_size: int = arg(256, "Sequences decoded together on a rank.")
+
+    def check_prompts(self) -> None:
+        self.check_sampling()
+        for name in ("max_prompt_length", "generation_batch_size"):
+            check_positive(self, name)

@@ -1,0 +1,86 @@
+"""Judges out of a user's own Python file. The file is executed, as any program of theirs."""
+
+import importlib.util
+import math
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from training.arguments.parsing import UserError
+from training.evaluation.judges import Judge
+
+MODULE_NAME = "judge_file"
+
+
+def load_judge_file(path: str, arguments: Sequence[str] = ()) -> dict[str, Judge]:
+    """The judges of a file, by name, the main one first.
+
+    The file defines `score(texts)`, which returns one number for each text, or `judges(...)`,
+    which returns such functions by name and gets the `arguments` as text.
+    """
+    module = _load(path)
+    make, score = getattr(module, "judges", None), getattr(module, "score", None)
+    if callable(make):
+        found = _run(path, "judges()", lambda: make(*arguments))
+    elif callable(score):
+        if arguments:
+            raise UserError(f"--judge {path}: only judges() takes arguments, got {arguments[0]!r}")
+        found = {"judge": score}
+    else:
+        raise UserError(f"--judge {path}: define score(texts) or judges() in it")
+    if not isinstance(found, Mapping) or not found or not all(map(callable, found.values())):
+        raise UserError(
+            f"--judge {path}: judges() must return a dict of names and functions, got {found!r}"
+        )
+    return {str(name): _checked(path, str(name), judge) for name, judge in found.items()}
+
+
+def _load(path: str) -> ModuleType:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"--judge {path}: no such file")
+    spec = importlib.util.spec_from_file_location(MODULE_NAME, file.resolve())
+    if spec is None or spec.loader is None:
+        raise UserError(f"--judge {path}: not a Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[MODULE_NAME] = module  # dataclasses in the file look themselves up here
+    sys.path.append(str(file.resolve().parent))  # it may import what lies beside it
+    loader = spec.loader
+    _run(path, "the file", lambda: loader.exec_module(module))
+    return module
+
+
+def _run(path: str, what: str, call: Callable[[], Any]) -> Any:
+    """The call's result; whatever it raises becomes one line with the place in the file."""
+    try:
+        return call()
+    except UserError:
+        raise
+    except Exception as error:  # the file is the user's: anything may come out of it
+        place = Path(path).expanduser().resolve()
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+                 if frame.filename == str(place)]  # fmt: skip
+        at = f"{path}:{lines[-1]}" if lines else path
+        raise UserError(f"--judge {at}: {what} failed: {type(error).__name__}: {error}") from error
+
+
+def _checked(path: str, name: str, judge: Callable[[Sequence[str]], Any]) -> Judge:
+    """The judge, refusing what is not one finite number for each text."""
+
+    def score(texts: Sequence[str]) -> list[float]:
+        scores = _run(path, f"{name!r}", lambda: [float(score) for score in judge(list(texts))])
+        if len(scores) != len(texts):
+            raise UserError(
+                f"--judge {path}: {name!r} returned {len(scores)} scores for {len(texts)} texts"
+            )
+        bad = next((i for i, score in enumerate(scores) if not math.isfinite(score)), None)
+        if bad is not None:
+            raise UserError(
+                f"--judge {path}: {name!r} returned {scores[bad]} for {texts[bad][:60]!r}"
+            )
+        return [float(score) for score in scores]
+
+    return score

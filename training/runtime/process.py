@@ -1,0 +1,74 @@
+"""One process and its surroundings: device, threads, logging, and an orderly end."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from training.arguments.common import ModelArgs
+from training.arguments.parsing import UserError, exit_with_user_error
+
+INTERRUPTED = 130  # exit status of a program ended by Ctrl-C, as shells count
+
+
+@contextmanager
+def session(args: ModelArgs) -> Iterator[torch.device]:
+    """The life of a tool: one process without DeepSpeed, its log on stderr, its result on stdout.
+
+    Ctrl-C ends it without a traceback, and so does a reader of its output that has gone.
+    """
+    set_logging(logging.INFO, sys.stderr)
+    torch.manual_seed(args.seed)
+    try:
+        with user_errors():
+            yield pick_device(0)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # Python writes what is left at exit, which would fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Inside, a `UserError` ends the program with one line and exit status 2."""
+    try:
+        yield
+    except UserError as error:
+        exit_with_user_error(Path(sys.argv[0]).name, str(error))
+
+
+def pick_device(local_rank: int) -> torch.device:
+    """This process's GPU, else the CPU with this process's share of its cores."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+        return torch.device("cuda", local_rank)
+    share = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    chosen_by_user = "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+    if not chosen_by_user:
+        # Launchers leave every rank with all cores (deepspeed) or with one (torchrun).
+        torch.set_num_threads(max((cores or 1) // max(share, 1), 1))
+    return torch.device("cpu")
+
+
+def set_logging(level: int, stream: TextIO) -> None:
+    """Our log, as plain lines on `stream`; the libraries' errors alone."""
+    logging.basicConfig(level=level, format="%(message)s", stream=stream, force=True)
+    for name in ("DeepSpeed", "deepspeed", "transformers", "datasets", "filelock", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
