@@ -17,6 +17,7 @@ def main() -> None:
     from training.runtime import checkpoint, distributed, engine
     from training.runtime.metrics import MetricLogger
     from training.trainers.fit import epochs, fit
+    from training.trainers.sample import sample_responses
     from training.trainers.saving import save_policy
     from training.trainers.sft import SFTTrainer, sft_engine, sft_schedule
 
@@ -39,6 +40,7 @@ def main() -> None:
                 batches=epochs(trainer.batches),
                 step=trainer.step,
                 evaluate=partial(trainer.evaluate, data.held_out) if data.held_out else None,
+                sample=partial(sample_responses, actor, data, args, world, tokenizer),
                 save=partial(save_policy, actor, tokenizer, world),
                 eval_every=args.eval_every,
             )

@@ -21,6 +21,7 @@ def main() -> None:
     from training.trainers.fit import epochs, fit
     from training.trainers.normalization import sample_own_responses
     from training.trainers.reward import RewardTrainer
+    from training.trainers.sample import sample_scores
 
     with distributed.session(args) as world:
         tokenizer = reward_setup.check_backbone(args)
@@ -50,6 +51,7 @@ def main() -> None:
                 batches=epochs(trainer.batches),
                 step=trainer.step,
                 evaluate=partial(trainer.evaluate, data.held_out) if data.held_out else None,
+                sample=partial(sample_scores, trainer, data, tokenizer),
                 save=save,
                 eval_every=args.eval_every,
             )

@@ -65,7 +65,7 @@ def whiten(
     Biased variance, as in Ziegler et al. 2019 (arXiv:1909.08593); rewards keep their mean,
     advantages do not.
     """
-    whitened = (values - mean) * (variance + 1e-8) ** -0.5
+    whitened: Tensor = (values - mean) * (variance + 1e-8) ** -0.5
     if keep_mean:
         whitened = whitened + mean
     return whitened.masked_fill(~mask, 0.0)

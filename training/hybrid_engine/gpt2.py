@@ -132,4 +132,5 @@ class GPT2Decoder:
 
     def _logits(self, hidden: Tensor) -> Tensor:  # [B, H] -> [B, V] fp32
         normalised = self._norm(hidden, self._final_norm).to(self._dtype)
-        return (normalised @ self._head.T).float()
+        logits: Tensor = normalised @ self._head.T
+        return logits.float()

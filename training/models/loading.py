@@ -114,7 +114,7 @@ def new_causal_lm(config: Config, tokenizer: Tokenizer, *, device: torch.device)
     """A causal LM with random weights, drawn from torch's global generator."""
     from transformers import AutoModelForCausalLM
 
-    lm = AutoModelForCausalLM.from_config(
+    lm = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
         config, dtype=torch.float32, attn_implementation=attention_for(device)
     )
     return _finish(lm, tokenizer)

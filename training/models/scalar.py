@@ -158,9 +158,14 @@ def load_scalar_model(
 
 
 def new_scalar_model(
-    path: str, settings: ScalarSettings, *, device: torch.device, compute_dtype: torch.dtype
+    path: str,
+    settings: ScalarSettings,
+    *,
+    device: torch.device,
+    compute_dtype: torch.dtype,
+    seed: int = 0,
 ) -> ScalarModel:
-    """The backbone of the model in `path` with a new head, drawn from torch's generator."""
+    """The backbone of the model in `path` with a new head, which depends on `seed` alone."""
     from transformers import AutoConfig, AutoModel
 
     config = AutoConfig.from_pretrained(path)
@@ -170,7 +175,9 @@ def new_scalar_model(
     )
     fuse_gelu(backbone)
     backbone.config.use_cache = False
-    return ScalarModel(backbone, settings, compute_dtype=compute_dtype)
+    with torch.random.fork_rng():  # how much was drawn before differs between ZeRO stages
+        torch.manual_seed(seed)
+        return ScalarModel(backbone, settings, compute_dtype=compute_dtype)
 
 
 def _read_tensor(folder: Path, name: str) -> Tensor:

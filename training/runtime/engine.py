@@ -42,10 +42,11 @@ def sharded_init(args: CommonArgs, world: World) -> Iterator[None]:
     if args.zero_stage != 3:
         yield
         return
-    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     # transformers looks for a living object of this class; it is dropped on the way out.
-    alive = HfDeepSpeedConfig(ds_config.build(args, world.size))
+    config = ds_config.build(args, world.size)
+    alive = HfDeepSpeedConfig(config)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
@@ -132,8 +133,9 @@ def frozen(module: nn.Module, args: CommonArgs, world: World) -> nn.Module:
 
 def _checkpoint_activations(module: nn.Module) -> None:
     for child in module.modules():
-        if hasattr(child, "gradient_checkpointing_enable"):
-            child.gradient_checkpointing_enable({"use_reentrant": False})
+        enable: Any = getattr(child, "gradient_checkpointing_enable", None)
+        if enable is not None:
+            enable({"use_reentrant": False})
             return
     raise UserError("--gradient_checkpointing: this model does not support it; leave it out")
 

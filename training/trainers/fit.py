@@ -1,9 +1,9 @@
 """The loop that stages 1 and 2 share: steps, evaluations, and which model is kept."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from training.runtime.metrics import MetricLogger, Metrics
 from training.trainers.schedule import Schedule
@@ -19,6 +19,7 @@ def fit(
     batches: Iterator[tuple[Batch, bool]],
     step: Callable[[Batch, float], Metrics],
     evaluate: Callable[[], Metrics] | None,
+    sample: Callable[[], Sequence[Mapping[str, Any]]],
     save: Callable[[Path], None],
     eval_every: int,
 ) -> None:
@@ -26,7 +27,7 @@ def fit(
 
     `batches` yields each batch and whether it ends an epoch. The model with the lowest
     `loss/eval` is kept in `output_dir`, the last one in `output_dir/last`; without held-out data
-    both are the last.
+    both are the last. `sample` gives the examples that go to samples.jsonl at each evaluation.
     """
     best = float("inf")
     while not schedule.is_done:
@@ -38,12 +39,14 @@ def fit(
         if evaluate is not None and (is_due or schedule.is_done):
             held_out = evaluate()
             log.log(schedule.step, held_out, always_show=True)
+            log.samples(schedule.step, sample())
             if held_out["loss/eval"] < best:
                 best = held_out["loss/eval"]
                 save(Path(output_dir))
     save(Path(output_dir) / "last")
     if best == float("inf"):
         save(Path(output_dir))
+        log.samples(schedule.step, sample())
 
 
 def epochs(make: Callable[[int], list[Batch]]) -> Iterator[tuple[Batch, bool]]:

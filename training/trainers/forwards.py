@@ -104,6 +104,6 @@ class ResponseForwards:
         """Packed token results of the micro-batches, joined in the order of the responses."""
         by_row: dict[int, Tensor] = {}
         for rows, part in zip(self._plan, packed, strict=True):
-            pieces = part.split([len(self._responses[row]) for row in rows])
+            pieces = torch.split(part, [len(self._responses[row]) for row in rows])
             by_row.update(zip(rows, pieces, strict=True))
         return torch.cat([by_row[row] for row in range(len(self._prompts))])

@@ -103,6 +103,19 @@ class RewardTrainer:
             "accuracy/eval": self.outcomes.accuracy,
         }
 
+    @torch.no_grad()
+    def score(self, groups: Sequence[EncodedGroup]) -> list[list[float]]:
+        """Scores of each group's responses, on every rank; all ranks call this."""
+        self._engine.module.eval()
+        own: dict[int, list[float]] = {}
+        for rows in self._plan(groups):
+            chosen = [groups[i] for i in rows]
+            scores = self._scores(self._engine, chosen)
+            for i, part in zip(rows, _split(scores, chosen), strict=True):
+                own[i] = part.tolist()
+        merged = {i: part for parts in self._world.gather(own) for i, part in parts.items()}
+        return [merged[i] for i in range(len(groups))]
+
     def _plan(self, groups: Sequence[EncodedGroup]) -> list[list[int]]:
         sizes = [longest(group) * len(group.response_ids) for group in groups]
         return plan_step(
@@ -179,9 +192,9 @@ def _offsets(groups: Sequence[EncodedGroup]) -> list[int]:
 
 
 def _split(scores: Tensor, groups: Sequence[EncodedGroup]) -> list[Tensor]:
-    return list(scores[: sum(len(g.response_ids) for g in groups)].split(
-        [len(group.response_ids) for group in groups]
-    ))  # fmt: skip
+    """Each group's own scores; none for the empty micro-batch's placeholder."""
+    sizes = [len(group.response_ids) for group in groups]
+    return list(torch.split(scores[: sum(sizes)], sizes)) if groups else []
 
 
 def _outcomes(group: EncodedGroup, scores: Sequence[float]) -> list[tuple[float, bool, float, str]]:

@@ -35,6 +35,7 @@ def new_reward_model(args: RewardArgs, world: World) -> ScalarModel:
         ScalarSettings(head=args.head, pooling=args.pooling),
         device=world.device,
         compute_dtype=compute_dtype(args.dtype, world.device),
+        seed=args.seed,
     )
 
 

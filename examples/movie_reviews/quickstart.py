@@ -1,0 +1,175 @@
+"""The whole example: data, pretraining, the three stages, a judged before and after.
+
+bash quickstart.sh [--smoke] [--controls] [--seed N] [--output_dir DIR]
+"""
+
+import json
+import logging
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from examples.movie_reviews.recipe import (
+    FULL,
+    NO_KL_PPO,
+    SHUFFLED_REWARD,
+    SMOKE,
+    TINY_MODEL,
+    Recipe,
+)
+from training.arguments.parsing import arg, parse_args, require
+from training.arguments.paths import REPOSITORY, cache_dir
+
+logger = logging.getLogger("quickstart")
+
+LABELS = {"shuffled": "reward model of shuffled labels", "no_kl": "PPO without the KL penalty"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartArgs:
+    """Flags of quickstart.sh."""
+
+    smoke: bool = arg(False, "The same path in small: two minutes, worse text.")
+    controls: bool = arg(False, "Also run PPO with shuffled labels and PPO without KL.")
+    seed: int = arg(0, "Seed of the whole pipeline (the split by film stays the same).")
+    output_dir: str = arg("", "Where everything goes; default: output/quickstart.")
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
+
+
+class Pipeline:
+    """Runs the stages one after the other, each as its own program, and keeps their times."""
+
+    def __init__(self, recipe: Recipe, args: QuickstartArgs) -> None:
+        self.recipe = recipe
+        self.seed = args.seed
+        self.output = Path(args.output_dir or REPOSITORY / "output" / "quickstart").resolve()
+        self.data = f"example:{recipe.example}"
+        self.seconds: dict[str, float] = {}
+
+    def prepare(self) -> None:
+        smoke = ["--smoke"] if self.recipe.example.endswith("smoke") else []
+        self._run("data", [sys.executable, "examples/movie_reviews/prepare.py", *smoke])
+
+    def pretrain(self) -> None:
+        tokenizer = cache_dir() / self.recipe.example / "tokenizer"
+        flags = f"--init_from_scratch {TINY_MODEL} --tokenizer_name_or_path"
+        self._stage("pretrain", "step1_sft", "base", 0,
+                    f"{self.recipe.pretrain} {flags} {shlex.quote(str(tokenizer))}")  # fmt: skip
+
+    def sft(self) -> None:
+        base = shlex.quote(str(self.output / "base"))
+        self._stage(
+            "sft", "step1_sft", "step1_sft", 0, f"{self.recipe.sft} --model_name_or_path {base}"
+        )
+
+    def reward(self, folder: str = "step2_reward", extra: str = "") -> None:
+        backbone = shlex.quote(str(self.output / "step1_sft"))
+        self._stage(
+            folder,
+            "step2_reward",
+            folder,
+            0,
+            f"{self.recipe.reward} --model_name_or_path {backbone} {extra}",
+        )
+
+    def ppo(
+        self, folder: str = "step3_ppo", reward_model: str = "step2_reward", extra: str = ""
+    ) -> None:
+        actor, scorer = self.output / "step1_sft", self.output / reward_model
+        paths = (
+            f"--actor_model_name_or_path {shlex.quote(str(actor))} "
+            f"--reward_model_name_or_path {shlex.quote(str(scorer))}"
+        )
+        self._stage(folder, "step3_ppo", folder, 0, f"{self.recipe.ppo} {paths} {extra}")
+
+    def evaluate(
+        self, policy: str = "step3_ppo", folder: str = ".", *, best_of: str = "4 16"
+    ) -> dict[str, Any]:
+        """Judge SFT against a policy on test films; the summary that evaluate.py writes."""
+        reports = {
+            "Pretraining": "base",
+            "SFT": "step1_sft",
+            "Reward model": "step2_reward",
+            "PPO": policy,
+        }
+        command = [
+            sys.executable,
+            "step3_ppo/evaluate.py",
+            *("--before", str(self.output / "step1_sft"), "--after", str(self.output / policy)),
+            *("--before_label", "SFT", "--after_label", "PPO"),
+            *("--data_path", self.data, "--split", "test"),
+            *("--max_prompts", str(self.recipe.test_prompts), "--max_new_tokens", "40"),
+            *("--reward_model_name_or_path", str(self.output / "step2_reward")),
+            *("--comparisons_path", self.data, "--best_of", *best_of.split()),
+            *("--judge", "examples/movie_reviews/judge.py", "--judge_after", "Review:"),
+            *("--group_by", "movie", "--kl_target", str(self.recipe.kl_target)),
+            *("--runs", *(f"{title}={self.output / run}" for title, run in reports.items())),
+            *("--notes", "examples/movie_reviews/report_notes.json"),
+            *("--seed", str(self.seed), "--output_dir", str(self.output / folder)),
+        ]
+        self._run("evaluate" if folder == "." else f"evaluate {policy}", command)
+        summary: dict[str, Any] = json.loads(
+            (self.output / folder / "summary.json").read_text(encoding="utf-8")
+        )
+        return summary
+
+    def _stage(self, name: str, program: str, folder: str, zero_stage: int, flags: str) -> None:
+        command = [
+            "bash",
+            f"{program}/run.sh",
+            *("--data_path", self.data, "--zero_stage", str(zero_stage)),
+            *("--output_dir", str(self.output / folder), "--seed", str(self.seed)),
+            *shlex.split(flags),
+        ]
+        self._run(name, command)
+
+    def _run(self, name: str, command: list[str]) -> None:
+        logger.info("\n== %s: %s", name, shlex.join(command))
+        started = time.monotonic()
+        status = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+        self.seconds[name] = round(time.monotonic() - started, 1)
+        if status:
+            logger.error("quickstart: %s ended with status %d; its message is above", name, status)
+            raise SystemExit(status)
+
+
+def main() -> None:
+    args = parse_args(QuickstartArgs)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    pipeline = Pipeline(SMOKE if args.smoke else FULL, args)
+    pipeline.prepare()
+    pipeline.pretrain()
+    pipeline.sft()
+    pipeline.reward()
+    pipeline.ppo()
+    summary = pipeline.evaluate()
+    summary["seconds"] = {**pipeline.seconds, "total": round(sum(pipeline.seconds.values()), 1)}
+    if args.controls:
+        summary["controls"] = run_controls(pipeline)
+    target = pipeline.output / "summary.json"
+    target.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    logger.info("\nseconds: %s", json.dumps(summary["seconds"]))
+    logger.info("report:  %s", pipeline.output / "report.html")
+
+
+def run_controls(pipeline: Pipeline) -> dict[str, Any]:
+    """PPO on a reward model of shuffled labels must not please the judge; without KL it breaks."""
+    pipeline.reward("controls/shuffled_reward", SHUFFLED_REWARD)
+    pipeline.ppo("controls/shuffled_ppo", "controls/shuffled_reward")
+    pipeline.ppo("controls/no_kl_ppo", "step2_reward", NO_KL_PPO)
+    results = {}
+    for name, label in LABELS.items():
+        logger.info("\ncontrol: %s", label)
+        folder = f"controls/{name}"
+        results[name] = pipeline.evaluate(f"controls/{name}_ppo", folder, best_of="")
+    return results
+
+
+if __name__ == "__main__":
+    main()

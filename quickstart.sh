@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# From a fresh clone to a judged before and after, on a CPU: environment, data, SFT, reward model, PPO.
+#   bash quickstart.sh              ten minutes on two cores
+#   bash quickstart.sh --smoke      two minutes, the same path in small
+#   bash quickstart.sh --controls --seed 1
+set -euo pipefail
+
+repo="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+# shellcheck source=install.sh
+. "$repo/install.sh"
+
+cd "$repo"
+exec python -m examples.movie_reviews.quickstart "$@"
