@@ -32,7 +32,7 @@ def main() -> None:
             own = sample_own_responses(args, world, tokenizer, prompts)
 
         with engine.sharded_init(args, world):  # under ZeRO-3, weights are split as they load
-            model = reward_setup.new_reward_model(args, world)
+            model = reward_setup.new_reward_model(args, world, tokenizer)
         reward_model = reward_setup.reward_engine(model, args, world)
         trainer = RewardTrainer(args, world, reward_model, data.train, tokenizer.pad_token_id)
         schedule = reward_setup.reward_schedule(args, world, trainer)

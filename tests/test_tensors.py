@@ -1,4 +1,5 @@
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -219,7 +220,7 @@ class TestSummedCrossEntropy:
         (plain * 0.37).backward()
 
         # fp32 sums over up to 1,300 rows against float64.
-        close = {"rtol": 1e-5, "atol": 1e-4}
+        close: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-4}
         assert_close(loss.double(), plain, **close)
         assert_close(hidden.grad.double(), plain_hidden.grad, rtol=1e-5, atol=1e-6)
         assert_close(weight.grad.double(), plain_weight.grad, **close)

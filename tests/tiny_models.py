@@ -24,10 +24,11 @@ POSITIONS = 48
 SPREAD = 0.25
 
 
-def build_tokenizer(*, pad: str | None = PAD) -> Fast:
+def build_tokenizer(words: list[str] = WORDS, *, pad: str | None = PAD) -> Fast:
     """One token a word; as GPT-2's without a PAD when `pad` is None."""
-    words = [*WORDS, pad] if pad and pad not in WORDS else WORDS
-    tokenizer = Tokenizer(models.WordLevel(dict(zip(words, range(100), strict=False)), "<unk>"))
+    every = [*words, pad] if pad and pad not in words else words
+    ids = {word: index for index, word in enumerate(every)}
+    tokenizer = Tokenizer(models.WordLevel(ids, "<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.decoder = decoders.Fuse()
     names = {"eos_token": EOS, "unk_token": "<unk>", **({"pad_token": pad} if pad else {})}
@@ -84,11 +85,9 @@ def load_lm(path: str) -> Any:
     return load_causal_lm(path, build_tokenizer(), device=CPU, dropout=0.0).train()
 
 
-def scalar_model(path: str, settings: ScalarSettings, *, seed: int = 0) -> ScalarModel:
+def scalar_model(path: str, settings: ScalarSettings, *, tokens: int = 0) -> ScalarModel:
     """The backbone of the model in `path` under a new head, in training mode."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = new_scalar_model(path, settings, device=CPU, compute_dtype=torch.float32)
+    model = new_scalar_model(path, settings, device=CPU, compute_dtype=torch.float32, tokens=tokens)
     return model.train()
 
 
@@ -96,3 +95,20 @@ def rows_of(lengths: list[int], *, seed: int = 0) -> list[list[int]]:
     """Rows of random words, no special tokens."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(93, (length,), generator=generator).tolist() for length in lengths]
+
+
+def padded(
+    rows: list[list[int]], *, left: int = 0, right: int = 0, fill: int = PAD_ID
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and mask [B, L]; `left` and `right` are pads around even the longest row.
+
+    Shorter rows are padded on the right or, when `left` is not 0, on the left.
+    """
+    width = max(map(len, rows))
+    tokens = torch.full((len(rows), left + width + right), fill)
+    mask = torch.zeros_like(tokens, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        start = left + (width - len(row) if left else 0)
+        tokens[index, start : start + len(row)] = torch.tensor(row)
+        mask[index, start : start + len(row)] = True
+    return tokens, mask

@@ -8,8 +8,11 @@ from typing import Any
 import torch
 
 FILE = Path(__file__).parent / "fixtures" / "ppo_fixtures.json"
-EXACT = {"rtol": 1e-8, "atol": 1e-10}  # the file carries ten significant digits
-SINGLE = {"rtol": 1e-5, "atol": 1e-7}  # for what the code computes in fp32 whatever it is given
+EXACT: dict[str, Any] = {"rtol": 1e-8, "atol": 1e-10}  # the file carries ten significant digits
+SINGLE: dict[str, Any] = {
+    "rtol": 1e-5,
+    "atol": 1e-7,
+}  # for what the code computes in fp32 whatever it is given
 
 
 @cache

@@ -50,9 +50,12 @@ def main() -> None:
         exit_with_user_error("judge.py", str(error))
 
 
-def judges(folder: Path | None = None) -> dict[str, Judge]:
-    """Name to scoring function; the first is the main judge. Fits in seconds."""
-    judge, _ = fit_judge(folder or cache_dir() / "movie_reviews")
+def judges(example: str | Path = "movie_reviews") -> dict[str, Judge]:
+    """Name to scoring function; the first is the main judge. Fits in seconds.
+
+    `example` is the name of prepared data in the cache, or its folder.
+    """
+    judge, _ = fit_judge(cache_dir() / example)
     return {"judge": judge.score, "vader": VaderJudge().score}
 
 

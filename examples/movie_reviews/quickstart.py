@@ -89,27 +89,24 @@ class Pipeline:
         self._stage(folder, "step3_ppo", folder, 0, f"{self.recipe.ppo} {paths} {extra}")
 
     def evaluate(
-        self, policy: str = "step3_ppo", folder: str = ".", *, best_of: str = "4 16"
+        self,
+        policy: str = "step3_ppo",
+        folder: str = ".",
+        best_of: tuple[str, ...] = ("--best_of", "4", "16"),
     ) -> dict[str, Any]:
         """Judge SFT against a policy on test films; the summary that evaluate.py writes."""
-        reports = {
-            "Pretraining": "base",
-            "SFT": "step1_sft",
-            "Reward model": "step2_reward",
-            "PPO": policy,
-        }
         command = [
             sys.executable,
             "step3_ppo/evaluate.py",
             *("--before", str(self.output / "step1_sft"), "--after", str(self.output / policy)),
-            *("--before_label", "SFT", "--after_label", "PPO"),
-            *("--data_path", self.data, "--split", "test"),
+            *("--labels", "SFT", "PPO", "--title", "Write the review that people rated higher"),
+            *("--data_path", self.data, "--split", "test", "--group_by", "movie"),
             *("--max_prompts", str(self.recipe.test_prompts), "--max_new_tokens", "40"),
             *("--reward_model_name_or_path", str(self.output / "step2_reward")),
-            *("--comparisons_path", self.data, "--best_of", *best_of.split()),
-            *("--judge", "examples/movie_reviews/judge.py", "--judge_after", "Review:"),
-            *("--group_by", "movie", "--kl_target", str(self.recipe.kl_target)),
-            *("--runs", *(f"{title}={self.output / run}" for title, run in reports.items())),
+            *("--comparisons_path", self.data, *best_of),
+            *("--judge", "examples/movie_reviews/judge.py", self.recipe.example),
+            *("--judge_text", "prompt_and_response", "--judge_text_after", "Review:"),
+            *("--kl_target", str(self.recipe.kl_target)),
             *("--notes", "examples/movie_reviews/report_notes.json"),
             *("--seed", str(self.seed), "--output_dir", str(self.output / folder)),
         ]
@@ -167,7 +164,7 @@ def run_controls(pipeline: Pipeline) -> dict[str, Any]:
     for name, label in LABELS.items():
         logger.info("\ncontrol: %s", label)
         folder = f"controls/{name}"
-        results[name] = pipeline.evaluate(f"controls/{name}_ppo", folder, best_of="")
+        results[name] = pipeline.evaluate(f"controls/{name}_ppo", folder, best_of=())
     return results
 
 

@@ -22,8 +22,8 @@ FULL = Recipe(
     example="movie_reviews",
     # One cycle of at most one pass over the text; the bound in seconds is for slower machines.
     pretrain="--objective lm --optimizer muon --learning_rate 3e-3 --muon_lr 1e-2 "
-    "--weight_decay 0.1 --max_length 128 --batch_size 16 --max_steps 1500 --max_seconds 200 "
-    "--warmup_ratio 0.04 --min_lr_ratio 0.02 --log_every 100 --eval_every 1500",
+    "--weight_decay 0.1 --max_length 128 --batch_size 16 --max_steps 1300 --max_seconds 190 "
+    "--warmup_ratio 0.04 --min_lr_ratio 0.02 --log_every 100 --eval_every 1300",
     sft="--learning_rate 1.5e-3 --num_epochs 2 --batch_size 32 --log_every 50",
     reward="--learning_rate 7e-4 --num_epochs 2 --batch_size 4 --log_every 50",
     ppo="--max_steps 40 --rollout_batch_size 192 --minibatch_size 96 --ppo_epochs 2 "

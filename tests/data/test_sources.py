@@ -6,9 +6,9 @@ import pyarrow.parquet
 import pytest
 
 from training.arguments.parsing import UserError
+from training.arguments.paths import cache_dir
 from training.data import sources
 from training.data.records import demonstration_from_row, group_from_row
-from training.arguments.paths import cache_dir
 from training.data.sources import has_split, read_rows
 
 ROWS = [{"prompt": "p1", "response": "r1"}, {"prompt": "p2", "response": "r2"}]

@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -6,7 +8,7 @@ from tests.tiny_models import build_tokenizer, gpt2, llama, load_lm, write_lm
 
 # Seeds with which greedy decoding ends some rows early, some never, and would like to draw PAD.
 # GPT-2 has a decoder of its own, and its variants change what that decoder must compute.
-VARIANTS = {
+VARIANTS: dict[str, Callable[..., Any]] = {
     "gpt2": partial(gpt2, seed=4),
     "gpt2-layer-scaled": partial(gpt2, seed=4, scale_attn_by_inverse_layer_idx=True),
     "gpt2-unscaled-relu": partial(

@@ -1,8 +1,11 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from tests.tiny_models import build_tokenizer, gpt2, llama, write_lm
 
-BUILD = {"gpt2": gpt2, "llama": llama}
+BUILD: dict[str, Callable[..., Any]] = {"gpt2": gpt2, "llama": llama}
 
 
 @pytest.fixture(scope="session")

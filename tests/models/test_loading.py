@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -40,6 +41,10 @@ def logits_of(lm):
     return lm.eval()(input_ids=INPUT).logits
 
 
+def loaded(path, tokenizer, dropout=None) -> Any:
+    return load_causal_lm(path, tokenizer, device=CPU, dropout=dropout)
+
+
 def dropout_probabilities(lm):
     """What the modules really do, beside what the config says."""
     modules = [module.p for module in lm.modules() if isinstance(module, nn.Dropout)]
@@ -54,7 +59,7 @@ def test_a_model_without_a_row_for_pad_gets_one_and_its_old_logits_stay(tmp_path
     path = write_lm(tmp_path, build(len(without_pad)), without_pad)
     plain = AutoModelForCausalLM.from_pretrained(path)
     tokenizer = load_tokenizer(path, flag="--x")
-    lm = load_causal_lm(path, tokenizer, device=CPU, dropout=None)
+    lm = loaded(path, tokenizer)
     assert lm.get_input_embeddings().weight.shape[0] == PAD_ID + 1
     found, before = logits_of(lm), logits_of(plain)
     assert found.shape[-1] == before.shape[-1] + 1
@@ -68,12 +73,12 @@ def test_a_model_without_a_row_for_pad_gets_one_and_its_old_logits_stay(tmp_path
 
 def test_a_model_with_spare_rows_keeps_them(tmp_path, tokenizer):
     path = write_lm(tmp_path, gpt2(128), tokenizer)
-    lm = load_causal_lm(path, tokenizer, device=CPU, dropout=None)
+    lm = loaded(path, tokenizer)
     assert lm.get_input_embeddings().weight.shape[0] == 128
 
 
 def test_dropout_is_off_in_every_key_and_module_that_gpt2_has(lm_folders, tokenizer):
-    lm = load_causal_lm(lm_folders["gpt2"], tokenizer, device=CPU, dropout=0.0)
+    lm = loaded(lm_folders["gpt2"], tokenizer, dropout=0.0)
     config = lm.config.to_dict()
     assert config["resid_pdrop"] == config["embd_pdrop"] == config["attn_pdrop"] == 0
     assert len(dropout_probabilities(lm)) >= 7  # embeddings, and three in each block
@@ -81,14 +86,14 @@ def test_dropout_is_off_in_every_key_and_module_that_gpt2_has(lm_folders, tokeni
 
 
 def test_dropout_is_off_in_llama(lm_folders, tokenizer):
-    lm = load_causal_lm(lm_folders["llama"], tokenizer, device=CPU, dropout=0.0)
+    lm = loaded(lm_folders["llama"], tokenizer, dropout=0.0)
     assert lm.config.attention_dropout == 0
     assert set(dropout_probabilities(lm)) == {0.0}
 
 
 @pytest.mark.parametrize(("dropout", "expected"), [(None, 0.1), (0.3, 0.3)])
 def test_stage_1_keeps_the_models_dropout_or_takes_its_own(lm_folder, tokenizer, dropout, expected):
-    lm = load_causal_lm(lm_folder, tokenizer, device=CPU, dropout=dropout)
+    lm = loaded(lm_folder, tokenizer, dropout)
     assert set(dropout_probabilities(lm)) == {expected}
 
 
@@ -130,7 +135,7 @@ def test_generate_of_a_saved_model_never_draws_pad(lm_folders, tokenizer, tmp_pa
         lm.get_input_embeddings().weight[PAD_ID] = 5.0
     assert logits_of(lm).argmax(-1).eq(PAD_ID).all()
     save_causal_lm(lm, full_weights(lm, World(0, 1, CPU)), tokenizer, tmp_path)
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    plain: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
     drawn = plain.generate(INPUT[:1], do_sample=True, max_new_tokens=8, min_new_tokens=8)
     assert not drawn.eq(PAD_ID).any()
 
@@ -142,7 +147,7 @@ def test_a_config_in_json_makes_a_model_of_the_tokenizers_size(tmp_path, tokeniz
         encoding="utf-8",
     )
     config = config_from_json(str(file), tokenizer, flag="--init_from_scratch")
-    lm = new_causal_lm(config, tokenizer, device=CPU)
+    lm: Any = new_causal_lm(config, tokenizer, device=CPU)
     assert lm.get_input_embeddings().weight.shape == (len(tokenizer), 16)
     assert (config.eos_token_id, config.pad_token_id) == (EOS_ID, PAD_ID)
 

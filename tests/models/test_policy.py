@@ -1,15 +1,17 @@
+from typing import Any
+
 import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.tiny_models import CPU, EOS_ID, PAD_ID, load_lm, rows_of
+from tests.tiny_models import CPU, EOS_ID, PAD_ID, load_lm, padded, rows_of
 from training.data.encode import encode_conversations, encode_demonstrations
 from training.data.records import Conversation, Demonstration, Message
 from training.models.loading import load_causal_lm
 from training.models.policy import Policy
 from training.trainers.collate import collate
 
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # fp32, values of order 1 to 10
+CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}  # fp32, values of order 1 to 10
 ROWS = rows_of([3, 9, 17, 6, 11])
 TARGETS = [2, 4, 1, 5, 10]  # at the end of each row
 TEMPERATURE = 0.7
@@ -27,23 +29,20 @@ def policy(lm):
     return Policy(lm, pad_id=PAD_ID, compute_dtype=torch.float32).train()
 
 
-def padded(rows, targets, *, left, right, fill=PAD_ID):
-    """Tokens, attention mask and target mask [B, L]; `left` and `right` say how much of each."""
-    width = max(map(len, rows))
-    tokens = torch.full((len(rows), left + width + right), fill)
-    attention = torch.zeros_like(tokens, dtype=torch.bool)
+def batch_of(rows, targets, **padding):
+    """Tokens, attention mask and target mask [B, L]; the targets are each row's last."""
+    tokens, attention = padded(rows, **padding)
+    left = attention.long().argmax(dim=1)
     target = torch.zeros_like(attention)
     for index, (row, count) in enumerate(zip(rows, targets, strict=True)):
-        start = left + (width - len(row) if left else 0)
-        tokens[index, start : start + len(row)] = torch.tensor(row)
-        attention[index, start : start + len(row)] = True
-        target[index, start + len(row) - count : start + len(row)] = True
+        end = int(left[index]) + len(row)
+        target[index, end - count : end] = True
     return tokens, attention, target
 
 
 def read(policy, rows, targets, **padding):
     """Log-probs and entropies of each row's targets."""
-    batch = padded(rows, targets, **padding)
+    batch = batch_of(rows, targets, **padding)
     logprobs, entropies = policy(*batch, TEMPERATURE, with_entropy=True)
     return torch.stack([logprobs, entropies], dim=1).split(targets)
 
@@ -91,12 +90,12 @@ def test_what_stands_in_the_padding_does_not_matter(policy):
 def test_gradients_are_the_same_for_any_micro_batches_and_padding(policy, summed, left, right):
     def accumulate(parts, **padding):
         for rows in parts:
-            batch = padded([ROWS[i] for i in rows], [TARGETS[i] for i in rows], **padding)
+            batch = batch_of([ROWS[i] for i in rows], [TARGETS[i] for i in rows], **padding)
             loss, _ = policy(*batch, summed=summed)
             (loss if summed else -loss.sum()).backward()
         return gradients(policy)
 
-    whole = accumulate([[0, 1, 2, 3, 4]], left=0, right=0)
+    whole = accumulate([[0, 1, 2, 3, 4]])
     split = accumulate([[4, 0], [2], [1, 3]], left=left, right=right)
     assert split.keys() == whole.keys()
     for name, gradient in whole.items():
@@ -105,7 +104,7 @@ def test_gradients_are_the_same_for_any_micro_batches_and_padding(policy, summed
 
 
 def test_the_summed_loss_and_its_gradients_are_those_of_the_log_probs(policy):
-    batch = padded(ROWS, TARGETS, left=0, right=0)
+    batch = batch_of(ROWS, TARGETS)
     logprobs, _ = policy(*batch)
     (-logprobs.sum()).backward()
     one_by_one = gradients(policy)
@@ -120,7 +119,7 @@ def test_the_summed_loss_and_its_gradients_are_those_of_the_log_probs(policy):
 
 def test_every_token_but_pad_shares_the_probability(policy):
     rows = [[*ROWS[0], token] for token in range(PAD_ID + 1)]
-    logprobs = torch.cat(read(policy, rows, [1] * len(rows), left=0, right=0))[:, 0]
+    logprobs = torch.cat(read(policy, rows, [1] * len(rows)))[:, 0]
     assert logprobs[:PAD_ID].exp().sum().item() == pytest.approx(1.0, abs=1e-5)
     assert logprobs[PAD_ID].exp() == 0
 
@@ -129,8 +128,8 @@ def test_dropout_that_is_left_on_is_seen(lm_folders, tokenizer):
     # The counterpart of all the above, which run in training mode: they could fail.
     noisy = load_causal_lm(lm_folders["gpt2"], tokenizer, device=CPU, dropout=None)
     policy = Policy(noisy, pad_id=PAD_ID, compute_dtype=torch.float32).train()
-    first = read(policy, ROWS, TARGETS, left=0, right=0)[0]
-    assert (first - read(policy, ROWS, TARGETS, left=0, right=0)[0]).abs().max() > 1e-3
+    first = read(policy, ROWS, TARGETS)[0]
+    assert (first - read(policy, ROWS, TARGETS)[0]).abs().max() > 1e-3
 
 
 def demonstration(tokenizer):
@@ -177,5 +176,6 @@ def test_eos_is_learnt_in_stage_1(lm_folders, tokenizer, make):
     loss.backward()
     with torch.no_grad():
         for parameter in policy.parameters():
-            parameter -= 1e-3 * parameter.grad
+            assert parameter.grad is not None
+            parameter.sub_(parameter.grad, alpha=1e-3)
     assert (logprobs_at(ends) > before).all()

@@ -1,5 +1,6 @@
 import json
 from itertools import product
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -7,17 +8,29 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
-from tests.tiny_models import CPU, EOS_ID, PAD_ID, rows_of, scalar_model
+from tests.tiny_models import (
+    CPU,
+    EOS_ID,
+    PAD_ID,
+    build_tokenizer,
+    gpt2,
+    padded,
+    rows_of,
+    scalar_model,
+    write_lm,
+)
 from tests.worked import worked
 from training.arguments.parsing import UserError
 from training.data.encode import encode_groups
 from training.data.records import Pair, ResponseGroup
 from training.models.scalar import (
     MLP_WIDTH,
+    Pooling,
     ScalarModel,
     ScalarSettings,
     load_scalar_model,
     new_head,
+    new_scalar_model,
     pool_prefixes,
     read_settings,
     save_scalar_model,
@@ -28,12 +41,13 @@ from training.runtime.engine import full_weights
 from training.trainers.collate import collate_responses
 from training.trainers.forwards import ResponseForwards
 
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # fp32, values of order 1
+CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}  # fp32, values of order 1
 WORLD = World(0, 1, CPU)
-POOLINGS = ["last", "mean", "weighted_mean"]
+POOLINGS: list[Pooling] = ["last", "mean", "weighted_mean"]
+HEADS: list[Literal["linear", "mlp"]] = ["linear", "mlp"]
 KINDS = [
     ScalarSettings(head, pooling, score_mean=0.3, score_std=1.7)
-    for head, pooling in product(["linear", "mlp"], POOLINGS)
+    for head, pooling in product(HEADS, POOLINGS)
 ]
 PROMPTS = rows_of([4, 9, 2, 6], seed=1)
 RESPONSES = [[*row, EOS_ID] for row in rows_of([7, 1, 5, 3], seed=2)]
@@ -52,17 +66,6 @@ def name_of(case):
 def model(request, lm_folders):
     architecture, settings = request.param
     return scalar_model(lm_folders[architecture], settings)
-
-
-def padded(rows, *, left=0, right=0, fill=PAD_ID):
-    width = max(map(len, rows))
-    tokens = torch.full((len(rows), left + width + right), fill)
-    mask = torch.zeros_like(tokens, dtype=torch.bool)
-    for index, row in enumerate(rows):
-        start = left + (width - len(row) if left else 0)
-        tokens[index, start : start + len(row)] = torch.tensor(row)
-        mask[index, start : start + len(row)] = True
-    return tokens, mask
 
 
 @torch.no_grad()
@@ -140,7 +143,7 @@ class TestPooling:
             "weighted_mean": [1.0, 9 / 3, 39 / 6],
         }
         for pooling in POOLINGS:
-            pooled = pool_prefixes(hidden, mask, pooling)  # type: ignore[arg-type]
+            pooled = pool_prefixes(hidden, mask, pooling)
             assert_close(pooled[mask].squeeze(1), torch.tensor(numbers[pooling]))
 
 
@@ -207,7 +210,8 @@ class TestHeads:
         inputs, expected = worked("head_init")
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            weights = torch.cat([new_head("linear", inputs["d_model"]).weight for _ in range(40)])
+            heads: list[Any] = [new_head("linear", inputs["d_model"]) for _ in range(40)]
+        weights = torch.cat([head.weight for head in heads])
         # 30,720 draws: the standard error of their spread is 0.4 %.
         assert weights.std().item() == pytest.approx(expected["reward_head_std"], rel=0.02)
         assert weights.mean().abs() < 0.001
@@ -215,7 +219,7 @@ class TestHeads:
     def test_the_mlp_is_the_one_of_the_tutorial_and_ends_likewise(self):
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            heads = [new_head("mlp", 32) for _ in range(40)]
+            heads: list[Any] = [new_head("mlp", 32) for _ in range(40)]
         shapes = [(m.in_features, m.out_features) for m in heads[0] if isinstance(m, nn.Linear)]
         assert shapes == [(32, 512), (512, 1)]
         assert isinstance(heads[0][1], nn.ReLU)
@@ -223,10 +227,32 @@ class TestHeads:
         assert last.std().item() == pytest.approx((MLP_WIDTH + 1) ** -0.5, rel=0.02)
         assert all((head[2].bias == 0).all() for head in heads)
 
+    def test_a_new_head_depends_on_its_seed_alone(self, lm_folders):
+        def head(seed):
+            model = new_scalar_model(
+                lm_folders["gpt2"],
+                ScalarSettings(head="mlp"),
+                device=CPU,
+                compute_dtype=torch.float32,
+                seed=seed,
+            )
+            return torch.cat([parameter.flatten() for parameter in model.head.parameters()])
+
+        first = head(3)
+        torch.rand(5)
+        state = torch.get_rng_state()
+        assert head(3).equal(first)
+        assert not head(4).equal(first)
+        assert torch.get_rng_state().equal(state)
+
 
 class TestFolders:
     @pytest.fixture
     def folder(self, model, tokenizer, tmp_path):
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():  # as if trained: no weight is what a new model would have
+            for parameter in model.parameters():
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
         save_scalar_model(model, full_weights(model, WORLD), tokenizer, tmp_path)
         return tmp_path
 
@@ -255,6 +281,7 @@ class TestFolders:
 
     def test_a_plain_classifier_of_someone_else_is_taken_raw(self, lm_folders, tokenizer, tmp_path):
         model = scalar_model(lm_folders["gpt2"], ScalarSettings())
+        torch.nn.init.ones_(model.head.weight)  # type: ignore[arg-type]
         save_scalar_model(model, full_weights(model, WORLD), tokenizer, tmp_path)
         (tmp_path / "scalar_model.json").unlink()
         settings = read_settings(str(tmp_path), flag="--x", hint="")
@@ -275,3 +302,17 @@ class TestFolders:
         (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
         with pytest.raises(UserError, match="not a reward model"):
             read_settings(str(tmp_path), flag="--x", hint="")
+
+    @pytest.mark.parametrize("pooling", ["last", "mean"])
+    def test_a_backbone_without_a_row_for_pad_gets_one(self, tokenizer, tmp_path, pooling):
+        without_pad = build_tokenizer(pad=None)
+        path = write_lm(tmp_path / "lm", gpt2(len(without_pad)), without_pad)
+        settings = ScalarSettings(pooling=pooling)
+        model = scalar_model(path, settings, tokens=len(tokenizer))
+        alone = [readings(scalar_model(path, settings), [row])[0] for row in ROWS]
+        assert_close(readings(model, ROWS), alone, **CLOSE)  # padded, with a PAD of its own
+        save_scalar_model(model, full_weights(model, WORLD), tokenizer, tmp_path / "scalar")
+        again = load_scalar_model(
+            str(tmp_path / "scalar"), settings, device=CPU, compute_dtype=torch.float32
+        )
+        assert_close(readings(again, ROWS), alone, **CLOSE)

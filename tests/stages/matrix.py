@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,17 +18,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
+from tests.stages.processes import free_port
 from tests.stages.spies import Patches
-from training.data.encode import EncodedPrompt
 from training.hybrid_engine.engine import HybridEngine
 from training.runtime.engine import TrainingEngine
-from training.trainers import ppo_loop, ppo_setup
+from training.trainers import ppo_setup, reward_setup
 from training.trainers.ppo_setup import Models
 from training.trainers.reward import RewardTrainer
 from training.trainers.rollout import RolloutCollector
-
-Record = dict[str, Any]
 
 
 def local_weights(module: nn.Module) -> list[Tensor]:
@@ -44,19 +44,19 @@ def is_unchanged(module: nn.Module, before: list[Tensor]) -> bool:
 
 
 def stored_share(module: nn.Module) -> float:
-    """Numbers that this rank stores between steps, as a share of the model's."""
+    """Numbers that this rank holds between steps, as a share of the model's."""
     whole = sum(getattr(p, "ds_numel", p.numel()) for p in module.parameters())
-    stored = sum(weight.numel() for weight in local_weights(module))
-    loose = sum(p.numel() for p in module.parameters() if hasattr(p, "ds_tensor"))
-    return (stored + loose) / whole
+    shards = sum(weight.numel() for weight in local_weights(module))
+    gathered = sum(p.numel() for p in module.parameters() if hasattr(p, "ds_tensor"))
+    return (shards + gathered) / whole
 
 
 class Notes:
     """What one cell shows besides its files."""
 
-    def __init__(self, scored: Path | None) -> None:
-        self.record: Record = {"generations": [], "rollouts": [], "scored": [], "blocks": 0}
-        self._scored = scored
+    def __init__(self) -> None:
+        self.record: dict[str, Any] = {"generations": [], "rollouts": [], "blocks": 0}
+        self._engines: list[nn.Module] = []
         self._before: list[tuple[str, nn.Module, list[Tensor]]] = []
 
     @contextmanager
@@ -64,11 +64,12 @@ class Notes:
         with Patches() as patch:
             patch.around(HybridEngine, "generation", self._generation)
             patch.around(RolloutCollector, "collect", self._collect)
-            patch.around(RewardTrainer, "_scores", self._evaluated)
+            patch.around(RewardTrainer, "evaluate", self._evaluate)
             patch.around(TrainingEngine, "__init__", self._engine)
+            patch.around(reward_setup, "save_normalized", self._save_normalized)
             patch.around(ppo_setup, "load_models", self._models)
-            patch.around(ppo_loop, "run_ppo", self._ppo)
             yield
+        self.record["stored"] = [stored_share(module) for module in self._engines]
         self.record["unchanged"] = {
             name: is_unchanged(module, before) for name, module, before in self._before
         }
@@ -82,27 +83,34 @@ class Notes:
 
     def _collect(self, original: Callable[..., Any], *inputs: Any) -> Any:
         rollout = original(*inputs)
-        step = {"responses": rollout.responses, "scores": rollout.scores.tolist()}
-        self.record["rollouts"].append(step)
+        self.record["rollouts"].append(
+            {
+                "prompts": rollout.prompts,
+                "responses": rollout.responses,
+                "scores": rollout.scores.tolist(),
+            }
+        )
         return rollout
 
-    def _evaluated(self, original: Callable[..., Any], trainer: Any, model: Any, groups: Any) -> Any:
-        """Stage 2's evaluation: each response with its score before normalisation."""
-        scores = original(trainer, model, groups)
-        if groups and not torch.is_grad_enabled():
-            rows = [(group.prompt_ids, ids) for group in groups for ids in group.response_ids]
-            self.record["scored"] += [
-                [*row, score] for row, score in zip(rows, scores.tolist(), strict=True)
-            ]
-        return scores
+    def _evaluate(self, original: Callable[..., Any], trainer: Any, groups: Any) -> Any:
+        metrics = original(trainer, groups)
+        outcomes = trainer.outcomes
+        self.record["pairs"] = list(zip(outcomes.sources, outcomes.differences, strict=True))
+        return metrics
+
+    def _save_normalized(
+        self, original: Callable[..., Any], engine: Any, own: Any, *inputs: Any
+    ) -> None:
+        self.record["own"] = list(zip(own.prompts, own.responses, strict=True))
+        original(engine, own, *inputs)
 
     def _engine(self, original: Callable[..., Any], engine: Any, *inputs: Any) -> None:
         original(engine, *inputs)
-        self.record["stored_share"] = stored_share(engine.module)
-        block = next(m for m in engine.module.modules() if type(m).__name__ == "GPT2Block")
-        block.register_forward_hook(self._count_block)
+        self._engines.append(engine.module)
+        blocks = (m for m in engine.module.modules() if isinstance(m, GPT2Block))
+        next(blocks).ln_1.register_forward_pre_hook(self._count)
 
-    def _count_block(self, *_: Any) -> None:
+    def _count(self, *_: Any) -> None:
         self.record["blocks"] += 1
 
     def _models(self, original: Callable[..., Any], *inputs: Any) -> Models:
@@ -113,35 +121,32 @@ class Notes:
             self._before.append((name, module, snapshot(module)))
         return models
 
-    def _ppo(self, original: Callable[..., Any], *inputs: Any) -> None:
-        """Before PPO starts: the scores of what stage 2 scored, read as a rollout is."""
-        collector = next(part for part in inputs if isinstance(part, RolloutCollector))
-        if self._scored is not None:
-            rows = json.loads(self._scored.read_text())["scored"]
-            jobs = [(EncodedPrompt(0, prompt, "", {}), 0) for prompt, _, _ in rows]
-            read = collector._read(jobs, [response for _, response, _ in rows])
-            self.record["scored"] = [
-                [*row[:2], score] for row, score in zip(rows, read.scores.tolist(), strict=True)
-            ]
-        original(*inputs)
+
+def agreed_port(file: Path) -> int:
+    """A port that rank 0 finds free and tells the others through a file."""
+    if os.environ["RANK"] == "0":
+        staging = file.with_suffix(".new")
+        staging.write_text(str(free_port()))
+        staging.replace(file)
+    while not file.exists():
+        time.sleep(0.05)
+    return int(file.read_text())
 
 
-def run(cell: dict[str, Any]) -> None:
-    """One cell: the program's own `main`, and its record beside what it wrote."""
-    sys.argv = [f"{cell['program']}/main.py", *cell["flags"]]
-    os.environ["MASTER_PORT"] = str(cell["port"])
-    scored = cell.get("scored")
-    notes = Notes(Path(scored) if scored else None)
+def run(program: str, flags: list[str], output: Path) -> None:
+    """One cell: the program's own `main`, and a record beside what it wrote."""
+    sys.argv = [f"{program}/main.py", "--output_dir", str(output), *flags]
+    os.environ["MASTER_PORT"] = str(agreed_port(output.with_suffix(".port")))
+    notes = Notes()
     with notes.taken():
-        importlib.import_module(f"{cell['program']}.main").main()
-    output = Path(cell["flags"][cell["flags"].index("--output_dir") + 1])
+        importlib.import_module(f"{program}.main").main()
     (output / f"record.{os.environ['RANK']}.json").write_text(json.dumps(notes.record))
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    for cell in json.loads(Path(sys.argv[1]).read_text()):
-        run(cell)
+    for program, flags, output in json.loads(Path(sys.argv[1]).read_text()):
+        run(program, flags, Path(output))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from training.arguments.common import TemplateArgs
-from training.arguments.parsing import arg
+from training.arguments.parsing import arg, require
 from training.arguments.sampling import SamplingArgs
 
 
@@ -21,3 +21,11 @@ class ChatArgs(SamplingArgs, TemplateArgs):
     def __post_init__(self) -> None:
         self.check_sampling()
         self.check_templates()
+        require(
+            self.mode != "chat" or self.prompt_template == "{prompt}",
+            "--prompt_template is for prompts that stand alone; --mode chat takes --chat_template",
+        )
+        require(
+            self.mode != "prompt" or not self.chat_template,
+            "--chat_template is for turns; --mode prompt takes --prompt_template",
+        )

@@ -37,7 +37,7 @@ class EvaluateArgs(PromptArgs):
     best_of: list[int] = arg([], "Also judge the best of n `before` samples by the reward model.")
     comparisons_path: list[str] = arg([], "Held-out comparisons to measure the reward model on.")
     kl_target: float = arg(6.0, "The report warns of a KL above three times this; 0: never.")
-    micro_batch_tokens: int = arg(8192, "Padded tokens per forward; bounds memory.")
+    micro_batch_tokens: int = arg(4096, "Padded tokens per forward; bounds memory.")
     labels: list[str] = arg([], "Two names for the columns; default: the models' folder names.")
     title: str = arg("Before and after", "Heading of the report.")
     notes: str = arg("", "JSON with lists `shows` and `does_not_show`, for the report.")

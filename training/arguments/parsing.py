@@ -14,6 +14,7 @@ from transformers.hf_argparser import HfArgumentParser
 T = TypeVar("T")
 
 USER_MISTAKE = 2  # exit status
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells count
 
 
 class UserError(ValueError):
@@ -44,7 +45,13 @@ class _OneLineParser(HfArgumentParser):
 
 
 def parse_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
-    """Parse flags into `cls`; on a bad one print a single line and exit with status 2."""
+    """Parse flags into `cls`; on a bad one print a single line and exit with status 2.
+
+    Called before torch is loaded, it also tells OpenMP to sleep where it would spin: beside other
+    busy programs a spinning thread holds up the very one that it waits for, at 2 to 10 times the
+    time a step.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A prefix of a flag is not that flag, and a stray `main.args` file is not a command line.
     parser = _OneLineParser(cls, allow_abbrev=False)  # type: ignore[arg-type]
     try:

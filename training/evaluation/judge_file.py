@@ -14,6 +14,12 @@ from training.evaluation.judges import Judge
 
 MODULE_NAME = "judge_file"
 
+# Other entries of a summary.
+TAKEN = {
+    *("prompts", "groups", "before", "after", "length", "distinct2", "duplicates"),
+    *("kl", "reward_model", "reward_model_score", "samples", "seconds"),
+}
+
 
 def load_judge_file(path: str, arguments: Sequence[str] = ()) -> dict[str, Judge]:
     """The judges of a file, by name, the main one first.
@@ -35,7 +41,10 @@ def load_judge_file(path: str, arguments: Sequence[str] = ()) -> dict[str, Judge
         raise UserError(
             f"--judge {path}: judges() must return a dict of names and functions, got {found!r}"
         )
-    return {str(name): _checked(path, str(name), judge) for name, judge in found.items()}
+    judges = {str(name): _checked(path, str(name), judge) for name, judge in found.items()}
+    if taken := sorted(TAKEN & judges.keys()):
+        raise UserError(f"--judge {path}: a judge cannot be called {taken[0]!r}; rename it")
+    return judges
 
 
 def _load(path: str) -> ModuleType:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from training.arguments.parsing import UserError
@@ -38,7 +39,7 @@ def load_policy(
     """A causal LM to sample from and read with: dropout off, no gradients."""
     try:
         lm = load_causal_lm(path, tokenizer, device=device, dropout=0.0)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise UserError(f"{flag}: no causal language model loads from {path}: {first_line}") from (
             error

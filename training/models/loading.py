@@ -112,11 +112,12 @@ def load_causal_lm(
 
 def new_causal_lm(config: Config, tokenizer: Tokenizer, *, device: torch.device) -> nn.Module:
     """A causal LM with random weights, drawn from torch's global generator."""
-    from transformers import AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    lm = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-        config, dtype=torch.float32, attn_implementation=attention_for(device)
-    )
+    # Not `from_config`, which under ZeRO-3 draws other weights; the engine shards these as well.
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    lm = model_class(config).float()
+    lm.set_attn_implementation(attention_for(device))
     return _finish(lm, tokenizer)
 
 

@@ -142,12 +142,19 @@ def refuse_scalar_model(path: str, *, flag: str, hint: str) -> None:
 
 
 def load_scalar_model(
-    path: str, settings: ScalarSettings, *, device: torch.device, compute_dtype: torch.dtype
+    path: str,
+    settings: ScalarSettings,
+    *,
+    device: torch.device,
+    compute_dtype: torch.dtype,
+    tokens: int = 0,
 ) -> ScalarModel:
     """A saved scalar model with dropout off; sharded if the caller holds `sharded_init` open."""
     folder = Path(path)
     source = folder if settings.is_plain else folder / BACKBONE_FOLDER
-    model = new_scalar_model(str(source), settings, device=device, compute_dtype=compute_dtype)
+    model = new_scalar_model(
+        str(source), settings, device=device, compute_dtype=compute_dtype, tokens=tokens
+    )
     if settings.is_plain:
         model.head.load_state_dict({"weight": _read_tensor(folder, "score.weight")})
     else:
@@ -164,8 +171,12 @@ def new_scalar_model(
     device: torch.device,
     compute_dtype: torch.dtype,
     seed: int = 0,
+    tokens: int = 0,
 ) -> ScalarModel:
-    """The backbone of the model in `path` with a new head, which depends on `seed` alone."""
+    """The backbone of the model in `path` with a new head, which depends on `seed` alone.
+
+    It gets rows for `tokens` tokens at least: a model that stage 1 has not seen may lack PAD's.
+    """
     from transformers import AutoConfig, AutoModel
 
     config = AutoConfig.from_pretrained(path)
@@ -173,6 +184,8 @@ def new_scalar_model(
     backbone = AutoModel.from_pretrained(
         path, config=config, dtype=torch.float32, attn_implementation=attention_for(device)
     )
+    if tokens > backbone.config.vocab_size:
+        backbone.resize_token_embeddings(tokens, mean_resizing=True)
     fuse_gelu(backbone)
     backbone.config.use_cache = False
     with torch.random.fork_rng():  # how much was drawn before differs between ZeRO stages

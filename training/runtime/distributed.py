@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from training.arguments.common import EngineArgs
+from training.runtime.launch import LAUNCH_ID
 from training.runtime.process import pick_device, set_logging, user_errors
 
 logger = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ def _watch_ancestors() -> None:
     notices ends itself, and the per-node launcher, seeing that, ends the rest.
     """
     if "CROSS_RANK" in os.environ:  # deepspeed: a per-node launcher below the one that was called
-        generations = 2
+        generations = 3 if LAUNCH_ID in os.environ else 2  # and run.sh's above it
     elif os.environ["WORLD_SIZE"] != "1":
         generations = 1
     else:

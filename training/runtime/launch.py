@@ -94,19 +94,17 @@ def _signal_group(group: int, number: int) -> bool:
 
 def _has_marker(program: list[str], launch_id: str) -> bool:
     """Whether the program's output folder says that this launch completed."""
-    folder = next(
-        (program[i + 1] for i, word in enumerate(program[:-1]) if word == "--output_dir"), None
-    )
-    inline = [word.split("=", 1)[1] for word in program if word.startswith("--output_dir=")]
-    folders = [name for name in (folder, *inline) if name is not None]
-    for name in folders:
-        try:
-            marker = json.loads((Path(name) / "complete.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if marker.get("launch") == launch_id:
-            return True
-    return False
+    folder = ""
+    for index, word in enumerate(program):
+        if word.startswith("--output_dir="):
+            folder = word.split("=", 1)[1]
+        elif word == "--output_dir" and index + 1 < len(program):
+            folder = program[index + 1]  # given twice, the last one counts, as for the program
+    try:
+        marker = json.loads((Path(folder) / "complete.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(marker.get("launch") == launch_id)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,12 @@ import torch
 from training.arguments.common import ModelArgs
 from training.arguments.parsing import UserError, exit_with_user_error
 
-INTERRUPTED = 130  # exit status of a program ended by Ctrl-C, as shells count
-
 
 @contextmanager
 def session(args: ModelArgs) -> Iterator[torch.device]:
     """The life of a tool: one process without DeepSpeed, its log on stderr, its result on stdout.
 
-    Ctrl-C ends it without a traceback, and so does a reader of its output that has gone.
+    When the reader of its output has gone (`... | head`), it ends without a traceback.
     """
     set_logging(logging.INFO, sys.stderr)
     torch.manual_seed(args.seed)
@@ -29,8 +27,6 @@ def session(args: ModelArgs) -> Iterator[torch.device]:
         with user_errors():
             yield pick_device(0)
             sys.stdout.flush()
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
         # Python writes what is left at exit, which would fail once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -74,6 +74,7 @@ def load_models(
         settings,
         device=world.device,
         compute_dtype=dtype,
+        tokens=len(tokenizer),
     )
     with engine.sharded_init(args, world):  # under ZeRO-3, weights are split as they load
         actor_policy, ref, critic, reward_model = policy(), policy(), scalar(), scalar()

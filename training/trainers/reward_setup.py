@@ -28,7 +28,7 @@ def check_backbone(args: RewardArgs) -> Tokenizer:
     return load_tokenizer(args.model_name_or_path, flag=flag)
 
 
-def new_reward_model(args: RewardArgs, world: World) -> ScalarModel:
+def new_reward_model(args: RewardArgs, world: World, tokenizer: Tokenizer) -> ScalarModel:
     """The stage-1 backbone with a new head, dropout off."""
     return new_scalar_model(
         args.model_name_or_path,
@@ -36,6 +36,7 @@ def new_reward_model(args: RewardArgs, world: World) -> ScalarModel:
         device=world.device,
         compute_dtype=compute_dtype(args.dtype, world.device),
         seed=args.seed,
+        tokens=len(tokenizer),
     )
 
 

@@ -1,0 +1,37 @@
+"""Compare two models on the same prompts: what did training change?
+
+python step3_ppo/evaluate.py --before output/step1_sft --after output/step3_ppo \\
+    --data_path prompts.jsonl --judge judge.py     # any flag of this program; see --help
+"""
+
+from training.arguments.evaluate import EvaluateArgs
+from training.arguments.parsing import INTERRUPTED, parse_args
+
+
+def main() -> None:
+    args = parse_args(EvaluateArgs)
+    # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
+    from training.evaluation.comparison import format_table, guards
+    from training.evaluation.inputs import read_inputs
+    from training.evaluation.paired import PairedEvaluation
+    from training.evaluation.results import REPORT, side_labels, start_output, write_results
+    from training.runtime import process
+
+    with process.session(args) as device:
+        inputs = read_inputs(args)
+        folder = start_output(args)
+        evaluation = PairedEvaluation(args, inputs, device)
+        summary = evaluation.run()
+        write_results(args, summary, inputs.texts, evaluation.sides, inputs.notes)
+
+        print(format_table(summary, labels=side_labels(args)))
+        for warning in guards(summary, args.kl_target or None):
+            print(f"warning: {warning}")
+        print(f"\nreport: {folder / REPORT}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None

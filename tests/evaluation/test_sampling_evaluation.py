@@ -1,0 +1,367 @@
+"""Sampling from two models, pairing, and what is measured of the pairs."""
+
+import json
+import math
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import PreTrainedTokenizerFast as Fast
+
+from tests.evaluation.material import byte_tokenizer, read_jsonl, write_jsonl, write_model
+from training.arguments.parsing import UserError
+from training.data.encode import EncodedGroup
+from training.data.records import Pair
+from training.evaluation.held_out_pairs import accuracy_entry
+from training.evaluation.inputs import read_inputs
+from training.evaluation.paired import PairedEvaluation, best_of_n_kl
+from training.evaluation.results import side_labels, start_output, write_results
+from training.evaluation.sampling import (
+    load_policy,
+    response_logprobs,
+    response_scores,
+    response_texts,
+    sample_responses,
+)
+from training.models.scalar import load_scalar_model, read_settings
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def sampled(evaluate_args):
+    """Arguments, inputs, the `after` policy and its responses."""
+    args = evaluate_args()
+    inputs = read_inputs(args)
+    side = inputs.after
+    policy = load_policy(side.path, side.tokenizer, flag="--after", device=CPU, dtype=torch.float32)
+    return args, side, policy, sample_responses(policy, side.tokenizer, side.prompts, [0], args)
+
+
+def evaluated(args):
+    """The evaluation and its summary."""
+    evaluation = PairedEvaluation(args, read_inputs(args), CPU)
+    return evaluation, evaluation.run()
+
+
+def plain_logprob(lm, prompt, response, pad_id, temperature=1.0):
+    """The log-probability of a response by `transformers` alone, one sequence, no padding."""
+    with torch.no_grad():
+        logits = lm(torch.tensor([[*prompt, *response]])).logits[0] / temperature
+    logits[:, pad_id] = -math.inf
+    table = logits.log_softmax(dim=-1)
+    places = range(len(prompt) - 1, len(prompt) + len(response) - 1)
+    return sum(table[place, token].item() for place, token in zip(places, response, strict=True))
+
+
+@pytest.mark.parametrize("budget", [1, 60, 10_000])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_of_responses_are_those_of_the_plain_model(sampled, budget, temperature):
+    _, side, policy, responses = sampled
+    lm = AutoModelForCausalLM.from_pretrained(side.path)
+    lm.resize_token_embeddings(len(side.tokenizer))
+    expected = [
+        plain_logprob(lm.eval(), prompt, response, side.tokenizer.pad_token_id, temperature)
+        for prompt, response in zip(side.prompt_ids, responses, strict=True)
+    ]
+    found = response_logprobs(
+        policy, side.prompt_ids, responses, temperature=temperature, token_budget=budget
+    )
+    # Sums of up to 12 fp32 log-probs.
+    assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("budget", [1, 60, 10_000])
+def test_scores_of_responses_are_those_of_the_saved_classifier(sampled, made, budget):
+    _, side, _, responses = sampled
+    path = str(made / "reward")
+    settings = read_settings(path, flag="--x", hint="")
+    model = load_scalar_model(path, settings, device=CPU, compute_dtype=torch.float32).eval()
+    found = response_scores(
+        model,
+        side.prompt_ids,
+        responses,
+        pad_id=side.tokenizer.pad_token_id,
+        token_budget=budget,
+    )
+    plain = AutoModelForSequenceClassification.from_pretrained(path).eval()
+    with torch.no_grad():
+        logits = [
+            plain(torch.tensor([[*prompt, *response]])).logits.item()
+            for prompt, response in zip(side.prompt_ids, responses, strict=True)
+        ]
+    expected = (torch.tensor(logits) - settings.score_mean) / settings.score_std
+    assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_against_itself_draws_the_same_and_ties_everywhere(evaluate_args, made):
+    evaluation, summary = evaluated(evaluate_args(after=str(made / "before")))
+    assert evaluation.sides["before"] == evaluation.sides["after"]
+    assert summary["judge"]["win_rate"] == 0.5
+    assert summary["judge"]["win_rate_ci"] == [0.5, 0.5]
+    assert summary["reward_model_score"]["win_rate"] == 0.5
+    assert summary["kl"] == 0.0
+
+
+def test_a_response_depends_on_its_prompt_and_the_seed_alone(evaluate_args):
+    def drawn(**changes):
+        evaluation, _ = evaluated(evaluate_args(reward_model_name_or_path="", **changes))
+        return evaluation.sides["after"]
+
+    every = drawn()
+    # 24 prompts, of which every third is taken.
+    assert drawn(max_prompts=8, generation_batch_size=3) == every[::3]
+    assert drawn(seed=1) != every
+
+
+def test_kl_is_the_mean_log_ratio_of_the_after_models_own_samples(evaluate_args, sampled, made):
+    _, side, _, responses = sampled
+    pad_id = side.tokenizer.pad_token_id
+    sums = {}
+    for name in ("before", "after"):
+        lm = AutoModelForCausalLM.from_pretrained(made / name).eval()
+        lm.resize_token_embeddings(len(side.tokenizer))
+        sums[name] = [
+            plain_logprob(lm, prompt, response, pad_id)
+            for prompt, response in zip(side.prompt_ids, responses, strict=True)
+        ]
+    pairs = zip(sums["after"], sums["before"], strict=True)
+    expected = sum(after - before for after, before in pairs) / len(responses)
+    _, summary = evaluated(evaluate_args())
+    assert expected > 1.0
+    assert summary["kl"] == pytest.approx(expected, abs=1e-3)  # of sums near 30 in fp32
+
+
+def test_best_of_n_is_the_best_of_n_samples_that_are_not_the_one_it_is_compared_with(
+    evaluate_args, made
+):
+    args = evaluate_args(best_of=[2, 5])
+    evaluation, summary = evaluated(args)
+    side = read_inputs(args).before
+    policy = load_policy(side.path, side.tokenizer, flag="--x", device=CPU, dtype=torch.float32)
+    reward = load_scalar_model(
+        str(made / "reward"),
+        read_settings(str(made / "reward"), flag="--x", hint=""),
+        device=CPU,
+        compute_dtype=torch.float32,
+    ).eval()
+    for n in (2, 5):
+        means = []
+        for index, prompt in enumerate(side.prompts):
+            drawn = sample_responses(policy, side.tokenizer, [prompt], range(1, n + 1), args)
+            ids = [prompt.input_ids] * n
+            scores = response_scores(
+                reward, ids, drawn, pad_id=side.tokenizer.pad_token_id, token_budget=100
+            )
+            texts = response_texts(side.tokenizer, ids, drawn)
+            assert evaluation.sides[f"best_of_{n}"][index] == texts[int(scores.argmax())]
+            means.append(scores.max().item())
+        entry = summary[f"best_of_{n}"]
+        assert entry["reward_model_score"]["mean"] == pytest.approx(sum(means) / len(means))
+        assert 0.0 <= entry["win_rate"] == entry["judge"]["win_rate"] <= 1.0
+    assert summary["best_of_5"]["reward_model_score"]["win_rate"] > 0.6
+
+
+def test_kl_of_best_of_n_is_that_of_choosing_among_two():
+    # The better of two draws has density 2F: its KL is the integral of 2u log 2u over 0..1.
+    steps = [(index + 0.5) / 100_000 for index in range(100_000)]
+    integral = sum(2 * u * math.log(2 * u) for u in steps) / len(steps)
+    assert best_of_n_kl(2) == pytest.approx(integral, abs=1e-6)
+    assert best_of_n_kl(1) == 0.0
+
+
+def test_without_a_judge_the_reward_model_judges(evaluate_args):
+    _, summary = evaluated(evaluate_args(judge=[]))
+    assert "judge" not in summary
+    entry = summary["reward_model_score"]
+    assert 0.0 < entry["win_rate_ci"][0] <= entry["win_rate"] <= entry["win_rate_ci"][1] < 1.0
+
+
+def test_models_of_other_words_are_compared_without_a_kl(evaluate_args, made):
+    args = evaluate_args(after=str(made / "other_words"), reward_model_name_or_path="")
+    _, summary = evaluated(args)
+    assert summary["kl"] is None
+    assert summary["prompts"] == 24
+
+
+def test_prompts_that_one_side_drops_are_dropped_on_both(evaluate_args, tmp_path):
+    # A tokenizer to which one long word is a single token.
+    other = byte_tokenizer()
+    other.add_tokens(["incomprehensible"])
+    path = write_model(tmp_path / "other", seed=2, tokenizer=other)
+    rows = [{"prompt": text} for text in ("short", "an incomprehensible word", "also short")]
+    inputs = read_inputs(
+        evaluate_args(
+            after=str(path),
+            reward_model_name_or_path="",
+            data_path=[str(write_jsonl(tmp_path / "p.jsonl", rows))],
+            overlong_prompts="drop",
+            max_prompt_length=12,
+        )
+    )
+    assert inputs.texts == ["short", "also short"]
+    for side in (inputs.before, inputs.after):
+        assert [(p.prompt_id, p.text) for p in side.prompts] == [(0, "short"), (2, "also short")]
+
+
+def test_judges_read_the_prompt_from_the_last_marker_on(evaluate_args, made, tmp_path):
+    rows = [{"prompt": "a Review: of Review: the boat"}, {"prompt": "why Review:  not"}]
+    data = write_jsonl(tmp_path / "p.jsonl", rows)
+    flags = {"data_path": [str(data)], "judge_text": "prompt_and_response"}
+    cut = read_inputs(evaluate_args(**flags, judge_text_after="Review:"))
+    assert cut.given == ["the boat", "not"]
+    assert read_inputs(evaluate_args(**flags)).given == [row["prompt"] for row in rows]
+    assert read_inputs(evaluate_args(data_path=[str(data)])).given is None
+
+
+def test_groups_are_the_field_or_the_prompt_itself(evaluate_args):
+    assert set(read_inputs(evaluate_args(group_by="place")).groups) == {f"p{n}" for n in range(5)}
+    inputs = read_inputs(evaluate_args())
+    assert inputs.groups == inputs.texts
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"before": "{made}/reward"}, "--before: .*/reward holds a reward model"),
+        ({"after": "{made}/nowhere"}, "--after: no model in"),
+        ({"reward_model_name_or_path": "{made}/before"}, "--reward_model.* not a reward model"),
+        ({"after": "{made}/other_words"}, "tokenizers of .*other_words and .*reward differ"),
+        ({"max_new_tokens": 60}, "sequences of 96 tokens, but the model has 64 positions"),
+        ({"max_prompt_length": 3}, "prompts.jsonl:1: the prompt has .* --max_prompt_length 3"),
+        ({"group_by": "movie"}, "prompts.jsonl:1: no field 'movie' .* the row has place"),
+        (
+            {"judge_text": "prompt_and_response", "judge_text_after": "zzz"},
+            "prompts.jsonl:1: the prompt has no 'zzz'",
+        ),
+        ({"judge": ["{made}/none.py"]}, "--judge .*none.py: no such file"),
+        ({"data_path": ["{made}/none.jsonl"]}, "no such file"),
+        ({"comparisons_path": ["{made}/prompts.jsonl"]}, "prompts.jsonl:1: a comparison needs"),
+        ({"notes": "{made}/judge.py"}, "--notes: .* is not JSON"),
+    ],
+)
+def test_a_wrong_input_is_one_line_before_any_model_is_loaded(
+    evaluate_args, made, changes, message
+):
+    def filled(value):
+        if isinstance(value, list):
+            return [filled(item) for item in value]
+        return value.format(made=made) if isinstance(value, str) else value
+
+    with pytest.raises(UserError, match=message) as caught:
+        read_inputs(evaluate_args(**{key: filled(value) for key, value in changes.items()}))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"judge": [], "reward_model_name_or_path": ""}, "nothing to compare with"),
+        ({"best_of": [4], "reward_model_name_or_path": ""}, "--best_of needs"),
+        ({"best_of": [4], "judge": []}, "--best_of needs"),
+        ({"best_of": [1]}, "--best_of takes"),
+        ({"best_of": [4, 4]}, "--best_of takes"),
+        ({"comparisons_path": ["x"], "reward_model_name_or_path": ""}, "--comparisons_path"),
+        ({"judge_text_after": "Review:"}, "--judge_text_after"),
+        ({"labels": ["one"]}, "--labels takes two names"),
+        ({"prompt_template": "no place"}, "--prompt_template"),
+        ({"top_p": 0.0}, "--top_p"),
+        ({"max_prompt_length": 0}, "--max_prompt_length"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused(evaluate_args, changes, message):
+    with pytest.raises(UserError, match=message):
+        evaluate_args(**changes)
+
+
+def test_a_run_that_has_not_finished_is_refused(evaluate_args, made, tmp_path):
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    for file in (made / "after").iterdir():
+        (unfinished / file.name).write_bytes(file.read_bytes())
+    (unfinished / "args.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="has not finished"):
+        read_inputs(evaluate_args(after=str(unfinished)))
+
+
+def test_a_models_folder_is_never_written_to(evaluate_args, made):
+    before = sorted(path.name for path in (made / "after").iterdir())
+    with pytest.raises(UserError, match="holds a model"):
+        start_output(evaluate_args(output_dir=str(made / "after")))
+    assert sorted(path.name for path in (made / "after").iterdir()) == before
+
+
+def test_accuracy_counts_decided_pairs_by_the_side_that_more_raters_prefer():
+    pairs = (
+        Pair(0, 1, 0.8, gap=1.5),  # 3 > 2: right
+        Pair(1, 2, 0.4, gap=0.2),  # 2 > 1, but most prefer the other: wrong
+        Pair(0, 2, 0.5, gap=0.0),  # a tie: not counted
+        Pair(2, 0, 0.9, gap=2.0),  # 1 < 3: wrong
+    )
+    groups = [
+        EncodedGroup([1], [[2], [3], [4]], pairs, "a:1"),
+        EncodedGroup([1], [[5], [6]], (Pair(1, 0, 0.7),), "a:2"),  # 0 > -1: right; gap unknown
+    ]
+    entry = accuracy_entry(groups, [3.0, 2.0, 1.0, -1.0, 0.0], seed=0)
+    assert entry["pairs"] == 4
+    assert entry["accuracy"] == 0.5
+    assert entry["human_ceiling"] == pytest.approx((0.8 + 0.6 + 0.9 + 0.7) / 4)
+    assert entry["pairs_gap1"] == 2
+    assert entry["accuracy_gap1"] == 0.5
+    assert entry["human_ceiling_gap1"] == pytest.approx(0.85)
+    low, high = entry["accuracy_ci"]
+    assert 0.0 <= low <= 0.5 <= high <= 1.0
+
+
+def test_hard_labels_have_no_human_ceiling_and_unknown_gaps_no_second_accuracy():
+    groups = [EncodedGroup([1], [[2], [3]], (Pair(0, 1),), f"a:{n}") for n in range(4)]
+    entry = accuracy_entry(groups, [1.0, 0.0] * 3 + [0.0, 1.0], seed=0)
+    assert entry["accuracy"] == 0.75
+    assert set(entry) == {"accuracy", "accuracy_ci", "pairs"}
+
+
+def test_the_files_hold_every_pair_and_the_summary_its_keys(evaluate_args, made):
+    args = evaluate_args(
+        best_of=[4], comparisons_path=[str(made / "comparisons.jsonl")], group_by="place"
+    )
+    inputs = read_inputs(args)
+    folder = start_output(args)
+    evaluation = PairedEvaluation(args, inputs, CPU)
+    write_results(args, evaluation.run(), inputs.texts, evaluation.sides, None)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    keys = """judge.before judge.after judge.win_rate judge.win_rate_ci length.before length.after
+        distinct2.before distinct2.after duplicates.before duplicates.after kl samples seconds
+        reward_model.accuracy reward_model.accuracy_gap1 best_of_4.win_rate"""
+    for path in keys.split():
+        value = summary
+        for key in path.split("."):
+            value = value[key]
+    assert summary["groups"] == 5
+    assert len(summary["samples"]) == 10
+    texts = [row["prompt"] for row in read_jsonl(made / "prompts.jsonl")]
+    for side in ("before", "after"):
+        rows = read_jsonl(folder / f"{side}.jsonl")
+        assert [row["prompt"] for row in rows] == texts
+        assert [row["response"] for row in rows] == evaluation.sides[side]
+        shown = {sample["prompt"]: sample[side] for sample in summary["samples"]}
+        assert shown.items() <= {row["prompt"]: row["response"] for row in rows}.items()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "5 groups by place" in page
+
+
+def test_columns_are_called_after_the_folders_unless_told(evaluate_args, made):
+    assert side_labels(evaluate_args()) == ("before", "after")
+    assert side_labels(evaluate_args(after=str(made / "other_words"))) == ("before", "other_words")
+    assert side_labels(evaluate_args(labels=["SFT", "PPO"])) == ("SFT", "PPO")
+
+
+def test_a_response_keeps_the_space_that_decoding_it_alone_would_lose():
+    words = {word: n for n, word in enumerate(["<unk>", "</s>", "▁one", "▁two", "▁", "x"])}
+    inner = Tokenizer(models.WordLevel(words, "<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace()
+    inner.decoder = decoders.Metaspace()
+    tokenizer = Fast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>")
+    assert tokenizer.decode([3]) == "two"
+    assert response_texts(tokenizer, [[2], [3] * 20], [[3, 5, 1], [2]]) == [" twox", " one"]

@@ -1,0 +1,109 @@
+"""Starts programs as a user would, and finds whatever they leave running."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "STAGE_TEST_PROCESS"  # environment variable that a program and all its children carry
+LAUNCH_SECONDS = 300  # for a whole run, on a machine that is busy
+
+
+def environment(extensions: Path, cache: Path) -> dict[str, str]:
+    """A user's environment: one thread a rank, no network, no rank, an empty op cache."""
+    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    own = {name: value for name, value in os.environ.items() if name not in ranks}
+    return own | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "VIRTUAL_ENV": sys.prefix,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TORCH_EXTENSIONS_DIR": str(extensions),
+        "CLASSIC_RLHF_CACHE": str(cache),
+    }
+
+
+def free_port() -> int:
+    """Below 32768, where no outgoing connection of another program takes it before we do."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+
+
+@dataclass
+class Program:
+    """A started program; `output` is a file with its stdout, `errors` one with its stderr."""
+
+    process: "subprocess.Popen[bytes]"
+    mark: str
+    output: Path
+    errors: Path
+
+    def wait(self, seconds: float = LAUNCH_SECONDS) -> int:
+        return self.process.wait(seconds)
+
+    def family(self) -> dict[int, list[str]]:
+        """The command of every living process that descends from the program, itself included."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark.encode() not in (folder / "environ").read_bytes():
+                    continue
+                command = (folder / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:  # gone, or not ours
+                continue
+            if command:  # a zombie has none
+                found[int(folder.name)] = command.split("\0")[:-1]
+        return found
+
+    def all_gone_within(self, seconds: float) -> bool:
+        return wait_until(lambda: not self.family(), seconds)
+
+    def end(self) -> None:
+        for pid in self.family():
+            os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def started(
+    command: Sequence[str | Path], logs: Path, env: dict[str, str], cwd: Path = ROOT
+) -> Iterator[Program]:
+    """A program in a session of its own; whatever is left of it is killed on the way out."""
+    mark = uuid.uuid4().hex
+    output, errors = logs / f"{mark}.out", logs / f"{mark}.err"
+    with output.open("wb") as out, errors.open("wb") as err:
+        process = subprocess.Popen(
+            ["nice", *map(str, command)],
+            env={**env, MARK: mark},
+            cwd=cwd,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+    program = Program(process, mark, output, errors)
+    try:
+        yield program
+    finally:
+        program.end()
+        process.wait()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True

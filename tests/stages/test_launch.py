@@ -1,0 +1,217 @@
+"""Real launches of the three stages, each as somebody would type it, one stage after the other.
+
+On one rank: run.sh, plain python, and the bare `deepspeed` with the defaults of every path. On
+two: torchrun, and run.sh with NUM_GPUS=2.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+from tests.stages.material import read_jsonl
+from tests.stages.processes import ROOT, free_port, started
+
+FOLDERS = {
+    "sft": "output/step1_sft",
+    "reward": "output/step2_reward",
+    "ppo": "output/step3_ppo",
+}
+RUN = {
+    "sft": ROOT / "step1_sft" / "run.sh",
+    "reward": ROOT / "step2_reward" / "run.sh",
+    "ppo": ROOT / "step3_ppo" / "run.sh",
+}
+MAIN = {stage: script.with_name("main.py") for stage, script in RUN.items()}
+FLAGS = {
+    "sft": "--max_steps 3 --eval_every 2 --batch_size 8 --learning_rate 1e-3",
+    "reward": "--max_steps 3 --eval_every 2 --normalization_samples 8",
+    "ppo": "--max_steps 2 --rollout_batch_size 8 --minibatch_size 4 --max_new_tokens 8",
+}
+STEPS = {"sft": 3, "reward": 3, "ppo": 2}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a run was started and how it ended."""
+
+    stage: str
+    folder: Path
+    status: int
+    output: str
+    errors: str
+
+    def rows(self, key: str) -> list[dict[str, Any]]:
+        return [row for row in read_jsonl(self.folder / "metrics.jsonl") if key in row]
+
+
+def launch(stage: str, command: list[Any], folder: Path, env: dict[str, str], cwd: Path) -> Launch:
+    words = [*command, *FLAGS[stage].split()]
+    with started(words, cwd, env, cwd) as program:
+        status = program.wait()
+        assert program.all_gone_within(5)
+        return Launch(stage, folder, status, program.output.read_text(), program.errors.read_text())
+
+
+@pytest.fixture(scope="session")
+def one_rank(tmp_path_factory, material, user_env) -> dict[str, Launch]:
+    """run.sh, then plain python, then the bare `deepspeed`, which finds both by its defaults."""
+    cwd = tmp_path_factory.mktemp("one_rank")
+    env = user_env | {"MASTER_PORT": str(free_port()), "OUTPUT_DIR": str(cwd / FOLDERS["sft"])}
+    base = ["--model_name_or_path", material.base]
+    sft = launch("sft", ["bash", RUN["sft"], *base], cwd / FOLDERS["sft"], env, cwd)
+    plain = ["python", MAIN["reward"]]
+    reward = launch("reward", plain, cwd / FOLDERS["reward"], user_env, cwd)
+    bare = ["deepspeed", "--master_port", free_port(), MAIN["ppo"], "--zero_stage", "2"]
+    ppo = launch("ppo", bare, cwd / FOLDERS["ppo"], user_env, cwd)
+    return {"sft": sft, "reward": reward, "ppo": ppo}
+
+
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory, material, user_env) -> dict[str, Launch]:
+    """torchrun, then run.sh with NUM_GPUS=2 under ZeRO-3, then it with a folder of its own."""
+    cwd = tmp_path_factory.mktemp("two_ranks")
+    torchrun = ["torchrun", "--nproc_per_node", "2", "--master_port", free_port(), MAIN["sft"]]
+    torchrun += ["--model_name_or_path", material.base, "--output_dir", cwd / "sft"]
+    sft = launch("sft", torchrun, cwd / "sft", user_env, cwd)
+    env = user_env | {"NUM_GPUS": "2", "MASTER_PORT": str(free_port()), "ZERO_STAGE": "3"}
+    env |= {"SFT_MODEL": str(cwd / "sft"), "OUTPUT_DIR": str(cwd / "reward")}
+    heads = ["--head", "mlp", "--pooling", "weighted_mean"]
+    reward = launch("reward", ["bash", RUN["reward"], *heads], cwd / "reward", env, cwd)
+    env = user_env | {"NUM_GPUS": "2", "MASTER_PORT": str(free_port())}
+    env |= {"ACTOR_MODEL": str(cwd / "sft"), "REWARD_MODEL": str(cwd / "reward")}
+    env |= {"OUTPUT_DIR": str(cwd / "not_this_one")}
+    own = ["bash", RUN["ppo"], "--output_dir", cwd / "ppo"]  # the flag wins over OUTPUT_DIR
+    ppo = launch("ppo", own, cwd / "ppo", env, cwd)
+    return {"sft": sft, "reward": reward, "ppo": ppo}
+
+
+@pytest.fixture(params=["one_rank-sft", "one_rank-reward", "one_rank-ppo",
+                        "two_ranks-sft", "two_ranks-reward", "two_ranks-ppo"])  # fmt: skip
+def run(request) -> Launch:
+    chain, stage = request.param.split("-")
+    found: Launch = request.getfixturevalue(chain)[stage]
+    return found
+
+
+def test_it_ends_with_status_0_and_says_nothing_on_stderr_but_what_launchers_do(run):
+    assert run.status == 0, run.errors
+    own = [line for line in run.errors.splitlines() if "torch/distributed/run" not in line]
+    assert own == []
+
+
+def test_a_terminal_that_is_none_gets_plain_lines_and_each_once(run):
+    assert "\r" not in run.output
+    lines = run.output.splitlines()
+    assert len(lines) == len(set(lines)), "printed by more than one rank"
+    assert any(line.startswith(f"step 1/{STEPS[run.stage]}") for line in lines)
+    assert any(line.startswith(f"step {STEPS[run.stage]}/{STEPS[run.stage]}") for line in lines)
+
+
+def test_the_completion_marker_is_there_and_nothing_half_written(run):
+    marker = json.loads((run.folder / "complete.json").read_text())
+    assert marker["finished"] > 0
+    newest = max(file.stat().st_mtime_ns for file in run.folder.rglob("*.json*"))
+    assert (run.folder / "complete.json").stat().st_mtime_ns == newest
+    assert not list(run.folder.parent.rglob("*.writing"))
+    assert not list(run.folder.rglob("*.tmp"))
+
+
+def test_args_json_holds_the_resolved_flags(run):
+    args = json.loads((run.folder / "args.json").read_text())
+    assert args["max_steps"] == STEPS[run.stage]
+    assert args["zero_stage"] == (3 if run.folder.name == "reward" else 2)
+    assert "micro_batch_tokens" in args
+
+
+def test_metrics_have_one_row_a_step_and_the_evaluations(run):
+    steps = [row["step"] for row in run.rows("optim/lr_scale")]
+    assert steps == list(range(1, STEPS[run.stage] + 1))
+    key, expected = {"sft": ("loss/eval", [2, 3]), "reward": ("accuracy/eval", [2, 3]),
+                     "ppo": ("eval/score/mean", [0, 2])}[run.stage]  # fmt: skip
+    assert [row["step"] for row in run.rows(key)] == expected
+
+
+def test_ppo_logs_all_that_is_to_be_watched(one_rank):
+    names = (
+        "score/mean kl/ref kl/coef policy/kl policy/entropy policy/clip_fraction policy/ratio_max "
+        "policy/ratio_min value/explained_variance response/length response/eos_rate "
+        "policy/grad_norm value/grad_norm time/generate_s time/score_s time/update_s "
+        "speed/tokens_per_s"
+    )
+    for row in one_rank["ppo"].rows("optim/lr_scale"):
+        assert set(names.split()) <= row.keys()
+        assert all(row[name] is not None for name in names.split())
+
+
+def test_samples_hold_texts(run):
+    rows = read_jsonl(run.folder / "samples.jsonl")
+    assert rows
+    for row in rows:
+        assert row["prompt"].strip()
+        assert any(row.get(key) is not None for key in ("response", "responses"))
+
+
+def test_tensorboard_holds_what_metrics_jsonl_holds(run):
+    board = EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"scalars": 0})
+    board.Reload()
+    for name in board.Tags()["scalars"]:
+        events = [(event.step, event.value) for event in board.Scalars(name)]
+        rows = [(row["step"], row[name]) for row in run.rows(name)]
+        assert [step for step, _ in events] == [step for step, _ in rows]
+        assert [v for _, v in events] == pytest.approx([v for _, v in rows], rel=1e-6)
+    logged = {name for row in run.rows("step") for name in row} - {"step", "time"}
+    assert logged == set(board.Tags()["scalars"])
+
+
+def test_saved_language_models_load_in_plain_transformers(run):
+    if run.stage == "reward":
+        pytest.skip("holds no language model")
+    tokenizer = AutoTokenizer.from_pretrained(run.folder)
+    assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+    folders = [run.folder, run.folder / "last"] if run.stage == "sft" else [run.folder]
+    for folder in folders:
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        assert model.config.vocab_size == len(tokenizer)
+        assert model.config.pad_token_id == tokenizer.pad_token_id
+        ids = tokenizer("why does the red fox wait", return_tensors="pt").input_ids
+        assert torch.isfinite(model(ids).logits).all()
+
+
+def test_a_plain_reward_model_loads_in_plain_transformers_and_another_is_refused(
+    one_rank, two_ranks
+):
+    folder = one_rank["reward"].folder
+    for path in (folder, folder / "last", one_rank["ppo"].folder / "critic"):
+        model = AutoModelForSequenceClassification.from_pretrained(path)
+        assert model.config.num_labels == 1
+    with pytest.raises(ValueError, match="scalar_model"):
+        AutoModelForSequenceClassification.from_pretrained(two_ranks["reward"].folder)
+
+
+def test_stage_2_states_its_accuracy_with_an_interval(one_rank):
+    report = json.loads((one_rank["reward"].folder / "evaluation.json").read_text())
+    low, high = report["all"]["interval"]
+    assert low <= report["all"]["accuracy"] <= high
+    assert report["all"]["pairs"] == 10  # of the six held-out rows two are groups of three pairs
+
+
+def test_ppo_moves_the_actor_away_from_stage_1(one_rank):
+    before = load_file(one_rank["sft"].folder / "model.safetensors")
+    after = load_file(one_rank["ppo"].folder / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_no_op_was_compiled(one_rank, two_ranks, extensions):
+    assert list(extensions.iterdir()) == []

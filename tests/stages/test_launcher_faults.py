@@ -1,0 +1,118 @@
+"""However a launch ends, it says so by its exit status and leaves no process behind."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.stages.processes import (
+    LAUNCH_SECONDS,
+    ROOT,
+    Program,
+    free_port,
+    started,
+    wait_until,
+)
+
+GONE_SECONDS = 10.0
+RUN, MAIN = ROOT / "step1_sft" / "run.sh", ROOT / "step1_sft" / "main.py"
+
+
+@pytest.fixture
+def endless(material, user_env, tmp_path):
+    """Starts stage 1 with steps without end, and yields once it makes them."""
+
+    @contextmanager
+    def start(*command: str | Path, ranks: int) -> Iterator[Program]:
+        env = user_env | {"NUM_GPUS": str(ranks), "MASTER_PORT": str(free_port())}
+        flags = ["--model_name_or_path", material.base, "--output_dir", tmp_path / "out"]
+        flags += ["--max_steps", "1000000", "--num_epochs", "1"]
+        metrics = tmp_path / "out" / "metrics.jsonl"
+        with started([*command, *flags], tmp_path, env) as program:
+            running = wait_until(
+                lambda: (
+                    (metrics.exists() and metrics.stat().st_size > 0)
+                    or program.process.poll() is not None
+                ),
+                LAUNCH_SECONDS,
+            )
+            assert running, "it did not start"
+            assert program.process.poll() is None, program.errors.read_text()
+            assert len(ranks_of(program)) == ranks
+            yield program
+
+    return start
+
+
+def ranks_of(program: Program) -> list[int]:
+    return [pid for pid, command in program.family().items() if "--local_rank" in str(command[3:4])]
+
+
+def inner_launcher_of(program: Program) -> int:
+    [found] = [
+        pid for pid, command in program.family().items() if "deepspeed.launcher.launch" in command
+    ]
+    return found
+
+
+def test_killing_deepspeeds_inner_launcher_is_no_success(endless):
+    with endless("bash", RUN, ranks=2) as program:
+        os.kill(inner_launcher_of(program), signal.SIGKILL)
+        assert program.wait(60) not in (0, 2)
+        assert program.all_gone_within(GONE_SECONDS)
+        assert "did not finish" in program.errors.read_text()
+
+
+def test_killing_one_rank_ends_the_other_and_the_launch(endless):
+    with endless("bash", RUN, ranks=2) as program:
+        os.kill(ranks_of(program)[-1], signal.SIGKILL)
+        assert program.wait(60) not in (0, 2)
+        assert program.all_gone_within(GONE_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("number", "ranks", "status"), [(signal.SIGTERM, 2, 143), (signal.SIGINT, 1, 130)]
+)
+def test_a_signal_to_run_sh_reaches_every_process(endless, number, ranks, status):
+    with endless("bash", RUN, ranks=ranks) as program:
+        os.kill(program.process.pid, number)
+        assert program.wait(60) == status
+        assert program.all_gone_within(GONE_SECONDS)
+
+
+def test_killing_run_sh_itself_leaves_no_rank(endless):
+    with endless("bash", RUN, ranks=1) as program:
+        os.kill(program.process.pid, signal.SIGKILL)
+        assert program.all_gone_within(GONE_SECONDS), program.family()
+
+
+def test_ending_a_bare_deepspeed_leaves_no_rank(endless):
+    bare = ["deepspeed", "--num_gpus", "2", "--master_port", str(free_port()), MAIN]
+    with endless(*bare, ranks=2) as program:
+        os.kill(program.process.pid, signal.SIGTERM)
+        assert program.wait(60) != 0
+        assert program.all_gone_within(GONE_SECONDS), program.family()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--learning_rat", "1"], "main.py: error: unknown flags: --learning_rat 1 (see --help)"),
+        (["--data_path", "no/such.jsonl"], "main.py: error: no/such.jsonl: no such file or folder"),
+    ],
+    ids=["a bad flag", "bad data"],
+)
+def test_a_users_mistake_is_one_line_and_status_2_on_two_ranks(
+    material, user_env, tmp_path, flags, said
+):
+    env = user_env | {"NUM_GPUS": "2", "MASTER_PORT": str(free_port())}
+    env |= {"OUTPUT_DIR": str(tmp_path / "out")}
+    command = ["bash", RUN, "--model_name_or_path", material.base, *flags]
+    with started(command, tmp_path, env) as program:
+        assert program.wait() == 2
+        assert program.errors.read_text().splitlines() == [said]
+        assert not (tmp_path / "out").exists()
+        assert program.all_gone_within(GONE_SECONDS)

@@ -1,0 +1,114 @@
+"""Talking to a saved model: one reply after the other, each token as text once it is whole."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from training.arguments.chat import ChatArgs
+from training.arguments.parsing import UserError
+from training.data.chat import chat_ids, load_chat_template, plain_ids
+from training.data.encode import check_prompt_template
+from training.data.records import Message
+from training.evaluation.sampling import (
+    check_language_model,
+    hybrid_engine,
+    load_policy,
+    response_texts,
+    sampling_of,
+)
+from training.hybrid_engine.sampling import SampleKey
+from training.models.loading import position_limit
+from training.models.tokenizers import Tokenizer
+from training.runtime.engine import compute_dtype
+
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a character's first bytes decode to
+
+
+class Conversation:
+    """A model and what has been said. With a chat template (or --mode chat) each line is a turn
+    after the turns before it; otherwise it stands alone in --prompt_template.
+    """
+
+    def __init__(self, args: ChatArgs, device: torch.device) -> None:
+        config, self._tokenizer = check_language_model(args.model, flag="--model")
+        self._args = args
+        self._template = check_prompt_template(args.prompt_template)
+        self._chat_template = load_chat_template(args.chat_template)
+        has_template = bool(self._chat_template or self._tokenizer.chat_template)
+        by_itself = has_template and args.prompt_template == "{prompt}"
+        self.is_chat = args.mode == "chat" or (args.mode == "auto" and by_itself)
+        dtype = compute_dtype(args.dtype, device)
+        self._policy = load_policy(
+            args.model, self._tokenizer, flag="--model", device=device, dtype=dtype
+        )
+        self._limit = position_limit(config)
+        self._history: list[Message] = []
+        self._asked = 0
+
+    def reply(self, line: str, on_text: Callable[[str], None]) -> str:
+        """The response to a line, each part handed to `on_text` as soon as it is known.
+
+        Older turns are forgotten when the model has no room for them.
+        """
+        prompt = self._prompt(line)
+        if not prompt:
+            raise UserError("the tokenizer makes no tokens of that")
+        room = self._room(prompt)
+        key = SampleKey(self._args.seed, 0, self._asked, 0)
+        self._asked += 1
+        stream = TextStream(self._tokenizer, prompt, on_text)
+        sampling = sampling_of(self._args, max_new_tokens=min(self._args.max_new_tokens, room))
+        engine = hybrid_engine(self._policy, self._tokenizer, sampling, batch_size=1)
+        engine.stream(prompt, key, stream.add)
+        if self.is_chat and stream.text.strip():
+            self._history += [Message("user", line), Message("assistant", stream.text.strip())]
+        return stream.text
+
+    def forget(self) -> None:
+        """Start over, with no turns before."""
+        self._history = []
+
+    def _prompt(self, line: str) -> list[int]:
+        """Token ids of what the model reads; shortens the history to make room."""
+        if not self.is_chat:
+            return plain_ids(self._tokenizer, [self._template.replace("{prompt}", line)])[0]
+        while True:
+            turns = [*self._history, Message("user", line)]
+            ids, _ = chat_ids(turns, self._tokenizer, self._chat_template, "this turn", reply=True)
+            wanted = len(ids) + self._args.max_new_tokens
+            if not self._history or self._limit is None or wanted <= self._limit:
+                return ids
+            self._history = self._history[2:]
+
+    def _room(self, prompt: Sequence[int]) -> int:
+        """How many tokens a response may have."""
+        if self._limit is None:
+            return self._args.max_new_tokens
+        if len(prompt) >= self._limit:
+            raise UserError(
+                f"that prompt has {len(prompt)} tokens, and the model has {self._limit} positions "
+                "for prompt and response; shorten it"
+            )
+        return self._limit - len(prompt)
+
+
+class TextStream:
+    """Tokens in, text out: a character is handed on when all of its bytes are there."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Sequence[int], on_text: Callable[[str], None]
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._prompt = prompt
+        self._on_text = on_text
+        self._ids: list[int] = []
+        self.text = ""  # handed on so far
+
+    def add(self, token: int) -> None:
+        """Take the next token of the response."""
+        self._ids.append(token)
+        whole = response_texts(self._tokenizer, [self._prompt], [self._ids])[0]
+        known = whole.rstrip(UNFINISHED)
+        if len(known) > len(self.text):
+            self._on_text(known[len(self.text) :])
+            self.text = known

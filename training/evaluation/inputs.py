@@ -1,0 +1,209 @@
+"""What `evaluate.py` was given, read and checked before any weight is loaded."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.arguments.evaluate import EvaluateArgs
+from training.arguments.parsing import UserError
+from training.data.chat import load_chat_template
+from training.data.encode import (
+    EncodedGroup,
+    EncodedPrompt,
+    check_prompt_template,
+    encode_groups,
+    encode_prompts,
+)
+from training.data.records import Prompt, group_from_row, prompt_from_row
+from training.data.sources import read_rows
+from training.evaluation.judge_file import load_judge_file
+from training.evaluation.judges import Judge
+from training.evaluation.sampling import check_language_model
+from training.models.loading import Config, check_fits, load_config, position_limit
+from training.models.scalar import BACKBONE_FOLDER, ScalarSettings, read_settings
+from training.models.tokenizers import (
+    Tokenizer,
+    check_same_tokenizer,
+    load_tokenizer,
+    same_tokens,
+)
+from training.runtime.checkpoint import check_complete
+
+logger = logging.getLogger(__name__)
+
+UNLIMITED_LENGTH = 1024  # of a comparison, where the reward model names no limit of its own
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two models, and the prompts in its tokens."""
+
+    name: str  # "before" or "after"; the flag's name
+    path: str
+    tokenizer: Tokenizer
+    prompts: list[EncodedPrompt]
+
+    @property
+    def prompt_ids(self) -> list[list[int]]:
+        return [prompt.input_ids for prompt in self.prompts]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Two sides with the same prompts in the same order, and who judges them."""
+
+    before: Side
+    after: Side
+    texts: list[str]  # the prompts as the user wrote them
+    groups: list[str]  # what the intervals resample
+    given: list[str] | None  # what judges read before a response
+    judges: dict[str, Judge]
+    scorer: ScalarSettings | None  # of the reward model
+    comparisons: list[EncodedGroup]
+    notes: Mapping[str, Sequence[str]] | None
+
+    @property
+    def share_tokens(self) -> bool:
+        """Whether one side can read the other's tokens, so that there is a KL."""
+        return same_tokens(self.before.tokenizer, self.after.tokenizer)
+
+
+def read_inputs(args: EvaluateArgs) -> Inputs:
+    """Everything that flags and files can tell."""
+    tokenizers = {
+        name: _checked_model(args, getattr(args, name), f"--{name}") for name in ("before", "after")
+    }
+    scorer, comparisons = None, []
+    if args.reward_model_name_or_path:
+        scorer, config = _checked_scorer(args, tokenizers)
+        comparisons = _comparisons(args, tokenizers["before"], config)
+    records = _prompts(args)
+    encoded = {
+        name: _encoded(args, records, tokenizer, name) for name, tokenizer in tokenizers.items()
+    }
+    kept = set.intersection(*({p.prompt_id for p in prompts} for prompts in encoded.values()))
+    records = [record for record in records if record.prompt_id in kept]
+    sides = {
+        name: Side(
+            name,
+            getattr(args, name),
+            tokenizers[name],
+            [prompt for prompt in prompts if prompt.prompt_id in kept],
+        )
+        for name, prompts in encoded.items()
+    }
+    return Inputs(
+        **sides,
+        texts=[record.text for record in records],
+        groups=[_group(record, args.group_by) for record in records],
+        given=[_given(record, args.judge_text_after) for record in records]
+        if args.judge_text == "prompt_and_response"
+        else None,
+        judges=load_judge_file(args.judge[0], args.judge[1:]) if args.judge else {},
+        scorer=scorer,
+        comparisons=comparisons,
+        notes=_notes(args.notes),
+    )
+
+
+def _checked_model(args: EvaluateArgs, path: str, flag: str) -> Tokenizer:
+    config, tokenizer = check_language_model(path, flag=flag)
+    _check_room(args, config)
+    return tokenizer
+
+
+def _check_room(args: EvaluateArgs, config: Config) -> None:
+    check_fits(
+        config,
+        args.max_prompt_length + args.max_new_tokens,
+        flags=f"--max_prompt_length {args.max_prompt_length} and --max_new_tokens "
+        f"{args.max_new_tokens} can",
+    )
+
+
+def _checked_scorer(
+    args: EvaluateArgs, tokenizers: Mapping[str, Tokenizer]
+) -> tuple[ScalarSettings, Config]:
+    """The reward model's settings and config."""
+    path, flag = args.reward_model_name_or_path, "--reward_model_name_or_path"
+    settings = read_settings(path, flag=flag, hint="give a folder of stage 2")
+    check_complete(path, flag=flag, hint="wait for it, or start it again")
+    tokenizer = load_tokenizer(path, flag=flag)
+    for name, other in tokenizers.items():
+        check_same_tokenizer(other, tokenizer, getattr(args, name), path)
+    folder = path if settings.is_plain else str(Path(path) / BACKBONE_FOLDER)
+    config = load_config(folder, flag=flag, hint="give a folder of stage 2")
+    _check_room(args, config)
+    return settings, config
+
+
+def _comparisons(args: EvaluateArgs, tokenizer: Tokenizer, config: Config) -> list[EncodedGroup]:
+    if not args.comparisons_path:
+        return []
+    rows = read_rows(args.comparisons_path, stage="reward", split=args.split, seed=args.seed)
+    groups, report = encode_groups(
+        [group_from_row(row, source) for row, source in rows],
+        tokenizer,
+        max_length=position_limit(config) or UNLIMITED_LENGTH,
+        prompt_template=check_prompt_template(args.prompt_template),
+    )
+    logger.info("comparisons: %s", report.summary())
+    return groups
+
+
+def _prompts(args: EvaluateArgs) -> list[Prompt]:
+    rows = read_rows(args.data_path, stage="ppo", split=args.split, seed=args.seed)
+    records = [prompt_from_row(row, source, index) for index, (row, source) in enumerate(rows)]
+    count = min(args.max_prompts or len(records), len(records))
+    return [records[index * len(records) // count] for index in range(count)]
+
+
+def _encoded(
+    args: EvaluateArgs, records: Sequence[Prompt], tokenizer: Tokenizer, name: str
+) -> list[EncodedPrompt]:
+    prompts, report = encode_prompts(
+        records,
+        tokenizer,
+        max_prompt_length=args.max_prompt_length,
+        prompt_template=check_prompt_template(args.prompt_template),
+        chat_template=load_chat_template(args.chat_template),
+        overlong=args.overlong_prompts,
+    )
+    logger.info("prompts for %s: %s", name, report.summary())
+    return prompts
+
+
+def _group(record: Prompt, field: str) -> str:
+    """The field's value; without a field, a prompt stands for itself."""
+    if not field:
+        return record.text
+    if field not in record.fields:
+        known = ", ".join(sorted(record.fields)) or "no text field beside the prompt"
+        raise UserError(f"{record.source}: no field {field!r} for --group_by; the row has {known}")
+    return record.fields[field]
+
+
+def _given(record: Prompt, after: str) -> str:
+    """The prompt, or what follows the last `after` in it."""
+    if not after:
+        return record.text
+    _, found, rest = record.text.rpartition(after)
+    if not found:
+        raise UserError(f"{record.source}: the prompt has no {after!r} (--judge_text_after)")
+    return rest.lstrip()
+
+
+def _notes(path: str) -> Mapping[str, Sequence[str]] | None:
+    if not path:
+        return None
+    try:
+        notes: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--notes: {path} is not JSON: {error}") from error
+    keys = ("shows", "does_not_show")
+    if not isinstance(notes, dict) or any(not isinstance(notes.get(key, []), list) for key in keys):
+        raise UserError(f"--notes: {path} must hold an object with lists {' and '.join(keys)}")
+    return {key: [str(note) for note in notes.get(key, [])] for key in keys}
