@@ -112,3 +112,17 @@ def padded(
         tokens[index, start : start + len(row)] = torch.tensor(row)
         mask[index, start : start + len(row)] = True
     return tokens, mask
+
+
+@torch.no_grad()
+def readings(model: ScalarModel, rows: list[list[int]], **padding: int) -> list[torch.Tensor]:
+    """A scalar model's readings of each row's own tokens, the rows read together."""
+    tokens, mask = padded(rows, **padding)
+    return list(torch.split(model(tokens, mask)[mask], [len(row) for row in rows]))
+
+
+@torch.no_grad()
+def scores(model: ScalarModel, rows: list[list[int]], **padding: int) -> torch.Tensor:  # [B]
+    """A scalar model's scores of these rows, read together."""
+    tokens, mask = padded(rows, **padding)
+    return ScalarModel.scores(model(tokens, mask), mask)

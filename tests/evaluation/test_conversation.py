@@ -52,10 +52,10 @@ def chat_model(tmp_path_factory):
 def parts_of(text: bytes):
     """What a stream hands on, byte by byte."""
     tokenizer = byte_tokenizer()
-    parts = []
+    parts: list[str] = []
     stream = TextStream(tokenizer, tokenizer.encode("so: "), parts.append)
     for byte in text:
-        stream.add(tokenizer.convert_tokens_to_ids(BYTE_TOKENS[byte]))
+        stream.add(tokenizer.vocab[BYTE_TOKENS[byte]])
     return parts, stream.text
 
 
@@ -77,7 +77,7 @@ def test_bytes_that_are_no_character_do_not_hold_up_the_text_after_them():
 
 
 def test_a_reply_is_streamed_and_is_what_sampling_draws(made):
-    parts = []
+    parts: list[str] = []
     talk = conversation(made / "before", max_new_tokens=30, seed=4)
     first, second = talk.reply("of 3:", parts.append), talk.reply("of 3:", parts.append)
     assert len(parts) > 5

@@ -1,26 +1,21 @@
-import json
-from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from transformers import AutoModelForSequenceClassification
 
 from tests.tiny_models import (
     CPU,
     EOS_ID,
     PAD_ID,
-    build_tokenizer,
-    gpt2,
     padded,
+    readings,
     rows_of,
     scalar_model,
-    write_lm,
+    scores,
 )
 from tests.worked import worked
-from training.arguments.parsing import UserError
 from training.data.encode import encode_groups
 from training.data.records import Pair, ResponseGroup
 from training.models.scalar import (
@@ -28,57 +23,21 @@ from training.models.scalar import (
     Pooling,
     ScalarModel,
     ScalarSettings,
-    load_scalar_model,
     new_head,
     new_scalar_model,
     pool_prefixes,
-    read_settings,
-    save_scalar_model,
 )
 from training.objectives.reward import pairwise_losses
 from training.runtime.distributed import World
-from training.runtime.engine import full_weights
 from training.trainers.collate import collate_responses
 from training.trainers.forwards import ResponseForwards
 
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}  # fp32, values of order 1
 WORLD = World(0, 1, CPU)
 POOLINGS: list[Pooling] = ["last", "mean", "weighted_mean"]
-HEADS: list[Literal["linear", "mlp"]] = ["linear", "mlp"]
-KINDS = [
-    ScalarSettings(head, pooling, score_mean=0.3, score_std=1.7)
-    for head, pooling in product(HEADS, POOLINGS)
-]
 PROMPTS = rows_of([4, 9, 2, 6], seed=1)
 RESPONSES = [[*row, EOS_ID] for row in rows_of([7, 1, 5, 3], seed=2)]
 ROWS = [[*p, *r] for p, r in zip(PROMPTS, RESPONSES, strict=True)]
-
-
-# Every kind on GPT-2; on Llama the poolings, since no head knows what is below it.
-MODELS = [("gpt2", kind) for kind in KINDS] + [("llama", kind) for kind in KINDS[:3]]
-
-
-def name_of(case):
-    return f"{case[0]}-{case[1].head}-{case[1].pooling}"
-
-
-@pytest.fixture(params=MODELS, ids=name_of)
-def model(request, lm_folders):
-    architecture, settings = request.param
-    return scalar_model(lm_folders[architecture], settings)
-
-
-@torch.no_grad()
-def readings(model, rows, **padding):
-    """The readings of each row's own tokens."""
-    tokens, mask = padded(rows, **padding)
-    return list(model(tokens, mask)[mask].split([len(row) for row in rows]))
-
-
-@torch.no_grad()
-def scores(model, rows, **padding):
-    tokens, mask = padded(rows, **padding)
-    return ScalarModel.scores(model(tokens, mask), mask)
 
 
 def forwards(prompts, responses, token_budget=4096):
@@ -244,75 +203,3 @@ class TestHeads:
         assert head(3).equal(first)
         assert not head(4).equal(first)
         assert torch.get_rng_state().equal(state)
-
-
-class TestFolders:
-    @pytest.fixture
-    def folder(self, model, tokenizer, tmp_path):
-        generator = torch.Generator().manual_seed(3)
-        with torch.no_grad():  # as if trained: no weight is what a new model would have
-            for parameter in model.parameters():
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-        save_scalar_model(model, full_weights(model, WORLD), tokenizer, tmp_path)
-        return tmp_path
-
-    def test_a_saved_model_gives_equal_readings(self, model, folder):
-        settings = read_settings(str(folder), flag="--x", hint="")
-        assert settings == model.settings
-        again = load_scalar_model(
-            str(folder), settings, device=CPU, compute_dtype=torch.float32
-        ).train()
-        assert_close(readings(again, ROWS), readings(model, ROWS), rtol=0, atol=0)
-
-    def test_only_the_plain_kind_is_a_sequence_classifier(self, model, folder):
-        if not model.settings.is_plain:
-            with pytest.raises(ValueError, match="scalar_model"):
-                AutoModelForSequenceClassification.from_pretrained(folder)
-            return
-        plain = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-        raw = scores(model, ROWS) * model.settings.score_std + model.settings.score_mean
-        with torch.no_grad():
-            alone = [plain(input_ids=torch.tensor([row])).logits.squeeze() for row in ROWS]
-            tokens, mask = padded(ROWS, right=3)
-            together = plain(input_ids=tokens, attention_mask=mask.long()).logits.squeeze(1)
-        assert_close(torch.stack(alone), raw, **CLOSE)
-        assert_close(together, raw, **CLOSE)
-        assert plain.config.num_labels == 1
-
-    def test_a_plain_classifier_of_someone_else_is_taken_raw(self, lm_folders, tokenizer, tmp_path):
-        model = scalar_model(lm_folders["gpt2"], ScalarSettings())
-        torch.nn.init.ones_(model.head.weight)  # type: ignore[arg-type]
-        save_scalar_model(model, full_weights(model, WORLD), tokenizer, tmp_path)
-        (tmp_path / "scalar_model.json").unlink()
-        settings = read_settings(str(tmp_path), flag="--x", hint="")
-        assert settings == ScalarSettings()
-        again = load_scalar_model(str(tmp_path), settings, device=CPU, compute_dtype=torch.float32)
-        assert_close(scores(again, ROWS), scores(model, ROWS), rtol=0, atol=0)
-
-    def test_a_causal_lm_is_no_reward_model(self, lm_folder):
-        with pytest.raises(UserError, match=r"--x: .*LM.*, not a reward model; run that first"):
-            read_settings(lm_folder, flag="--x", hint="run that first")
-
-    def test_an_empty_folder_says_what_to_run(self, tmp_path):
-        with pytest.raises(UserError, match=r"--x: no reward model in .*; run that first"):
-            read_settings(str(tmp_path), flag="--x", hint="run that first")
-
-    def test_a_classifier_of_two_classes_is_no_reward_model(self, tmp_path):
-        config = {"architectures": ["GPT2ForSequenceClassification"], "model_type": "gpt2"}
-        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        with pytest.raises(UserError, match="not a reward model"):
-            read_settings(str(tmp_path), flag="--x", hint="")
-
-    @pytest.mark.parametrize("pooling", ["last", "mean"])
-    def test_a_backbone_without_a_row_for_pad_gets_one(self, tokenizer, tmp_path, pooling):
-        without_pad = build_tokenizer(pad=None)
-        path = write_lm(tmp_path / "lm", gpt2(len(without_pad)), without_pad)
-        settings = ScalarSettings(pooling=pooling)
-        model = scalar_model(path, settings, tokens=len(tokenizer))
-        alone = [readings(scalar_model(path, settings), [row])[0] for row in ROWS]
-        assert_close(readings(model, ROWS), alone, **CLOSE)  # padded, with a PAD of its own
-        save_scalar_model(model, full_weights(model, WORLD), tokenizer, tmp_path / "scalar")
-        again = load_scalar_model(
-            str(tmp_path / "scalar"), settings, device=CPU, compute_dtype=torch.float32
-        )
-        assert_close(readings(again, ROWS), alone, **CLOSE)

@@ -187,16 +187,10 @@ class TestPolicyLoss:
         count = inputs["mask"].sum().item()
         assert found.clipped_tokens.item() / count == pytest.approx(expected["clipfrac"])
         assert found.kl_sum.item() / count == pytest.approx(expected["approx_kl_k2"], rel=1e-8)
+        assert found.ratio_max.item() == pytest.approx(math.exp(0.4))
+        assert found.ratio_min.item() == pytest.approx(math.exp(-0.5))  # not exp(-6), padding's
         found.loss.backward()
         assert_close(logprobs.grad, expected["grad"], **EXACT)
-
-    def test_ratio_extremes_are_those_of_the_counting_tokens(self):
-        inputs, _ = worked("ppo_policy_loss")
-        found = policy(
-            inputs["new_logprobs"], inputs["old_logprobs"], inputs["advantages"], inputs["mask"]
-        )
-        assert found.ratio_max.item() == pytest.approx(math.exp(0.4))
-        assert found.ratio_min.item() == pytest.approx(math.exp(-0.5))
 
     def test_on_the_sampling_policy_nothing_is_clipped_and_the_gradient_is_reinforce(self):
         logprobs, advantages = normal(1).requires_grad_(), normal(2)
@@ -303,6 +297,4 @@ class TestExplainedVariance:
         returns = doubles([[0.0, 0.0, 2.0, 2.0]])
         values = doubles([[-1.0, 1.0, 2.0, 2.0]])
         assert explained_variance(values, returns, mask).item() == pytest.approx(0.5)
-
-    def test_equal_returns_give_a_number(self):
-        assert explained_variance(normal(1), torch.ones(2, 4), MASK).isfinite()
+        assert explained_variance(values, torch.ones(1, 4), mask).isfinite()

@@ -1,6 +1,7 @@
 """Flags that the three stages share. A default lives here and nowhere else."""
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -94,6 +95,7 @@ class CommonArgs(EngineArgs, TemplateArgs):
             f"--offload_optimizer needs --zero_stage 2 or 3, got --zero_stage {self.zero_stage}",
         )
         check_file(self, "deepspeed_config")
+        check_can_write(self, "output_dir")
         self.check_templates()
 
 
@@ -115,3 +117,13 @@ def check_share(args: object, name: str) -> None:
 def check_file(args: object, name: str) -> None:
     value = getattr(args, name)
     require(not value or Path(value).is_file(), f"--{name}: no file at {value}")
+
+
+def check_can_write(args: object, name: str) -> None:
+    """The folder, or the nearest one above it that exists, can be written to."""
+    path = Path(getattr(args, name))
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    reason = "may not be written to" if nearest.is_dir() else "is not a folder"
+    require(
+        nearest.is_dir() and os.access(nearest, os.W_OK), f"--{name} {path}: {nearest} {reason}"
+    )

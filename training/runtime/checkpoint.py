@@ -9,9 +9,9 @@ from pathlib import Path
 
 from training.arguments.parsing import UserError
 from training.runtime.distributed import World
+from training.runtime.launch import LAUNCH_ID
 
 COMPLETE_FILE = "complete.json"
-LAUNCH_ID = "CLASSIC_RLHF_LAUNCH"  # environment variable: which launch a marker belongs to
 
 
 def publish(folder: Path, write: Callable[[Path], None], world: World) -> None:

@@ -38,14 +38,18 @@ def _cpu_has_bf16() -> bool:
 
 @contextmanager
 def sharded_init(args: CommonArgs, world: World) -> Iterator[None]:
-    """Inside, `from_pretrained` splits weights over the ranks as it reads them (ZeRO-3 only)."""
+    """Inside, `from_pretrained` splits weights over the ranks as it reads them (ZeRO-3 only).
+
+    Mistakes in what engines are made of are found here, before any weight is read.
+    """
+    compute_dtype(args.dtype, world.device)
+    config = ds_config.build(args, world.size)
     if args.zero_stage != 3:
         yield
         return
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     # transformers looks for a living object of this class; it is dropped on the way out.
-    config = ds_config.build(args, world.size)
     alive = HfDeepSpeedConfig(config)  # type: ignore[no-untyped-call]
     try:
         yield

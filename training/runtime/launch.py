@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 GRACE_SECONDS = 20.0
-LAUNCH_ID = "CLASSIC_RLHF_LAUNCH"
+LAUNCH_ID = "CLASSIC_RLHF_LAUNCH"  # environment variable: which launch a marker belongs to
 
 
 def main() -> int:

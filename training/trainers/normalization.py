@@ -35,6 +35,11 @@ def sample_own_responses(
     Prompts are evenly spaced over the data; with fewer prompts than samples they come round again
     with another draw.
     """
+    if args.normalization_samples < world.size:
+        raise UserError(
+            f"--normalization_samples ({args.normalization_samples}) must be at least one for each "
+            f"of the {world.size} ranks"
+        )
     with engine.sharded_init(args, world):
         lm = load_causal_lm(args.model_name_or_path, tokenizer, device=world.device, dropout=0.0)
     engine.frozen(lm, args, world)

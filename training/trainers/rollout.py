@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
 from training.data.encode import EncodedPrompt
 from training.hybrid_engine.sampling import SampleKey
@@ -74,12 +73,8 @@ class RolloutCollector:
         Row p * samples_per_prompt + s is sample s of prompt p, however many ranks there are.
         """
         jobs = [(prompt, sample) for prompt in prompts for sample in range(samples_per_prompt)]
-        own = jobs[self._world.rank :: self._world.size]
-        if not own:
-            raise UserError(
-                f"{len(jobs)} responses cannot be shared by {self._world.size} ranks; "
-                "use more prompts or fewer ranks"
-            )
+        # A rank without a response of its own makes one that is left out: forwards are collective.
+        own = jobs[self._world.rank :: self._world.size] or jobs[:1]
         started = time.monotonic()
         keys = [SampleKey(self._args.seed, step, p.prompt_id, sample) for p, sample in own]
         with self._models.hybrid.generation() as generate:
@@ -138,10 +133,11 @@ def _merge(parts: Sequence[Rollout], count: int) -> Rollout:
         whole = torch.zeros(shape, dtype=columns[0].dtype)
         for rank, column in enumerate(columns):
             target = whole[rank :: len(parts)]
+            kept = column[: len(target)]
             if column.dim() == 2:
-                target[:, : column.shape[1]] = column
+                target[:, : column.shape[1]] = kept
             else:
-                target[:] = column
+                target[:] = kept
         merged[field.name] = whole
     return Rollout(**merged)  # type: ignore[arg-type]
 

@@ -1,0 +1,72 @@
+"""`--help` answers at once, without the libraries that take seconds to import, and is complete."""
+
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from tests.stages.processes import ROOT
+from training.arguments.chat import ChatArgs
+from training.arguments.evaluate import EvaluateArgs
+from training.arguments.ppo import PPOArgs
+from training.arguments.reward import RewardArgs
+from training.arguments.sft import SFTArgs
+
+PROGRAMS = {
+    "step1_sft/main.py": SFTArgs,
+    "step2_reward/main.py": RewardArgs,
+    "step3_ppo/main.py": PPOArgs,
+    "step3_ppo/evaluate.py": EvaluateArgs,
+    "step3_ppo/chat.py": ChatArgs,
+}
+CPU_SECONDS = 3.0
+SLOW = ("torch", "deepspeed", "datasets", "peft", "sklearn", "matplotlib")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_is_fast_and_names_every_flag(program, tmp_path):
+    command = [sys.executable, "-X", "importtime", str(ROOT / program), "--help"]
+    errors = tmp_path / "imports"
+    with errors.open("wb") as file:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
+        assert process.stdout is not None
+        printed = process.stdout.read()
+        process.stdout.close()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, errors.read_text()[-2000:]
+    assert usage.ru_utime + usage.ru_stime < CPU_SECONDS
+    imported = {line.rsplit("|", 1)[-1].strip() for line in errors.read_text().splitlines()}
+    assert "training.arguments.parsing" in imported
+    assert imported.isdisjoint(SLOW)
+    for field in fields(PROGRAMS[program]):
+        assert f"--{field.name} " in printed
+        assert field.metadata["help"].split()[0] in printed
+
+
+@pytest.mark.parametrize("cls", PROGRAMS.values(), ids=lambda cls: cls.__name__)
+def test_every_flag_has_one_line_of_help(cls):
+    for field in fields(cls):
+        text = field.metadata.get("help", "")
+        assert text.endswith((".", ")")), field.name
+        assert "\n" not in text
+        assert 10 < len(text) <= 100, field.name
+
+
+def test_help_through_run_sh_needs_no_launcher(user_env, tmp_path):
+    # A `deepspeed` that would not do: what run.sh may not call for this.
+    (tmp_path / "deepspeed").write_text("#!/bin/sh\nexit 9\n")
+    (tmp_path / "deepspeed").chmod(0o755)
+    env = user_env | {"PATH": f"{tmp_path}:{user_env['PATH']}"}
+    script = ROOT / "step3_ppo" / "run.sh"
+    done = subprocess.run(["bash", script, "--help"], env=env, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "--kl_coef" in done.stdout
+
+
+def test_no_program_is_left_out():
+    found = {str(path.relative_to(ROOT)) for path in Path(ROOT).glob("step*/*.py")}
+    assert found == set(PROGRAMS)
