@@ -28,7 +28,7 @@ FULL = Recipe(
     reward="--learning_rate 7e-4 --num_epochs 2 --batch_size 4 --log_every 50",
     ppo="--max_steps 40 --rollout_batch_size 192 --minibatch_size 96 --ppo_epochs 2 "
     "--actor_lr 3e-4 --critic_lr 3e-4 --warmup_ratio 0.075 --max_prompt_length 48 "
-    "--max_new_tokens 40 --kl_controller adaptive --kl_coef 0.2 --kl_target 6 --kl_horizon 384 "
+    "--max_new_tokens 40 --kl_controller adaptive --kl_coef 0.3 --kl_target 6 --kl_horizon 768 "
     "--max_eval_rows 200 --log_every 4",
     test_prompts=600,
     kl_target=6.0,

@@ -83,6 +83,8 @@ def all_cells() -> list[Cell]:
         Cell("sft-checkpointing", "sft", 2, 2, like="sft-whole", flags=own[2:]),
         Cell("sft-offload2", "sft", 2, 2, like="sft-whole", flags=offload),
         Cell("sft-offload3", "sft", 2, 3, like="sft-whole", flags=offload),
+        Cell("sft-muon1", "sft", 1, flags=("--optimizer", "muon")),
+        Cell("sft-muon2", "sft", 2, like="sft-muon1", flags=("--optimizer", "muon")),
         Cell("scratch-zero0", "sft", 1, 0, 2, flags=new),
         Cell("scratch-zero3", "sft", 2, 3, 2, like="scratch-zero0", flags=new),
         Cell("reward-mlp", "reward", 2, 3, 2, flags=("--head", "mlp", "--pooling", "mean")),

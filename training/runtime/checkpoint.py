@@ -15,16 +15,15 @@ COMPLETE_FILE = "complete.json"
 
 
 def publish(folder: Path, write: Callable[[Path], None], world: World) -> None:
-    """Let rank 0 write a model into a folder beside `folder`, sync it, and move it in.
+    """Let rank 0 write a model aside, sync it, and move it into `folder` file by file.
 
     A reader sees the old file or the new one, never half of one.
     """
     if world.is_main:
-        staging = folder.parent / f".{folder.name}.writing"
+        staging = folder / ".writing"  # inside: files move only within a file system
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         write(staging)
-        folder.mkdir(parents=True, exist_ok=True)
         for source in sorted(staging.rglob("*")):
             target = folder / source.relative_to(staging)
             if source.is_dir():

@@ -17,6 +17,8 @@ CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "ds_configs"
 OWNED_SECTIONS = {
     "optimizer": "--learning_rate, --adam_betas and --weight_decay",
     "scheduler": "--lr_scheduler and --warmup_ratio",
+    "bf16": "--dtype",
+    "fp16": "--dtype",
 }
 
 

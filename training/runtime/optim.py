@@ -93,7 +93,10 @@ class TwoOptimizers(Optimizer):
         ]
         super().__init__(everything, {})
         # The same dict objects as the parts': a learning rate set here is set there.
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+        self.param_groups = self._groups()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for part in self.parts for group in part.param_groups]
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -110,3 +113,4 @@ class TwoOptimizers(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
+        self.param_groups = self._groups()  # loading gives each part new dicts

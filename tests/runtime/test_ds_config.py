@@ -1,0 +1,71 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from training.arguments.common import CommonArgs
+from training.arguments.parsing import UserError
+from training.runtime.ds_config import CONFIG_FOLDER, build, for_frozen
+
+ARGS = CommonArgs(max_grad_norm=0.5)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("offload", [False, True])
+def test_each_shipped_file_is_of_its_stage_and_complete(stage, offload):
+    if offload and stage < 2:
+        pytest.skip("refused as flags")
+    config = build(replace(ARGS, zero_stage=stage, offload_optimizer=offload), world_size=4)
+    assert config["zero_optimization"]["stage"] == stage
+    assert ("offload_optimizer" in config["zero_optimization"]) == offload
+    assert config["train_batch_size"] == 4 * config["train_micro_batch_size_per_gpu"]
+    assert config["gradient_clipping"] == 0.5
+
+
+def test_no_shipped_file_is_forgotten():
+    names = {f"zero{stage}.json" for stage in range(4)}
+    names |= {f"zero{stage}_offload.json" for stage in (2, 3)}
+    assert {file.name for file in CONFIG_FOLDER.iterdir()} == names
+
+
+def own(tmp_path, **fields):
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 2}, **fields}))
+    return replace(ARGS, deepspeed_config=str(path), zero_stage=2)
+
+
+def test_an_own_file_keeps_its_keys(tmp_path):
+    args = own(tmp_path, wall_clock_breakdown=True, gradient_clipping=0.5, train_batch_size="auto")
+    config = build(args, world_size=2)
+    assert config["wall_clock_breakdown"] is True
+    assert config["train_batch_size"] == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fragment"),
+    [
+        ("gradient_clipping", 1.0, "gradient_clipping is 1.0 but this run needs 0.5"),
+        ("train_batch_size", 64, "train_batch_size is 64"),
+        ("gradient_accumulation_steps", 4, "gradient_accumulation_steps is 4"),
+        ("optimizer", {"type": "Adam"}, "remove 'optimizer'; it is set by --learning_rate"),
+        ("scheduler", {"type": "WarmupLR"}, "remove 'scheduler'; it is set by --lr_scheduler"),
+        ("bf16", {"enabled": True}, "remove 'bf16'; it is set by --dtype"),
+        ("fp16", {"enabled": True}, "remove 'fp16'; it is set by --dtype"),
+        ("zero_optimization", {"stage": 3}, "pass --zero_stage 3"),
+        ("zero_optimization", [], "must be a JSON object"),
+    ],
+)
+def test_a_key_that_flags_set_is_an_error_that_names_both(tmp_path, key, value, fragment):
+    with pytest.raises(UserError) as refused:
+        build(own(tmp_path, **{key: value}), world_size=2)
+    assert str(tmp_path / "own.json") in str(refused.value)
+    assert fragment in str(refused.value)
+
+
+def test_a_frozen_model_has_nothing_to_offload_or_clip():
+    config = build(replace(ARGS, zero_stage=3, offload_optimizer=True), world_size=2)
+    frozen = for_frozen(config)
+    assert "gradient_clipping" not in frozen
+    assert frozen["zero_optimization"]["stage"] == 3
+    assert "offload_optimizer" not in frozen["zero_optimization"]
+    assert "offload_optimizer" in config["zero_optimization"], "the original was changed"

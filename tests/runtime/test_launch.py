@@ -1,0 +1,129 @@
+"""Exit status and clean-up of `training.runtime.launch`, with small stand-ins for `deepspeed`."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from training.runtime.launch import LAUNCH_ID
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = f"""
+    import json, os, pathlib, sys
+    folder = pathlib.Path(sys.argv[sys.argv.index("--output_dir") + 1])
+    (folder / "complete.json").write_text(json.dumps({{"launch": os.environ["{LAUNCH_ID}"]}}))
+"""
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Starts the launch of a program under a `deepspeed` that does what the test says."""
+    (tmp_path / "out").mkdir()
+    started: list[subprocess.Popen[str]] = []
+
+    def start(does: str, *flags: str) -> subprocess.Popen[str]:
+        script = f"#!{sys.executable}\n{textwrap.dedent(does)}"
+        (tmp_path / "deepspeed").write_text(script)
+        (tmp_path / "deepspeed").chmod(0o755)
+        env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "training.runtime.launch", "main.py"]
+        flags = flags or ("--output_dir", str(tmp_path / "out"))
+        process = subprocess.Popen(
+            [*command, *flags], env=env, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+def test_success_needs_the_marker_of_this_launch(launch):
+    assert launch(MARK).wait(30) == 0
+
+
+@pytest.mark.parametrize("marker", [None, "{}", '{"launch": "an earlier one"}', "{"])
+def test_a_launcher_that_says_success_without_the_marker_is_not_believed(launch, tmp_path, marker):
+    if marker is not None:
+        (tmp_path / "out" / "complete.json").write_text(marker)
+    process = launch("pass")
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert len(errors.splitlines()) == 1
+    assert "did not finish" in errors
+
+
+@pytest.mark.parametrize("last", [["--output_dir", "{out}"], ["--output_dir={out}"]])
+def test_of_two_output_folders_the_last_counts_as_for_the_program(launch, tmp_path, last):
+    own = [word.format(out=tmp_path / "out") for word in last]
+    mark = MARK.replace('sys.argv[sys.argv.index("--output_dir") + 1]', f'"{tmp_path / "out"}"')
+    assert launch(mark, "--output_dir", str(tmp_path / "default"), *own).wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("does", "status"),
+    [
+        ("raise SystemExit(2)", 2),
+        ("raise SystemExit(75)", 75),
+        ("import os; os.kill(os.getpid(), 9)", 137),
+    ],
+)
+def test_any_other_status_is_handed_on(launch, does, status):
+    assert launch(does).wait(30) == status
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
+def test_a_signal_reaches_what_the_launcher_started(launch, tmp_path, number, status):
+    process = launch(
+        """
+        import pathlib, subprocess, time
+        child = subprocess.Popen(["sleep", "1000"])
+        pathlib.Path("child.new").write_text(str(child.pid))
+        pathlib.Path("child.new").rename("child")
+        time.sleep(1000)
+        """
+    )
+    child = wait_for_pid(tmp_path / "child")
+    process.send_signal(number)
+    assert process.wait(30) == status
+    assert not is_alive(child)
+
+
+def test_what_a_failed_launcher_leaves_is_ended(launch, tmp_path):
+    process = launch(
+        """
+        import pathlib, subprocess
+        child = subprocess.Popen(["sleep", "1000"])
+        pathlib.Path("child").write_text(str(child.pid))
+        raise SystemExit(3)
+        """
+    )
+    assert process.wait(30) == 3
+    assert not is_alive(int((tmp_path / "child").read_text()))
+
+
+def wait_for_pid(file: Path) -> int:
+    deadline = time.monotonic() + 30
+    while not file.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return int(file.read_text())
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in ("Z", "X")

@@ -1,0 +1,72 @@
+import json
+import logging
+import math
+from pathlib import Path
+
+import pytest
+
+from training.arguments.common import CommonArgs
+from training.runtime.distributed import World
+from training.runtime.metrics import MetricLogger, write_json
+
+
+@pytest.fixture
+def args(tmp_path):
+    return CommonArgs(output_dir=str(tmp_path / "out"), log_every=3)
+
+
+def rows(folder: Path, name: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def test_a_step_is_one_row_and_what_is_not_finite_is_null(args, alone, tmp_path):
+    with MetricLogger(args, alone, total_steps=2) as log:
+        log.log(1, {"loss": 2.5, "norm": math.nan})
+        log.log(2, {"loss": math.inf, "norm": 1.0})
+    found = rows(tmp_path / "out", "metrics.jsonl")
+    assert [(row["step"], row["loss"], row["norm"]) for row in found] == [
+        (1, 2.5, None),
+        (2, None, 1.0),
+    ]
+
+
+def test_rows_are_in_the_file_while_the_run_goes_on(args, alone, tmp_path):
+    with MetricLogger(args, alone, total_steps=2) as log:
+        log.log(1, {"loss": 1.0})
+        log.samples(1, [{"prompt": "Où ?"}])
+        assert len(rows(tmp_path / "out", "metrics.jsonl")) == 1
+        assert rows(tmp_path / "out", "samples.jsonl") == [{"step": 1, "prompt": "Où ?"}]
+
+
+def test_a_line_is_printed_for_the_first_the_last_and_every_third_step(args, alone, caplog):
+    caplog.set_level(logging.INFO)
+    with MetricLogger(args, alone, total_steps=7) as log:
+        for step in range(1, 8):
+            log.log(step, {"loss/train": float(step)})
+        log.log(5, {"loss/eval": 0.5}, always_show=True)
+    shown = [message.split("  left")[0] for message in caplog.messages]
+    assert shown == [
+        "step 1/7  loss/train 1",
+        "step 3/7  loss/train 3",
+        "step 6/7  loss/train 6",
+        "step 7/7  loss/train 7",
+        "step 5/7  loss/eval 0.5",
+    ]
+
+
+def test_a_new_run_takes_away_the_marker_of_an_earlier_one(args, alone, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "complete.json").write_text("{}")
+    with MetricLogger(args, alone, total_steps=1):
+        assert not (tmp_path / "out" / "complete.json").exists()
+
+
+def test_other_ranks_write_and_say_nothing(args, alone, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    second = World(rank=1, size=2, device=alone.device)
+    with MetricLogger(args, second, total_steps=1) as log:
+        log.log(1, {"loss/train": 1.0}, always_show=True)
+        log.samples(1, [{"prompt": "a"}])
+    write_json(second, tmp_path / "report.json", {})
+    assert list(tmp_path.iterdir()) == []
+    assert caplog.messages == []
