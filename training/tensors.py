@@ -18,12 +18,9 @@ LOGIT_CHUNK = 2**24
 def right_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Token ids [B, L] long and their bool mask [B, L], padded on the right to the longest row."""
     width = max(len(row) for row in rows)
-    tokens = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for index, row in enumerate(rows):
-        tokens[index, : len(row)] = torch.tensor(row, dtype=torch.long)
-        mask[index, : len(row)] = True
-    return tokens, mask
+    tokens = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
+    lengths = torch.tensor([len(row) for row in rows])
+    return tokens, response_mask_from_lengths(lengths, width)
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:

@@ -2,13 +2,11 @@ import random
 from itertools import pairwise
 
 import pytest
-import torch
 
 from training.data.batches import (
     PromptStream,
     epoch_batches,
     micro_batches,
-    pad_right,
     plan_step,
     split_for_rank,
 )
@@ -20,22 +18,6 @@ def random_lengths(count: int, seed: int = 0) -> list[int]:
 
 def flat(batches):
     return [row for batch in batches for row in batch]
-
-
-def test_rows_are_padded_on_the_right_to_the_longest():
-    input_ids, mask = pad_right([[5, 6, 7], [8], []], pad_id=9)
-    assert input_ids.tolist() == [[5, 6, 7], [8, 9, 9], [9, 9, 9]]
-    assert mask.tolist() == [[True] * 3, [True, False, False], [False] * 3]
-    assert (input_ids.dtype, mask.dtype) == (torch.long, torch.bool)
-
-
-def test_no_rows_pad_to_an_empty_tensor():
-    input_ids, mask = pad_right([], pad_id=0)
-    assert input_ids.shape == mask.shape == (0, 0)
-
-
-def test_a_pad_id_inside_a_row_still_counts():
-    assert pad_right([[0, 0], [0]], pad_id=0)[1].tolist() == [[True, True], [True, False]]
 
 
 @pytest.mark.parametrize("count", [1, 7, 64, 1000])

@@ -1,4 +1,4 @@
-"""Which rows go together: epochs, ranks, micro-batches, and the padding of one forward.
+"""Which rows go together: epochs, ranks and micro-batches.
 
 Pure and deterministic: every rank computes the same plan from the same lengths. `lengths[i]` is
 what row i costs; `rows` and batches are lists of row indices.
@@ -9,21 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
-from torch import Tensor
-
 WINDOW_BATCHES = 16  # rows of like length are sought among this many batches
-
-
-def pad_right(
-    rows: Sequence[Sequence[int]], pad_id: int
-) -> tuple[Tensor, Tensor]:  # input_ids [B, L] long, mask [B, L] bool
-    """Pad to the longest row. L is the longest row's length, not a maximum."""
-    longest = max((len(row) for row in rows), default=0)
-    padded = [[*row, *[pad_id] * (longest - len(row))] for row in rows]
-    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
-    input_ids = torch.tensor(padded, dtype=torch.long).reshape(len(rows), longest)
-    return input_ids, torch.arange(longest)[None, :] < lengths[:, None]
 
 
 def epoch_batches(

@@ -48,7 +48,13 @@ class PairedEvaluation:
         self._reward_model: ScalarModel | None = None
         if inputs.scorer is not None:
             path = args.reward_model_name_or_path
-            model = load_scalar_model(path, inputs.scorer, device=device, compute_dtype=dtype)
+            model = load_scalar_model(
+                path,
+                inputs.scorer,
+                device=device,
+                compute_dtype=dtype,
+                tokens=len(inputs.before.tokenizer),
+            )
             self._reward_model = model.to(device).requires_grad_(False).eval()
         self.sides: dict[str, list[str]] = {}  # the judged responses, by side
 

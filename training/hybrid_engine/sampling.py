@@ -61,7 +61,8 @@ def sample_tokens(
     scaled = logits.float()
     if not sampling.greedy and sampling.temperature != 1.0:
         scaled = scaled / sampling.temperature
-    scaled[:, banned_token] = torch.finfo(torch.float32).min
+    banned = torch.tensor([banned_token], device=logits.device)
+    scaled = scaled.index_fill(-1, banned, torch.finfo(torch.float32).min)
     logprobs = scaled.log_softmax(dim=-1)
     if sampling.greedy:
         tokens = logprobs.argmax(dim=-1)

@@ -32,9 +32,8 @@ def collate(
     if not rows:
         rows, targets = [[pad_id, pad_id]], [[False, False]]
     input_ids, attention_mask = right_pad(rows, pad_id)
-    target_mask = torch.zeros_like(attention_mask)
-    for index, row in enumerate(targets):
-        target_mask[index, : len(row)] = torch.tensor(row)
+    width = attention_mask.shape[1]
+    target_mask = torch.tensor([[*row, *[False] * (width - len(row))] for row in targets])
     return TokenBatch(input_ids.to(device), attention_mask.to(device), target_mask.to(device))
 
 

@@ -1,6 +1,7 @@
 """Forward passes without gradients over many responses, in micro-batches, on every rank alike."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class ResponseForwards:
         """Log-probs [B, T] of the response tokens; 0 at padding."""
         packed = [
             policy(batch.input_ids, batch.attention_mask, batch.target_mask, temperature)[0]
-            for batch in self._batches()
+            for batch in self._batches
         ]
         return scatter_to_mask(self._in_order(packed), self.mask)
 
@@ -54,7 +55,7 @@ class ResponseForwards:
     def logprobs_and_entropies(self, policy: Model, *, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probs [B, T] of the response tokens and entropies [B, T] before them."""
         pairs = []
-        for batch in self._batches():
+        for batch in self._batches:
             both = policy(
                 batch.input_ids,
                 batch.attention_mask,
@@ -71,7 +72,7 @@ class ResponseForwards:
         """The critic's reading before each response token, [B, T]; 0 at padding."""
         packed = [
             critic(batch.input_ids, batch.attention_mask)[predicting_positions(batch.target_mask)]
-            for batch in self._batches()
+            for batch in self._batches
         ]
         return scatter_to_mask(self._in_order(packed), self.mask)
 
@@ -82,14 +83,16 @@ class ResponseForwards:
             ScalarModel.scores(
                 reward_model(batch.input_ids, batch.attention_mask), batch.attention_mask
             )
-            for batch in self._batches()
+            for batch in self._batches
         ]
         scores = torch.zeros(len(self._prompts), device=self._world.device)
         for rows, part in zip(self._plan, parts, strict=True):
             scores[rows] = part[: len(rows)]
         return scores
 
+    @cached_property
     def _batches(self) -> list[TokenBatch]:
+        """The micro-batches, made once for all the models that read them."""
         return [
             collate_responses(
                 [self._prompts[row] for row in rows],
