@@ -1,7 +1,7 @@
 import pytest
 
 from training.arguments.parsing import UserError
-from training.evaluation.judges import SentimentJudge, VaderJudge, load_judges, score_all
+from training.evaluation.judges import SentimentJudge, VaderJudge, score_all
 
 LIKED = [f"a wonderful and moving story, number {n}, told with love" for n in range(20)]
 DISLIKED = [f"a tedious and empty story, number {n}, told without care" for n in range(20)]
@@ -43,31 +43,6 @@ def test_a_judge_needs_both_labels():
 def test_vader_knows_praise_from_blame():
     praise, blame, nothing = VaderJudge().score(["a great film", "a horrible film", "a film"])
     assert -1.0 <= blame < nothing == 0.0 < praise <= 1.0
-
-
-def test_judges_of_the_users_own_are_loaded_from_a_file(tmp_path):
-    path = tmp_path / "mine.py"
-    path.write_text("def judges():\n    return {'longer': lambda texts: [len(t) for t in texts]}\n")
-    assert load_judges(str(path))["longer"](["a", "abc"]) == [1, 3]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "no such file"),
-        ("x = 1\n", r"needs a function judges\(\)"),
-        ("def judges():\n    return {}\n", r"needs a function judges\(\)"),
-        ("def judges():\n    return {'a': 3}\n", r"needs a function judges\(\)"),
-    ],
-)
-def test_a_file_without_judges_is_refused_in_one_line(tmp_path, content, message):
-    path = tmp_path / "mine.py"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(UserError, match=message) as caught:
-        load_judges(str(path))
-    assert "\n" not in str(caught.value)
-    assert str(path) in str(caught.value)
 
 
 def test_a_judge_that_returns_too_few_scores_is_named():

@@ -1,8 +1,6 @@
 """Judges: functions from texts to scores that had no part in training. Higher is better."""
 
-import importlib.util
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,27 +56,6 @@ class VaderJudge:
     def score(self, texts: Sequence[str]) -> list[float]:
         """The compound score of each text, from -1 to 1."""
         return [float(self._analyzer.polarity_scores(text)["compound"]) for text in texts]
-
-
-def load_judges(path: str) -> dict[str, Judge]:
-    """The judges of a Python file: what its function `judges()` returns, name to function.
-
-    A score function takes a list of texts and returns one number for each.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"--judge {path}: no such file; give a Python file with judges() in it")
-    spec = importlib.util.spec_from_file_location("user_judge", path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--judge {path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    make = getattr(module, "judges", None)
-    found = make() if callable(make) else None
-    if not isinstance(found, dict) or not found or not all(map(callable, found.values())):
-        raise UserError(
-            f"--judge {path}: needs a function judges() that returns a dict of name to function"
-        )
-    return found
 
 
 def score_all(judge: Judge, name: str, texts: Sequence[str]) -> list[float]:

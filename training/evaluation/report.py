@@ -94,10 +94,11 @@ def _headline(summary: Summary, title: str, labels: tuple[str, str], groups_are:
     parts = [f"<h1>{escape(title)}</h1>"]
     if names := judge_names(summary):
         entry = summary[names[0]]
+        who = "the reward model" if names[0] == "reward_model_score" else "the judge"
         low, high = entry["win_rate_ci"]
         parts.append(
             f'<p class="lead">On {summary["prompts"]:,} prompts '
-            f"({summary['groups']:,} {escape(groups_are)}), the judge preferred {after} to "
+            f"({summary['groups']:,} {escape(groups_are)}), {who} preferred {after} to "
             f"{before} in {entry['win_rate']:.1%} of the pairs "
             f"(95 % interval {low:.1%} to {high:.1%}).</p>"
         )

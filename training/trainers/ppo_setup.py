@@ -10,7 +10,12 @@ from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import Sampling
 from training.models.loading import check_fits, load_causal_lm, load_config
 from training.models.policy import Policy
-from training.models.scalar import ScalarSettings, load_scalar_model, read_settings
+from training.models.scalar import (
+    ScalarSettings,
+    load_scalar_model,
+    read_settings,
+    refuse_scalar_model,
+)
 from training.models.tokenizers import Tokenizer, check_same_tokenizer, load_tokenizer
 from training.runtime import checkpoint, engine, optim
 from training.runtime.distributed import World
@@ -37,6 +42,7 @@ def check_stages(args: PPOArgs, world: World) -> tuple[Tokenizer, ScalarSettings
     actor, scorer = args.actor_model_name_or_path, args.reward_model_name_or_path
     actor_flag, scorer_flag = "--actor_model_name_or_path", "--reward_model_name_or_path"
     config = load_config(actor, flag=actor_flag, hint=RUN_STAGE_1)
+    refuse_scalar_model(actor, flag=actor_flag, hint=RUN_STAGE_1)
     checkpoint.check_complete(actor, flag=actor_flag, hint=RUN_STAGE_1)
     settings = read_settings(scorer, flag=scorer_flag, hint=RUN_STAGE_2)
     checkpoint.check_complete(scorer, flag=scorer_flag, hint=RUN_STAGE_2)

@@ -6,7 +6,12 @@ from pathlib import Path
 
 from training.arguments.reward import RewardArgs
 from training.models.loading import check_fits, load_config
-from training.models.scalar import ScalarModel, ScalarSettings, new_scalar_model
+from training.models.scalar import (
+    ScalarModel,
+    ScalarSettings,
+    new_scalar_model,
+    refuse_scalar_model,
+)
 from training.models.tokenizers import Tokenizer, load_tokenizer
 from training.runtime import checkpoint, optim
 from training.runtime.distributed import World
@@ -23,6 +28,7 @@ def check_backbone(args: RewardArgs) -> Tokenizer:
     """The stage-1 model's tokenizer, after what its files alone can tell has been checked."""
     flag = "--model_name_or_path"
     config = load_config(args.model_name_or_path, flag=flag, hint=RUN_STAGE_1)
+    refuse_scalar_model(args.model_name_or_path, flag=flag, hint=RUN_STAGE_1)
     checkpoint.check_complete(args.model_name_or_path, flag=flag, hint=RUN_STAGE_1)
     check_fits(config, args.max_length, flags=f"--max_length {args.max_length} can")
     return load_tokenizer(args.model_name_or_path, flag=flag)
