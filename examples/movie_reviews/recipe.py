@@ -22,16 +22,16 @@ FULL = Recipe(
     example="movie_reviews",
     # One cycle of at most one pass over the text; the bound in seconds is for slower machines.
     pretrain="--objective lm --optimizer muon --learning_rate 3e-3 --muon_lr 1e-2 "
-    "--weight_decay 0.1 --max_length 128 --batch_size 16 --max_steps 1300 --max_seconds 190 "
-    "--warmup_ratio 0.04 --min_lr_ratio 0.02 --log_every 100 --eval_every 1300",
+    "--weight_decay 0.1 --max_length 128 --batch_size 16 --max_steps 1400 --max_seconds 200 "
+    "--warmup_ratio 0.04 --min_lr_ratio 0.02 --log_every 100 --eval_every 1400",
     sft="--learning_rate 1.5e-3 --num_epochs 2 --batch_size 32 --log_every 50",
     reward="--learning_rate 7e-4 --num_epochs 2 --batch_size 4 --log_every 50",
     ppo="--max_steps 40 --rollout_batch_size 192 --minibatch_size 96 --ppo_epochs 2 "
     "--actor_lr 3e-4 --critic_lr 3e-4 --warmup_ratio 0.075 --max_prompt_length 48 "
-    "--max_new_tokens 40 --kl_controller adaptive --kl_coef 0.3 --kl_target 6 --kl_horizon 768 "
+    "--max_new_tokens 40 --kl_controller adaptive --kl_coef 0.25 --kl_target 7 --kl_horizon 768 "
     "--max_eval_rows 200 --log_every 4",
     test_prompts=600,
-    kl_target=6.0,
+    kl_target=7.0,
 )
 
 # The same path in small, by step counts, so that a run can be repeated to the last digit.

@@ -10,11 +10,11 @@ from training.runtime.ds_config import CONFIG_FOLDER, build, for_frozen
 ARGS = CommonArgs(max_grad_norm=0.5)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize(
+    ("stage", "offload"),
+    [(0, False), (1, False), (2, False), (3, False), (2, True), (3, True)],
+)
 def test_each_shipped_file_is_of_its_stage_and_complete(stage, offload):
-    if offload and stage < 2:
-        pytest.skip("refused as flags")
     config = build(replace(ARGS, zero_stage=stage, offload_optimizer=offload), world_size=4)
     assert config["zero_optimization"]["stage"] == stage
     assert ("offload_optimizer" in config["zero_optimization"]) == offload

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from training.runtime import launch as module
 from training.runtime.launch import LAUNCH_ID
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,6 +112,14 @@ def test_what_a_failed_launcher_leaves_is_ended(launch, tmp_path):
     )
     assert process.wait(30) == 3
     assert not is_alive(int((tmp_path / "child").read_text()))
+
+
+def test_a_zombie_that_nobody_reaps_does_not_hold_up_the_end(monkeypatch):
+    """In a container whose first process waits for no children."""
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
+    with subprocess.Popen(["true"], start_new_session=True) as zombie:
+        os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+        module._end_group(zombie.pid)
 
 
 def wait_for_pid(file: Path) -> int:

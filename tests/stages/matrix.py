@@ -133,8 +133,10 @@ def agreed_port(file: Path) -> int:
     return int(file.read_text())
 
 
-def run(program: str, flags: list[str], output: Path) -> None:
+def run(program: str, flags: list[str], output: Path, needs: list[Path]) -> None:
     """One cell: the program's own `main`, and a record beside what it wrote."""
+    while not all((folder / "complete.json").exists() for folder in needs):
+        time.sleep(0.1)  # another process makes them
     sys.argv = [f"{program}/main.py", "--output_dir", str(output), *flags]
     os.environ["MASTER_PORT"] = str(agreed_port(output.with_suffix(".port")))
     notes = Notes()
@@ -145,8 +147,8 @@ def run(program: str, flags: list[str], output: Path) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    for program, flags, output in json.loads(Path(sys.argv[1]).read_text()):
-        run(program, flags, Path(output))
+    for program, flags, output, needs in json.loads(Path(sys.argv[1]).read_text()):
+        run(program, flags, Path(output), [Path(folder) for folder in needs])
 
 
 if __name__ == "__main__":

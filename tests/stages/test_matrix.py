@@ -5,7 +5,7 @@ one rank, ZeRO 0, a whole step in one micro-batch.
 """
 
 import json
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from tests.stages.material import Material, read_jsonl, write_jsonl
-from tests.stages.processes import LAUNCH_SECONDS, started, wait_until
+from tests.stages.processes import LAUNCH_SECONDS, Program, started, wait_until
 from training.models.scalar import ScalarModel, load_scalar_model, read_settings
 
 STEPS = 10
@@ -58,6 +58,7 @@ class Cell:
     like: str = ""
     flags: tuple[str, ...] = ()
     reward: str = "reward-whole"  # what a PPO run learns from
+    tolerance: float = 1e-5
 
     @property
     def folder(self) -> str:
@@ -84,7 +85,9 @@ def all_cells() -> list[Cell]:
         Cell("sft-offload2", "sft", 2, 2, like="sft-whole", flags=offload),
         Cell("sft-offload3", "sft", 2, 3, like="sft-whole", flags=offload),
         Cell("sft-muon1", "sft", 1, flags=("--optimizer", "muon")),
-        Cell("sft-muon2", "sft", 2, like="sft-muon1", flags=("--optimizer", "muon")),
+        Cell(
+            "sft-muon2", "sft", 2, like="sft-muon1", flags=("--optimizer", "muon"), tolerance=1e-3
+        ),
         Cell("scratch-zero0", "sft", 1, 0, 2, flags=new),
         Cell("scratch-zero3", "sft", 2, 3, 2, like="scratch-zero0", flags=new),
         Cell("reward-mlp", "reward", 2, 3, 2, flags=("--head", "mlp", "--pooling", "mean")),
@@ -136,6 +139,12 @@ class Runs:
             for row in rows
         }
 
+    def needs(self, cell: Cell) -> list[str]:
+        """The finished runs that a cell starts from."""
+        reward = next(c.folder for c in CELLS.values() if c.name == cell.reward)
+        names = {"sft": [], "reward": [START], "ppo": [START, reward]}[cell.stage]
+        return [str(self.path(name)) for name in names]
+
     def flags(self, cell: Cell) -> list[str]:
         first = self.path(START)
         flags = f"--zero_stage {cell.zero} --micro_batch_tokens {cell.tokens} --seed 3"
@@ -174,35 +183,14 @@ LR = (
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory, material, user_env) -> Runs:
-    """Every cell, in one process for one rank and in a pair of them for two."""
+    """Every cell, in one process for one rank and in a pair of them for two, all at a time."""
     runs = Runs(tmp_path_factory.mktemp("matrix"), material)
-    for ranks in (1, 2):
-        launch(runs, ranks, user_env)
-    return runs
-
-
-def launch(runs: Runs, ranks: int, env: dict[str, str]) -> None:
-    plan = [
-        (PROGRAMS[cell.stage], runs.flags(cell), str(runs.path(cell.folder)))
-        for cell in CELLS.values()
-        if cell.ranks == ranks
-    ]
-    file = runs.folder / f"cells-{ranks}.json"
-    file.write_text(json.dumps(plan))
-    places = {"WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
-    command: list[str | Path] = [
-        env["VIRTUAL_ENV"] + "/bin/python",
-        "-m",
-        "tests.stages.matrix",
-        file,
-    ]
-
-    def on(rank: int) -> Any:
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        return started(command, runs.folder, {**env, **places, **own})
-
     with ExitStack() as stack:
-        programs = [stack.enter_context(on(rank)) for rank in range(ranks)]
+        programs = [
+            stack.enter_context(start(runs, ranks, rank, user_env))
+            for ranks in (1, 2)
+            for rank in range(ranks)
+        ]
         wait_until(
             lambda: (
                 any(program.process.poll() for program in programs)
@@ -211,7 +199,25 @@ def launch(runs: Runs, ranks: int, env: dict[str, str]) -> None:
             LAUNCH_SECONDS,
         )
         status = [program.process.poll() for program in programs]
-        assert status == [0] * ranks, "\n".join(p.errors.read_text()[-3000:] for p in programs)
+        errors = [program.errors.read_text()[-3000:] for program in programs]
+    assert status == [0, 0, 0], "\n".join(errors)
+    return runs
+
+
+def start(
+    runs: Runs, ranks: int, rank: int, env: dict[str, str]
+) -> AbstractContextManager[Program]:
+    """The process of one rank, which makes all cells of that many ranks."""
+    cells = [cell for cell in CELLS.values() if cell.ranks == ranks]
+    plan = [
+        (PROGRAMS[cell.stage], runs.flags(cell), str(runs.path(cell.folder)), runs.needs(cell))
+        for cell in cells
+    ]
+    file = runs.folder / f"cells-{ranks}.json"
+    file.write_text(json.dumps(plan))
+    places = {"WORLD_SIZE": ranks, "LOCAL_SIZE": ranks, "RANK": rank, "LOCAL_RANK": rank}
+    own = {name: str(value) for name, value in places.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    return started(["python", "-m", "tests.stages.matrix", file], runs.folder, env | own)
 
 
 @cache
@@ -267,10 +273,11 @@ def our_scalar(folder: Path) -> ScalarModel:
 def test_the_curve_is_that_of_one_rank_without_zero(runs, cell):
     like = next(c.folder for c in CELLS.values() if c.name == CELLS[cell].like)
     curve, expected = runs.steps(cell), runs.steps(like)
+    near = CELLS[cell].tolerance  # 1e-3 for Muon, which computes in bf16
     assert len(curve) == CELLS[cell].steps
     for step, metrics in curve.items():
         # fp32 sums in another order; Adam carries the last bits on from step to step.
-        assert metrics == pytest.approx(expected[step], rel=1e-5, abs=1e-5), f"step {step}"
+        assert metrics == pytest.approx(expected[step], rel=near, abs=near), f"step {step}"
 
 
 @pytest.mark.parametrize("cell", ["sft-whole-1", "reward-whole-1", "ppo-whole-1"])
@@ -412,7 +419,8 @@ def test_saved_weights_are_those_of_one_rank_without_zero(runs, cell):
     like = next(c.folder for c in CELLS.values() if c.name == CELLS[cell].like)
     found, expected = (load_file(runs.path(name) / saved) for name in (cell, like))
     # Adam makes steps of nearly full size even of gradients that are nothing but rounding.
-    assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    near = 10 * CELLS[cell].tolerance
+    assert_close(found, expected, rtol=near, atol=near)
 
 
 @pytest.mark.parametrize("name", ["sft", "reward", "ppo"])

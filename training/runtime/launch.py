@@ -77,10 +77,9 @@ def _end_group(group: int) -> None:
     """End whatever the launcher left running, politely and then not."""
     deadline = time.monotonic() + GRACE_SECONDS
     _signal_group(group, signal.SIGTERM)
-    while _signal_group(group, 0):
-        if time.monotonic() > deadline:
-            _signal_group(group, signal.SIGKILL)
+    while _signal_group(group, 0) and time.monotonic() < deadline:
         time.sleep(0.05)
+    _signal_group(group, signal.SIGKILL)  # not waited for: a zombie that nobody reaps stays
 
 
 def _signal_group(group: int, number: int) -> bool:
