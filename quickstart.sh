@@ -9,5 +9,4 @@ repo="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=install.sh
 . "$repo/install.sh"
 
-cd "$repo"
-exec python -m examples.movie_reviews.quickstart "$@"
+PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}" exec python -m examples.movie_reviews.quickstart "$@"

@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 
-EVALUATE = ["scikit-learn>=1.6", "matplotlib>=3.9", "vaderSentiment>=3.3.2"]
+EVALUATE = ["scikit-learn>=1.6", "vaderSentiment>=3.3.2"]
 
 setup(
     name="classic-rlhf",
@@ -29,7 +29,6 @@ setup(
         "numpy>=2.0",
     ],
     extras_require={
-        "lora": ["peft>=0.18"],
         "evaluate": EVALUATE,
         "dev": [
             *EVALUATE,

@@ -132,13 +132,16 @@ def token_logprobs(
     tokens: Tensor,  # [N]
     *,
     vocab_size: int,
+    chunked: bool = True,
     temperature: float = 1.0,
     banned_token: int | None = None,
     with_entropy: bool = False,
 ) -> tuple[Tensor, Tensor]:  # log-probs [N], entropies [N] or [0], fp32
     """`log_softmax_at` of `head(hidden)`, in chunks of rows that bound the logits in memory.
 
-    With more than one chunk and gradients on, a chunk's logits are made again in backward.
+    With more than one chunk and gradients on, a chunk's logits are made again in backward. Where
+    a call of `head` is a collective, ranks of unequal N must not call it unequally often:
+    `chunked=False` calls it once.
     """
 
     def chunk_logprobs(hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,7 +154,7 @@ def token_logprobs(
         )
 
     rows = max(LOGIT_CHUNK // vocab_size, 1)
-    if hidden.shape[0] <= rows:
+    if hidden.shape[0] <= rows or not chunked:
         return chunk_logprobs(hidden, tokens)
     parts = []
     for start in range(0, hidden.shape[0], rows):

@@ -28,21 +28,6 @@ def test_an_epoch_has_every_row_once(count, batch_size):
     assert sorted(map(len, batches), reverse=True)[:-1] == [batch_size] * (len(batches) - 1)
 
 
-def test_drop_last_leaves_only_full_batches():
-    batches = epoch_batches(random_lengths(100), 8, seed=0, epoch=0, drop_last=True)
-    assert [len(batch) for batch in batches] == [8] * 12
-    assert len(set(flat(batches))) == 96
-
-
-def test_the_remainder_that_is_dropped_is_not_the_longest_rows():
-    lengths = list(range(100))
-    dropped = [
-        set(range(100)) - set(flat(epoch_batches(lengths, 8, seed=0, epoch=e, drop_last=True)))
-        for e in range(50)
-    ]
-    assert 40 < sum(map(sum, dropped)) / 200 < 60
-
-
 def test_an_epochs_order_follows_seed_and_epoch():
     def order(seed, epoch):
         return epoch_batches(random_lengths(200), 8, seed=seed, epoch=epoch)

@@ -6,7 +6,6 @@ from training.arguments.parsing import UserError
 from training.models.tokenizers import (
     PAD_TOKEN,
     check_same_tokenizer,
-    has_tokenizer,
     load_tokenizer,
 )
 
@@ -72,9 +71,3 @@ def test_tokenizers_that_end_otherwise_differ():
     theirs.eos_token = "w3"
     with pytest.raises(UserError, match="differ"):
         check_same_tokenizer(ours, theirs, "a", "b")
-
-
-def test_whether_a_folder_holds_a_tokenizer(tmp_path):
-    assert not has_tokenizer(str(tmp_path))
-    assert has_tokenizer("some-hub/name")
-    assert has_tokenizer(saved(tmp_path))

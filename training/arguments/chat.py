@@ -19,6 +19,7 @@ class ChatArgs(SamplingArgs, TemplateArgs):
     max_new_tokens: int = arg(128, "Tokens a response may have, its EOS included.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.check_sampling()
         self.check_templates()
         require(

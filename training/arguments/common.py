@@ -20,6 +20,9 @@ class ModelArgs:
         "auto", "Compute type; weights stay fp32. auto: bf16 where the processor has it."
     )
 
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**63, f"--seed must not be negative, got {self.seed}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateArgs:
@@ -69,6 +72,7 @@ class CommonArgs(EngineArgs, TemplateArgs):
     log_every: int = arg(10, "Steps between two printed lines (every step is in metrics.jsonl).")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive = ("micro_batch_tokens", "log_every", "timeout_minutes", "adam_eps")
         for name in positive:
             check_positive(self, name)

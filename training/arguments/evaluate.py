@@ -43,6 +43,7 @@ class EvaluateArgs(PromptArgs):
     notes: str = arg("", "JSON with lists `shows` and `does_not_show`, for the report.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.check_prompts()
         self.check_templates()
         check_positive(self, "micro_batch_tokens")

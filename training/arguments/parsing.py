@@ -5,6 +5,7 @@ Nothing here or beside it imports torch or deepspeed: `--help` and a mistyped fl
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, NoReturn, TypeVar
@@ -14,6 +15,7 @@ from transformers.hf_argparser import HfArgumentParser
 T = TypeVar("T")
 
 USER_MISTAKE = 2  # exit status
+OTHER_RANKS_WAIT = 5.0  # seconds; launchers look for a dead rank every second
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells count
 
 
@@ -30,10 +32,17 @@ def arg(default: Any, help: str) -> Any:
 
 
 def exit_with_user_error(program: str, message: str) -> NoReturn:
-    """Print `message` as one line on stderr, from the first rank alone, and exit with status 2."""
-    if os.environ.get("RANK", "0") == "0":
-        line = " ".join(message.split())
-        sys.stderr.write(f"{program}: error: {line}\n")
+    """Print `message` as one line on stderr and exit with status 2.
+
+    Most mistakes are seen by every rank: the first one speaks, and the others only if nobody has
+    ended them a little later, as when a file is missing on their host alone.
+    """
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
+        time.sleep(OTHER_RANKS_WAIT)
+    line = " ".join(message.split())
+    where = "" if rank == "0" else f" (rank {rank})"
+    sys.stderr.write(f"{program}: error: {line}{where}\n")
     raise SystemExit(USER_MISTAKE)
 
 

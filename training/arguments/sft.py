@@ -12,7 +12,7 @@ class SFTArgs(CommonArgs):
     """Stage 1: responses are learnt from demonstrations, or plain text with --objective lm."""
 
     output_dir: str = arg("output/step1_sft", "Where the model, args.json and metrics.jsonl go.")
-    model_name_or_path: str = arg("", "Folder or Hub name to start from; see README for default.")
+    model_name_or_path: str = arg("", "Folder or Hub name; default: the quickstart base, else new.")
     init_from_scratch: str = arg("", "JSON model config: start from random weights instead.")
     tokenizer_name_or_path: str = arg("", "Tokenizer, when the model folder has none.")
     objective: Literal["response", "lm"] = arg(

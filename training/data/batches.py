@@ -13,18 +13,13 @@ WINDOW_BATCHES = 16  # rows of like length are sought among this many batches
 
 
 def epoch_batches(
-    lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int, drop_last: bool = False
+    lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int
 ) -> list[list[int]]:
-    """One epoch: every row once, rows of like length together, batches in random order.
-
-    `drop_last` leaves out a random remainder, so that every batch has `batch_size` rows.
-    """
+    """One epoch: every row once, rows of like length together, batches in random order."""
     _check_positive("batch_size", batch_size)
     draw = random.Random(f"epoch {seed} {epoch}")
     order = list(range(len(lengths)))
     draw.shuffle(order)
-    if drop_last:
-        order = order[: len(order) - len(order) % batch_size]
     window = WINDOW_BATCHES * batch_size
     batches = []
     for start in range(0, len(order), window):

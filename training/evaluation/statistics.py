@@ -25,11 +25,6 @@ def paired_wins(
     return (np.sign(difference) + 1.0) / 2.0
 
 
-def win_rate(before: Sequence[float], after: Sequence[float]) -> float:
-    """The share of pairs that the second side wins; a tie counts one half."""
-    return float(paired_wins(before, after).mean())
-
-
 def bootstrap_interval(
     values: Sequence[float] | Floats,  # [N]
     groups: Sequence[str],  # [N]

@@ -38,6 +38,10 @@ class CachedModelDecoder:
         self._cache.batch_select_indices(rows)
         self._mask = self._mask[rows]
 
+    def release(self) -> None:
+        self._cache = None
+        self._model = None
+
     def _forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         low = self._dtype != torch.float32
         with torch.autocast(input_ids.device.type, dtype=torch.bfloat16, enabled=low):

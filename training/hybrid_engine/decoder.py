@@ -32,6 +32,9 @@ class Decoder(Protocol):
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows [n] of the batch only, in this order."""
 
+    def release(self) -> None:
+        """Free the batch and what `load` made; called at the end of each rollout."""
+
 
 @dataclass(frozen=True)
 class Responses:

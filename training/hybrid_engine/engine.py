@@ -44,7 +44,6 @@ class HybridEngine:
         dtype: torch.dtype,
         batch_size: int,
         gather: Gather = _no_gather,
-        release_after: bool = False,
     ) -> None:
         self._lm = lm
         self._view = InferenceView(lm, gather, device)
@@ -52,7 +51,6 @@ class HybridEngine:
         self._eos_id, self._pad_id = eos_id, pad_id
         self._device = device
         self._batch_size = batch_size
-        self._release_after = release_after
         self._decoder = decoder_for(lm, dtype)
 
     @contextmanager
@@ -65,9 +63,8 @@ class HybridEngine:
         try:
             yield self._generate
         finally:
+            self._decoder.release()
             self._lm.train(was_training)
-            if self._release_after:
-                self._view.release()
 
     def stream(
         self, prompt: Sequence[int], key: SampleKey, on_token: Callable[[int], None]

@@ -107,6 +107,10 @@ class GPT2Decoder:
         assert self._cache is not None, "prefill comes first"
         self._cache.keep(rows)
 
+    def release(self) -> None:
+        self._cache = None
+        self._blocks = []
+
     def _qkv(self, hidden: Tensor, block: _Block) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value [B, heads, L, size] of the normalised hidden states [B, L, H]."""
         batch, length, _ = hidden.shape

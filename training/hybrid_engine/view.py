@@ -43,7 +43,3 @@ class InferenceView:
                     for key, parameter in own.items():
                         targets[name].get_parameter(key).copy_(parameter)
         return self._shadow
-
-    def release(self) -> None:
-        """Free the second model, where there is one; the next `refresh` makes it again."""
-        self._shadow = None

@@ -52,7 +52,8 @@ class Policy(nn.Module):
             hidden = hidden[predicting_positions(target_mask)]
             tokens = input_ids[target_mask]
             head = self.lm.get_output_embeddings()
-            if summed and head.bias is None and not hasattr(head.weight, "ds_id"):
+            is_sharded = hasattr(head.weight, "ds_id")
+            if summed and head.bias is None and not is_sharded:
                 # Not under ZeRO-3, where only a call of the head module gathers its weight.
                 loss = summed_cross_entropy(
                     hidden,
@@ -67,6 +68,7 @@ class Policy(nn.Module):
                 head,
                 tokens,
                 vocab_size=self.lm.config.vocab_size,
+                chunked=not is_sharded,
                 temperature=temperature,
                 banned_token=self.pad_id,
                 with_entropy=with_entropy,

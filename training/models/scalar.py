@@ -141,6 +141,21 @@ def refuse_scalar_model(path: str, *, flag: str, hint: str) -> None:
         raise UserError(f"{flag}: {path} holds a reward model, which does not respond; {hint}")
 
 
+def check_can_classify(config: Any, *, flag: str) -> None:
+    """Raise `UserError` where `transformers` has no classifier to save a plain scalar model as."""
+    if config.model_type not in _classifiers():
+        raise UserError(
+            f"{flag}: transformers has no sequence classifier for {config.model_type}; use "
+            "--head mlp or another --pooling"
+        )
+
+
+def _classifiers() -> dict[str, str]:
+    from transformers.models.auto import modeling_auto
+
+    return dict(modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
+
+
 def load_scalar_model(
     path: str,
     settings: ScalarSettings,
@@ -243,11 +258,7 @@ def save_scalar_model(
 def _save_plain(
     model: ScalarModel, config: Any, backbone: dict[str, Tensor], head: Tensor, folder: Path
 ) -> None:
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSES,
-    )
-
-    config.architectures = [CLASSES[config.model_type]]
+    config.architectures = [_classifiers()[config.model_type]]
     config.num_labels = 1
     config.use_cache = True
     config.save_pretrained(folder)

@@ -1,6 +1,5 @@
 """Tokenizers: loading, a PAD token of its own, and agreement between stages."""
 
-from pathlib import Path
 from typing import Any
 
 from training.arguments.parsing import UserError
@@ -43,10 +42,3 @@ def check_same_tokenizer(first: Tokenizer, second: Tokenizer, first_path: str, p
             f"the tokenizers of {first_path} and {path} differ ({len(first)} and {len(second)} "
             "tokens); train the reward model from the same stage-1 model"
         )
-
-
-def has_tokenizer(path: str) -> bool:
-    """Whether a local folder holds a tokenizer (a Hub name is taken to have one)."""
-    folder = Path(path)
-    names = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
-    return not folder.is_dir() or any((folder / name).is_file() for name in names)

@@ -1,4 +1,4 @@
-"""Models on disk: published whole or not at all, and a marker that says a run is complete."""
+"""Models on disk: each file published whole, and a marker that says a run is complete."""
 
 import json
 import os

@@ -165,6 +165,8 @@ def _watch_ancestors() -> None:
     else:
         return  # plain python: a shell that may well end before us
     started_by = _ancestors(generations)
+    if started_by[0] == 1 and "CROSS_RANK" in os.environ:
+        raise SystemExit("the launcher ended while this rank was starting; this rank stops")
 
     def watch() -> None:
         while _ancestors(generations) == started_by:

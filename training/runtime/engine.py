@@ -19,7 +19,11 @@ def compute_dtype(choice: str, device: torch.device) -> torch.dtype:
     """What matrix products run in: bf16 where asked for, or where `auto` finds it pays."""
     if choice == "fp32":
         return torch.float32
-    supported = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()
+    supported = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if device.type == "cuda"
+        else _cpu_has_bf16()
+    )
     if choice == "bf16" and not supported:
         raise UserError(
             "--dtype bf16: this processor has no bf16 instructions, so it would be slower than "

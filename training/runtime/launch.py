@@ -36,11 +36,10 @@ def main() -> int:
     launch_id = uuid.uuid4().hex
     command = [sys.executable, launcher, "--log_level", "critical", *launcher_flags, *program]
     environment = {**os.environ, LAUNCH_ID: launch_id}
-    if not any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")):
+    if not _has_accelerator():
         environment.setdefault("DS_ACCELERATOR", "cpu")  # else each process warns that it is one
-    started = subprocess.Popen(command, env=environment, start_new_session=True)
-    status = _wait(started)
-    _end_group(started.pid)
+    group, status = _run(command, environment)
+    _end_group(group)
     if status == 0 and not _has_marker(program, launch_id):
         sys.stderr.write(
             "launch: error: the launcher reported success but the run did not finish (was it "
@@ -50,6 +49,12 @@ def main() -> int:
     return status
 
 
+def _has_accelerator() -> bool:
+    """Whether a GPU's device file is there; a container may show any one of them."""
+    names = ("nvidia[0-9]*", "kfd", "dxg")
+    return any(next(Path("/dev").glob(name), None) is not None for name in names)
+
+
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     first_program = next((i for i, word in enumerate(arguments) if word.endswith(".py")), None)
     if first_program is None:
@@ -57,20 +62,30 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return arguments[:first_program], arguments[first_program:]
 
 
-def _wait(started: "subprocess.Popen[bytes]") -> int:
-    """Wait for the launcher, handing signals on to its whole group; its status as a shell's."""
+def _run(command: list[str], environment: dict[str, str]) -> tuple[int, int]:
+    """Run the launcher in a process group of its own, handing signals on to all of the group.
+
+    The group's id, and the launcher's status as a shell gives it.
+    """
     received: list[int] = []
+    groups: list[int] = []  # empty until the launcher is started
 
     def forward(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        _signal_group(started.pid, signal.SIGKILL if len(received) > 1 else number)
+        for group in groups:
+            _signal_group(group, signal.SIGKILL if len(received) > 1 else number)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
-        signal.signal(number, forward)
+        if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` and `&` ask for just that
+            signal.signal(number, forward)
+    started = subprocess.Popen(command, env=environment, start_new_session=True)
+    groups.append(started.pid)
+    if received:
+        _signal_group(started.pid, received[0])
     status = started.wait()
     if received:
-        return 128 + received[0]
-    return 128 - status if status < 0 else status
+        return started.pid, 128 + received[0]
+    return started.pid, 128 - status if status < 0 else status
 
 
 def _end_group(group: int) -> None:
@@ -94,11 +109,12 @@ def _signal_group(group: int, number: int) -> bool:
 def _has_marker(program: list[str], launch_id: str) -> bool:
     """Whether the program's output folder says that this launch completed."""
     folder = ""
-    for index, word in enumerate(program):
+    words = [word.replace("--output-dir", "--output_dir", 1) for word in program]
+    for index, word in enumerate(words):
         if word.startswith("--output_dir="):
             folder = word.split("=", 1)[1]
-        elif word == "--output_dir" and index + 1 < len(program):
-            folder = program[index + 1]  # given twice, the last one counts, as for the program
+        elif word == "--output_dir" and index + 1 < len(words):
+            folder = words[index + 1]  # given twice, the last one counts, as for the program
     try:
         marker = json.loads((Path(folder) / "complete.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

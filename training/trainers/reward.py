@@ -97,7 +97,12 @@ class RewardTrainer:
             for i, part in zip(rows, _split(scores, chosen), strict=True):
                 outcomes.extend(_outcomes(groups[i], part.tolist()))
         merged = [entry for part in self._world.gather(outcomes) for entry in part]
-        self.outcomes = PairOutcomes(*(list(column) for column in zip(*merged, strict=True)))
+        self.outcomes = PairOutcomes(
+            differences=[difference for difference, _, _, _ in merged],
+            correct=[is_right for _, is_right, _, _ in merged],
+            gaps=[gap for _, _, gap, _ in merged],
+            sources=[source for _, _, _, source in merged],
+        )
         return {
             "loss/eval": self._world.all_sum(total).item(),
             "accuracy/eval": self.outcomes.accuracy,

@@ -9,6 +9,7 @@ from training.models.loading import check_fits, load_config
 from training.models.scalar import (
     ScalarModel,
     ScalarSettings,
+    check_can_classify,
     new_scalar_model,
     refuse_scalar_model,
 )
@@ -31,6 +32,8 @@ def check_backbone(args: RewardArgs) -> Tokenizer:
     refuse_scalar_model(args.model_name_or_path, flag=flag, hint=RUN_STAGE_1)
     checkpoint.check_complete(args.model_name_or_path, flag=flag, hint=RUN_STAGE_1)
     check_fits(config, args.max_length, flags=f"--max_length {args.max_length} can")
+    if args.head == "linear" and args.pooling == "last":
+        check_can_classify(config, flag=flag)
     return load_tokenizer(args.model_name_or_path, flag=flag)
 
 

@@ -46,7 +46,6 @@ class Experience:
     rewards: Tensor
     advantages: Tensor
     returns: Tensor
-    kl: Tensor  # k1 against ref, for the metrics and the controller
 
     @property
     def lengths(self) -> list[int]:
@@ -70,9 +69,10 @@ class RolloutCollector:
     ) -> Rollout:
         """`samples_per_prompt` responses to each prompt; ranks share the work, all get the result.
 
-        Row p * samples_per_prompt + s is sample s of prompt p, however many ranks there are.
+        Row p * samples_per_prompt + s is sample s of prompt p, however many ranks there are. A
+        prompt that comes twice in a batch (there are fewer than the batch takes) is drawn anew.
         """
-        jobs = [(prompt, sample) for prompt in prompts for sample in range(samples_per_prompt)]
+        jobs = _jobs(prompts, samples_per_prompt)
         # A rank without a response of its own makes one that is left out: forwards are collective.
         own = jobs[self._world.rank :: self._world.size] or jobs[:1]
         started = time.monotonic()
@@ -120,6 +120,19 @@ class RolloutCollector:
         )
 
 
+def _jobs(
+    prompts: Sequence[EncodedPrompt], samples_per_prompt: int
+) -> list[tuple[EncodedPrompt, int]]:
+    """Every response to be drawn: its prompt and its index among that prompt's samples."""
+    seen: dict[int, int] = {}
+    jobs = []
+    for prompt in prompts:
+        first = seen.get(prompt.prompt_id, 0)
+        seen[prompt.prompt_id] = first + samples_per_prompt
+        jobs += [(prompt, first + sample) for sample in range(samples_per_prompt)]
+    return jobs
+
+
 def _merge(parts: Sequence[Rollout], count: int) -> Rollout:
     """One rollout from the ranks' parts, dealt out row by row."""
     width = max(part.mask.shape[1] for part in parts)
@@ -161,8 +174,7 @@ def make_experience(rollout: Rollout, args: PPOArgs, *, kl_coef: float) -> Exper
     )
     if args.advantage_whitening == "batch":
         advantages = _whitened(advantages, mask, keep_mean=False)
-    k1 = kl_estimate(rollout.logprobs, rollout.ref_logprobs, mask, estimator="k1")
-    return Experience(rollout, rewards, advantages, returns, k1)
+    return Experience(rollout, rewards, advantages, returns)
 
 
 def _whitened(values: Tensor, mask: Tensor, *, keep_mean: bool) -> Tensor:
