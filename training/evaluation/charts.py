@@ -11,7 +11,7 @@ WIDTH, HEIGHT = 330, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 26
 MAX_POINTS = 400  # of a line; more are not seen at this width
 
-ROW_HEIGHT, LABEL_WIDTH, PLOT_WIDTH, VALUE_WIDTH = 30, 190, 420, 150
+ROW_HEIGHT, LABEL_WIDTH, PLOT_WIDTH, VALUE_WIDTH = 30, 250, 360, 150
 
 
 def line_chart(series: Mapping[str, Sequence[Point]]) -> str:
