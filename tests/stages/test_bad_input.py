@@ -69,11 +69,12 @@ class Place:
 
     def good_flags(self, stage: str) -> list[str]:
         data = self.file([{**GOOD[stage], "n": n} for n in range(3)], "good.jsonl")
-        flags = ["--data_path", data]
+        flags = ["--data_path", data, "--max_steps", "1"]  # a failing test ends soon
         if stage == "sft":
             return [*flags, "--model_name_or_path", str(self.base)]
         if stage == "reward":
-            return [*flags, "--model_name_or_path", str(self.sft)]
+            samples = ["--normalization_samples", "4", "--learning_rate", "1e-3"]
+            return [*flags, *samples, "--model_name_or_path", str(self.sft)]
         actor, reward = "--actor_model_name_or_path", "--reward_model_name_or_path"
         return [*flags, actor, str(self.sft), reward, str(self.reward)]
 
@@ -429,9 +430,9 @@ def test_a_batch_that_does_not_go_into_the_ranks_is_refused(place, name):
 
 
 BRIEFLY = {
-    "sft": "--max_steps 1",
-    "reward": "--max_steps 1 --normalization_samples 4 --learning_rate 1e-3",
-    "ppo": "--max_steps 1 --rollout_batch_size 2 --minibatch_size 2 --max_new_tokens 4",
+    "sft": "",
+    "reward": "",
+    "ppo": "--rollout_batch_size 2 --minibatch_size 2 --max_new_tokens 4",
 }
 
 
