@@ -63,7 +63,9 @@ def test_a_launcher_that_says_success_without_the_marker_is_not_believed(launch,
     assert "did not finish" in errors
 
 
-@pytest.mark.parametrize("last", [["--output_dir", "{out}"], ["--output_dir={out}"], ["--output-dir", "{out}"]])
+@pytest.mark.parametrize(
+    "last", [["--output_dir", "{out}"], ["--output_dir={out}"], ["--output-dir", "{out}"]]
+)
 def test_of_two_output_folders_the_last_counts_as_for_the_program(launch, tmp_path, last):
     own = [word.format(out=tmp_path / "out") for word in last]
     mark = MARK.replace('sys.argv[sys.argv.index("--output_dir") + 1]', f'"{tmp_path / "out"}"')
