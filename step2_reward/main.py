@@ -39,8 +39,7 @@ def main() -> None:
 
         def save(folder: Path) -> None:
             reward_setup.save_normalized(reward_model, own, args, tokenizer, world, folder)
-            found = trainer.outcomes
-            report = accuracy_report(found.correct, found.gaps, found.sources, seed=args.seed)
+            report = accuracy_report(trainer.verdicts, seed=args.seed)
             write_json(world, folder / "evaluation.json", report)
 
         with MetricLogger(args, world, total_steps=schedule.total_steps) as log:

@@ -198,6 +198,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 logits[:, banned] = torch.finfo(torch.float32).min
             log_z = logits.logsumexp(dim=-1, keepdim=True)
             total += (log_z - logits.gather(1, target)).sum()
+            if not any(ctx.needs_input_grad):
+                continue
             grad_logits = logits.sub_(log_z).exp_()  # softmax, then minus one at the target
             grad_logits.scatter_add_(1, target, -torch.ones_like(grad_logits[:, :1]))
             grad_logits = grad_logits.to(dtype)

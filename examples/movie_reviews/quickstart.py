@@ -59,14 +59,13 @@ class Pipeline:
     def pretrain(self) -> None:
         tokenizer = cache_dir() / self.recipe.example / "tokenizer"
         flags = f"--init_from_scratch {TINY_MODEL} --tokenizer_name_or_path"
-        self._stage("pretrain", "step1_sft", "base", 0,
+        self._stage("pretrain", "step1_sft", "base",
                     f"{self.recipe.pretrain} {flags} {shlex.quote(str(tokenizer))}")  # fmt: skip
 
     def sft(self) -> None:
         base = shlex.quote(str(self.output / "base"))
-        self._stage(
-            "sft", "step1_sft", "step1_sft", 0, f"{self.recipe.sft} --model_name_or_path {base}"
-        )
+        self._stage("sft", "step1_sft", "step1_sft",
+                    f"{self.recipe.sft} --model_name_or_path {base}")  # fmt: skip
 
     def reward(self, folder: str = "step2_reward", extra: str = "") -> None:
         backbone = shlex.quote(str(self.output / "step1_sft"))
@@ -74,19 +73,18 @@ class Pipeline:
             folder,
             "step2_reward",
             folder,
-            0,
             f"{self.recipe.reward} --model_name_or_path {backbone} {extra}",
         )
 
     def ppo(
         self, folder: str = "step3_ppo", reward_model: str = "step2_reward", extra: str = ""
     ) -> None:
-        actor, scorer = self.output / "step1_sft", self.output / reward_model
+        actor, judge = self.output / "step1_sft", self.output / reward_model
         paths = (
             f"--actor_model_name_or_path {shlex.quote(str(actor))} "
-            f"--reward_model_name_or_path {shlex.quote(str(scorer))}"
+            f"--reward_model_name_or_path {shlex.quote(str(judge))}"
         )
-        self._stage(folder, "step3_ppo", folder, 0, f"{self.recipe.ppo} {paths} {extra}")
+        self._stage(folder, "step3_ppo", folder, f"{self.recipe.ppo} {paths} {extra}")
 
     def evaluate(
         self,
@@ -116,11 +114,11 @@ class Pipeline:
         )
         return summary
 
-    def _stage(self, name: str, program: str, folder: str, zero_stage: int, flags: str) -> None:
+    def _stage(self, name: str, program: str, folder: str, flags: str) -> None:
         command = [
             "bash",
             f"{program}/run.sh",
-            *("--data_path", self.data, "--zero_stage", str(zero_stage)),
+            *("--data_path", self.data, "--zero_stage", "0"),
             *("--output_dir", str(self.output / folder), "--seed", str(self.seed)),
             *shlex.split(flags),
         ]

@@ -97,6 +97,18 @@ def test_micro_batches_keep_to_the_budget_and_lose_no_row(budget):
         assert len(rows) == 1 or max(lengths[row] for row in rows) * len(rows) <= budget
 
 
+@pytest.mark.parametrize("budget", [1, 40, 100, 5000])
+def test_micro_batches_of_groups_keep_to_the_budget_after_padding(budget):
+    draw = random.Random(3)
+    lengths = [draw.randint(1, 60) for _ in range(200)]
+    counts = [draw.randint(1, 9) for _ in range(200)]
+    plan = micro_batches(range(200), lengths, token_budget=budget, counts=counts)
+    assert sorted(row for batch in plan for row in batch) == list(range(200))
+    for batch in plan:
+        padded = max(lengths[row] for row in batch) * sum(counts[row] for row in batch)
+        assert padded <= budget or len(batch) == 1
+
+
 @pytest.mark.parametrize("count", [1, 2, 11, 40])
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_every_rank_plans_equally_many_micro_batches(count, size):

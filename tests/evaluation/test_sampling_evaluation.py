@@ -16,7 +16,7 @@ from training.data.encode import EncodedGroup
 from training.data.records import Pair
 from training.evaluation.held_out_pairs import accuracy_entry
 from training.evaluation.inputs import read_inputs
-from training.evaluation.paired import PairedEvaluation, best_of_n_kl
+from training.evaluation.paired import PairedEvaluation
 from training.evaluation.results import side_labels, start_output, write_results
 from training.evaluation.sampling import (
     load_policy,
@@ -162,14 +162,6 @@ def test_best_of_n_is_the_best_of_n_samples_that_are_not_the_one_it_is_compared_
         assert entry["reward_model_score"]["mean"] == pytest.approx(sum(means) / len(means))
         assert 0.0 <= entry["win_rate"] == entry["judge"]["win_rate"] <= 1.0
     assert summary["best_of_5"]["reward_model_score"]["win_rate"] > 0.6
-
-
-def test_kl_of_best_of_n_is_that_of_choosing_among_two():
-    # The better of two draws has density 2F: its KL is the integral of 2u log 2u over 0..1.
-    steps = [(index + 0.5) / 100_000 for index in range(100_000)]
-    integral = sum(2 * u * math.log(2 * u) for u in steps) / len(steps)
-    assert best_of_n_kl(2) == pytest.approx(integral, abs=1e-6)
-    assert best_of_n_kl(1) == 0.0
 
 
 def test_without_a_judge_the_reward_model_judges(evaluate_args):

@@ -98,6 +98,13 @@ def test_a_classifier_of_two_classes_is_no_reward_model(tmp_path):
         read_settings(str(tmp_path), flag="--x", hint="")
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", '{"haed": "mlp"}'])
+def test_a_settings_file_that_is_none_is_named(tmp_path, text):
+    (tmp_path / "scalar_model.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"--x: .*scalar_model\.json"):
+        read_settings(str(tmp_path), flag="--x", hint="")
+
+
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 def test_a_backbone_without_a_row_for_pad_gets_one(tokenizer, tmp_path, pooling):
     without_pad = build_tokenizer(pad=None)

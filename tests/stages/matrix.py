@@ -22,6 +22,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from tests.stages.processes import free_port
 from tests.stages.spies import Patches
+from training import tensors
 from training.hybrid_engine.engine import HybridEngine
 from training.runtime.engine import TrainingEngine
 from training.trainers import ppo_setup, reward_setup
@@ -94,8 +95,7 @@ class Notes:
 
     def _evaluate(self, original: Callable[..., Any], trainer: Any, groups: Any) -> Any:
         metrics = original(trainer, groups)
-        outcomes = trainer.outcomes
-        self.record["pairs"] = list(zip(outcomes.sources, outcomes.differences, strict=True))
+        self.record["pairs"] = [(v.source, v.difference) for v in trainer.verdicts]
         return metrics
 
     def _save_normalized(
@@ -133,12 +133,13 @@ def agreed_port(file: Path) -> int:
     return int(file.read_text())
 
 
-def run(program: str, flags: list[str], output: Path, needs: list[Path]) -> None:
+def run(program: str, flags: list[str], output: Path, needs: list[Path], logit_chunk: int) -> None:
     """One cell: the program's own `main`, and a record beside what it wrote."""
     while not all((folder / "complete.json").exists() for folder in needs):
         time.sleep(0.1)  # another process makes them
     sys.argv = [f"{program}/main.py", "--output_dir", str(output), *flags]
     os.environ["MASTER_PORT"] = str(agreed_port(output.with_suffix(".port")))
+    tensors.LOGIT_CHUNK = logit_chunk
     notes = Notes()
     with notes.taken():
         importlib.import_module(f"{program}.main").main()
@@ -147,8 +148,8 @@ def run(program: str, flags: list[str], output: Path, needs: list[Path]) -> None
 
 def main() -> None:
     torch.set_num_threads(1)
-    for program, flags, output, needs in json.loads(Path(sys.argv[1]).read_text()):
-        run(program, flags, Path(output), [Path(folder) for folder in needs])
+    for program, flags, output, needs, logit_chunk in json.loads(Path(sys.argv[1]).read_text()):
+        run(program, flags, Path(output), [Path(folder) for folder in needs], logit_chunk)
 
 
 if __name__ == "__main__":

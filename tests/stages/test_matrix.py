@@ -26,6 +26,7 @@ from transformers import (
 from tests.stages.material import Material, read_jsonl, write_jsonl
 from tests.stages.processes import LAUNCH_SECONDS, Program, started, wait_until
 from training.models.scalar import ScalarModel, load_scalar_model, read_settings
+from training.tensors import LOGIT_CHUNK
 
 STEPS = 10
 START = "sft-start-1"  # the stage-1 folder of all reward models and policies
@@ -59,6 +60,7 @@ class Cell:
     flags: tuple[str, ...] = ()
     reward: str = "reward-whole"  # what a PPO run learns from
     tolerance: float = 1e-5
+    logit_chunk: int = LOGIT_CHUNK
 
     @property
     def folder(self) -> str:
@@ -81,6 +83,9 @@ def all_cells() -> list[Cell]:
         Cell("sft-own", "sft", 2, 3, like="sft-whole", flags=own),
         Cell("reward-own", "reward", 2, 3, like="reward-whole", flags=own),
         Cell("ppo-own", "ppo", 2, 3, 3, like="ppo-whole", flags=own),
+        # Ranks have unequally many response tokens: a chunk of the head must not be a collective.
+        Cell("ppo-chunks", "ppo", 2, 3, 3, like="ppo-whole", logit_chunk=4000),
+        Cell("ppo-chunks", "ppo", 1, 0, 3, like="ppo-whole", logit_chunk=4000),
         Cell("sft-checkpointing", "sft", 2, 2, like="sft-whole", flags=own[2:]),
         Cell("sft-offload2", "sft", 2, 2, like="sft-whole", flags=offload),
         Cell("sft-offload3", "sft", 2, 3, like="sft-whole", flags=offload),
@@ -210,7 +215,13 @@ def start(
     """The process of one rank, which makes all cells of that many ranks."""
     cells = [cell for cell in CELLS.values() if cell.ranks == ranks]
     plan = [
-        (PROGRAMS[cell.stage], runs.flags(cell), str(runs.path(cell.folder)), runs.needs(cell))
+        (
+            PROGRAMS[cell.stage],
+            runs.flags(cell),
+            str(runs.path(cell.folder)),
+            runs.needs(cell),
+            cell.logit_chunk,
+        )
         for cell in cells
     ]
     file = runs.folder / f"cells-{ranks}.json"

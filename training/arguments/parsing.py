@@ -65,7 +65,7 @@ def parse_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
     parser = _OneLineParser(cls, allow_abbrev=False)  # type: ignore[arg-type]
     try:
         args, *_, unknown = parser.parse_args_into_dataclasses(
-            list(sys.argv[1:] if argv is None else argv),
+            [_at_home(text) for text in (sys.argv[1:] if argv is None else argv)],
             return_remaining_strings=True,
             look_for_args_file=False,
         )
@@ -74,6 +74,12 @@ def parse_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
     if unknown:
         parser.error(f"unknown flags: {' '.join(unknown)}")
     return args
+
+
+def _at_home(text: str) -> str:
+    """The argument with `~/` written out; shells leave it as it is in `--flag=~/path`."""
+    name, equals, value = text.partition("=") if text.startswith("--") else ("", "", text)
+    return name + equals + (os.path.expanduser(value) if value.startswith("~/") else value)
 
 
 def require(condition: bool, message: str) -> None:

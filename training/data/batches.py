@@ -49,34 +49,51 @@ def split_for_rank(
 
 
 def micro_batches(
-    rows: Sequence[int], lengths: Sequence[int], *, token_budget: int
+    rows: Sequence[int],
+    lengths: Sequence[int],
+    *,
+    token_budget: int,
+    counts: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Longest first, each of at most `token_budget` padded tokens; a longer row stands alone."""
+    """Longest first, each of at most `token_budget` padded tokens; a longer row stands alone.
+
+    `counts[i]`: row i is that many sequences of at most `lengths[i]` tokens; 1 where not given.
+    """
     _check_positive("token_budget", token_budget)
     plan: list[list[int]] = []
-    longest = 0
+    longest = held = 0
     for row in sorted(rows, key=lambda row: -lengths[row]):
-        if plan and longest * (len(plan[-1]) + 1) <= token_budget:
+        count = counts[row] if counts else 1
+        if plan and longest * (held + count) <= token_budget:
             plan[-1].append(row)
+            held += count
         else:
             plan.append([row])
-            longest = lengths[row]
+            longest, held = lengths[row], count
     return plan
 
 
 def plan_step(
-    batch: Sequence[int], lengths: Sequence[int], *, token_budget: int, rank: int, size: int
+    batch: Sequence[int],
+    lengths: Sequence[int],
+    *,
+    token_budget: int,
+    rank: int,
+    size: int,
+    counts: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """This rank's micro-batches, ended with [] so that every rank has equally many.
 
     Under ZeRO-3 a forward is a collective: a rank with fewer of them would leave the others
     waiting, so it must run an empty one.
     """
+    costs = [c * n for c, n in zip(lengths, counts, strict=True)] if counts else lengths
     plans = [
         micro_batches(
-            split_for_rank(batch, lengths, rank=each, size=size),
+            split_for_rank(batch, costs, rank=each, size=size),
             lengths,
             token_budget=token_budget,
+            counts=counts,
         )
         for each in range(size)
     ]

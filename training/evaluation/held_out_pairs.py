@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from training.data.encode import EncodedGroup
+from training.data.groups import verdicts
 from training.evaluation.reward_model import accuracy_report
 
 
@@ -19,28 +20,21 @@ def accuracy_entry(
     A soft label is the share of raters who agree with the order, so where labels are soft their
     mean is what one person a side would reach: `human_ceiling`. Ties have no right order.
     """
-    correct, gaps, sources, agreement = [], [], [], []
-    first = 0
+    found, first = [], 0
     for group in groups:
-        for pair in group.pairs:
-            if pair.label == 0.5:
-                continue
-            difference = scores[first + pair.chosen] - scores[first + pair.rejected]
-            correct.append(difference > 0 if pair.label > 0.5 else difference < 0)
-            gaps.append(pair.gap or 0.0)
-            sources.append(group.source)
-            agreement.append(max(pair.label, 1.0 - pair.label))
-        first += len(group.response_ids)
-    report = accuracy_report(correct, gaps, sources, seed=seed)
+        last = first + len(group.response_ids)
+        found += verdicts(group, scores[first:last])
+        first = last
+    report = accuracy_report(found, seed=seed)
     entry: dict[str, Any] = {}
     for name, suffix, least in (("all", "", -math.inf), ("gap1", "_gap1", 1.0)):
-        found = report.get(name)
-        if found is None or not found["pairs"]:
+        part = report.get(name)
+        if part is None or not part["pairs"]:
             continue
-        entry[f"accuracy{suffix}"] = found["accuracy"]
-        entry[f"accuracy{suffix}_ci"] = found["interval"]
-        entry[f"pairs{suffix}"] = found["pairs"]
-        shares = [share for share, gap in zip(agreement, gaps, strict=True) if gap >= least]
+        entry[f"accuracy{suffix}"] = part["accuracy"]
+        entry[f"accuracy{suffix}_ci"] = part["interval"]
+        entry[f"pairs{suffix}"] = part["pairs"]
+        shares = [verdict.agreement for verdict in found if verdict.gap >= least]
         if any(share < 1.0 for share in shares):
             entry[f"human_ceiling{suffix}"] = sum(shares) / len(shares)
     return entry

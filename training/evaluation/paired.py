@@ -1,7 +1,6 @@
 """Two models on the same prompts: sample, judge, measure."""
 
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from training.evaluation.sampling import (
     response_texts,
     sample_responses,
 )
-from training.evaluation.statistics import bootstrap_interval, paired_wins
+from training.evaluation.statistics import best_of_n_kl, bootstrap_interval, paired_wins
 from training.models.policy import Policy
 from training.models.scalar import ScalarModel, load_scalar_model
 from training.runtime.engine import compute_dtype
@@ -193,14 +192,6 @@ class PairedEvaluation:
             }
             for row in (index * len(texts) // count for index in range(count))
         ]
-
-
-def best_of_n_kl(n: int) -> float:
-    """log n - (n - 1) / n: the KL of best-of-n to the model sampled from, in nats, at most.
-
-    An upper bound, reached when no two samples score the same (Beirami et al., arXiv:2401.01879).
-    """
-    return math.log(n) - (n - 1) / n
 
 
 def _mean(values: Sequence[float]) -> float:

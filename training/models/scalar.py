@@ -110,14 +110,28 @@ def new_head(kind: Literal["linear", "mlp"], width: int) -> nn.Module:
     return head
 
 
+def _read_json(path: Path, flag: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{flag}: {path} cannot be read as JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise UserError(f"{flag}: {path} holds no JSON object")
+    return fields
+
+
 def read_settings(path: str, *, flag: str, hint: str) -> ScalarSettings:
     """The settings of a saved scalar model, or of a plain one-label classification folder."""
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if (folder / SETTINGS_FILE).is_file():
-        return ScalarSettings(**json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8")))
+        fields = _read_json(folder / SETTINGS_FILE, flag)
+        try:
+            return ScalarSettings(**fields)
+        except TypeError as error:
+            raise UserError(f"{flag}: {folder / SETTINGS_FILE}: {error}; {hint}") from error
     if not (folder / "config.json").is_file():
         raise UserError(f"{flag}: no reward model in {path}; {hint}")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = _read_json(folder / "config.json", flag)
     architecture = (config.get("architectures") or [""])[0]
     one_label = config.get("num_labels", len(config.get("id2label", "12"))) == 1
     if not (architecture.endswith("ForSequenceClassification") and one_label):
@@ -135,7 +149,7 @@ def refuse_scalar_model(path: str, *, flag: str, hint: str) -> None:
     """
     folder = Path(path).expanduser()
     config = folder / "config.json"
-    fields = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    fields = _read_json(config, flag) if config.is_file() else {}
     architecture = (fields.get("architectures") or [""])[0]
     if (folder / SETTINGS_FILE).is_file() or architecture.endswith("ForSequenceClassification"):
         raise UserError(f"{flag}: {path} holds a reward model, which does not respond; {hint}")

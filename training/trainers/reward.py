@@ -2,34 +2,19 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from training.arguments.reward import RewardArgs
 from training.data.batches import epoch_batches, plan_step
 from training.data.encode import EncodedGroup
-from training.data.groups import longest, regroup
+from training.data.groups import Verdict, longest, regroup, verdicts
 from training.models.scalar import ScalarModel
 from training.objectives.reward import comparison_loss, pair_accuracy
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine
-from training.trainers.collate import TokenBatch, collate_responses
-
-
-@dataclass(frozen=True)
-class PairOutcomes:
-    """Held-out comparisons, over all ranks: one entry for each decided pair."""
-
-    differences: list[float]  # score of chosen minus score of rejected
-    correct: list[bool]
-    gaps: list[float]  # the rows' `gaps`, 0 where a row has none
-    sources: list[str]  # which row a pair came from: pairs of one row are not independent
-
-    @property
-    def accuracy(self) -> float:
-        return sum(self.correct) / max(len(self.correct), 1)
+from training.trainers.collate import collate_responses
 
 
 class RewardTrainer:
@@ -48,7 +33,7 @@ class RewardTrainer:
         self._engine = engine
         self._groups = groups
         self._pad_id = pad_id
-        self.outcomes = PairOutcomes([], [], [], [])  # of the latest evaluation
+        self.verdicts: list[Verdict] = []  # of the latest evaluation
 
     def batches(self, epoch: int) -> list[list[EncodedGroup]]:
         """The epoch's batches of groups, large groups dealt anew; the same on every rank."""
@@ -65,9 +50,10 @@ class RewardTrainer:
         weight_sum = sum(self._pair_weights(group).sum().item() for group in groups)
         plan = self._plan(groups)
         totals = torch.zeros(3, dtype=torch.float64, device=self._world.device)
-        for index, rows in enumerate(plan):
-            chosen = [groups[i] for i in rows]
-            loss, counts = self._loss(chosen, self._scores(self._engine, chosen), weight_sum)
+        for index, places in enumerate(plan):
+            chosen = [groups[place] for place in places]
+            rows = [(g.prompt_ids, response) for g in chosen for response in g.response_ids]
+            loss, counts = self._loss(chosen, self._scores(rows), weight_sum)
             totals += torch.stack([loss.detach().double(), *counts])
             self._engine.backward(loss, last=index == len(plan) - 1)
         grad_norm = self._engine.step(lr_scale)
@@ -85,58 +71,56 @@ class RewardTrainer:
     @torch.no_grad()
     def evaluate(self, groups: Sequence[EncodedGroup]) -> dict[str, float]:
         """Loss and accuracy over all comparisons of these groups, each response scored once."""
-        self._engine.module.eval()
         weight_sum = sum(self._pair_weights(group).sum().item() for group in groups)
-        total = torch.zeros((), dtype=torch.float64, device=self._world.device)
-        outcomes = []
-        for rows in self._plan(groups):
-            chosen = [groups[i] for i in rows]
-            scores = self._scores(self._engine, chosen)
-            loss, _ = self._loss(chosen, scores, weight_sum)
-            total += loss
-            for i, part in zip(rows, _split(scores, chosen), strict=True):
-                outcomes.extend(_outcomes(groups[i], part.tolist()))
-        merged = [entry for part in self._world.gather(outcomes) for entry in part]
-        self.outcomes = PairOutcomes(
-            differences=[difference for difference, _, _, _ in merged],
-            correct=[is_right for _, is_right, _, _ in merged],
-            gaps=[gap for _, _, gap, _ in merged],
-            sources=[source for _, _, _, source in merged],
-        )
-        return {
-            "loss/eval": self._world.all_sum(total).item(),
-            "accuracy/eval": self.outcomes.accuracy,
-        }
+        total = 0.0
+        self.verdicts = []
+        for group, scores in zip(groups, self.score(groups), strict=True):
+            loss, _ = self._loss([group], torch.tensor(scores), weight_sum)
+            total += loss.item()
+            self.verdicts += verdicts(group, scores)
+        right = sum(verdict.is_right for verdict in self.verdicts)
+        return {"loss/eval": total, "accuracy/eval": right / max(len(self.verdicts), 1)}
 
     @torch.no_grad()
     def score(self, groups: Sequence[EncodedGroup]) -> list[list[float]]:
         """Scores of each group's responses, on every rank; all ranks call this."""
         self._engine.module.eval()
-        own: dict[int, list[float]] = {}
-        for rows in self._plan(groups):
-            chosen = [groups[i] for i in rows]
-            scores = self._scores(self._engine, chosen)
-            for i, part in zip(rows, _split(scores, chosen), strict=True):
-                own[i] = part.tolist()
-        merged = {i: part for parts in self._world.gather(own) for i, part in parts.items()}
-        return [merged[i] for i in range(len(groups))]
+        rows = [(g.prompt_ids, response) for g in groups for response in g.response_ids]
+        plan = plan_step(
+            range(len(rows)),
+            [len(prompt) + len(response) for prompt, response in rows],
+            token_budget=self._args.micro_batch_tokens,
+            rank=self._world.rank,
+            size=self._world.size,
+        )
+        own: dict[int, float] = {}
+        for places in plan:
+            scores = self._scores([rows[place] for place in places])
+            own.update(zip(places, scores.tolist(), strict=False))  # one score more without rows
+        merged = {place: score for part in self._world.gather(own) for place, score in part.items()}
+        every = iter([merged[place] for place in range(len(rows))])
+        return [[next(every) for _ in group.response_ids] for group in groups]
 
     def _plan(self, groups: Sequence[EncodedGroup]) -> list[list[int]]:
-        sizes = [longest(group) * len(group.response_ids) for group in groups]
         return plan_step(
             range(len(groups)),
-            sizes,
+            [longest(group) for group in groups],
+            counts=[len(group.response_ids) for group in groups],
             token_budget=self._args.micro_batch_tokens,
             rank=self._world.rank,
             size=self._world.size,
         )
 
-    def _scores(self, model: nn.Module | TrainingEngine, groups: Sequence[EncodedGroup]) -> Tensor:
-        """Scores [K] of all responses of the groups, in order; [1] without groups."""
-        batch = response_batch(groups, self._pad_id, self._world.device)
-        return ScalarModel.scores(
-            model(batch.input_ids, batch.attention_mask), batch.attention_mask
+    def _scores(self, rows: Sequence[tuple[list[int], list[int]]]) -> Tensor:
+        """Scores [N] of (prompt, response) rows; [1] without rows."""
+        batch = collate_responses(
+            [prompt for prompt, _ in rows],
+            [response for _, response in rows],
+            pad_id=self._pad_id,
+            device=self._world.device,
         )
+        values = self._engine(batch.input_ids, batch.attention_mask)
+        return ScalarModel.scores(values, batch.attention_mask)
 
     def _loss(
         self, groups: Sequence[EncodedGroup], scores: Tensor, weight_sum: float
@@ -181,33 +165,9 @@ class RewardTrainer:
         return weights
 
 
-def response_batch(groups: Sequence[EncodedGroup], pad_id: int, device: torch.device) -> TokenBatch:
-    """Every response of the groups after its prompt, one row each."""
-    prompts = [group.prompt_ids for group in groups for _ in group.response_ids]
-    responses = [response for group in groups for response in group.response_ids]
-    return collate_responses(prompts, responses, pad_id=pad_id, device=device)
-
-
 def _offsets(groups: Sequence[EncodedGroup]) -> list[int]:
     starts, total = [], 0
     for group in groups:
         starts.append(total)
         total += len(group.response_ids)
     return starts
-
-
-def _split(scores: Tensor, groups: Sequence[EncodedGroup]) -> list[Tensor]:
-    """Each group's own scores; none for the empty micro-batch's placeholder."""
-    sizes = [len(group.response_ids) for group in groups]
-    return list(torch.split(scores[: sum(sizes)], sizes)) if groups else []
-
-
-def _outcomes(group: EncodedGroup, scores: Sequence[float]) -> list[tuple[float, bool, float, str]]:
-    rows = []
-    for pair in group.pairs:
-        if pair.label == 0.5:
-            continue  # a tie has no right order
-        difference = scores[pair.chosen] - scores[pair.rejected]
-        is_right = difference > 0 if pair.label > 0.5 else difference < 0
-        rows.append((difference, is_right, pair.gap or 0.0, group.source))
-    return rows

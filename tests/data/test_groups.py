@@ -1,0 +1,106 @@
+"""Groups cut to a size, shuffled, and judged by their scores."""
+
+from collections import Counter
+from itertools import combinations
+
+import pytest
+
+from training.data.encode import EncodedGroup
+from training.data.groups import longest, regroup, shuffle_labels, verdicts
+from training.data.records import Pair
+
+
+def group_of(responses: int, pairs: list[tuple[int, int]], name: str = "row") -> EncodedGroup:
+    """Response i is [i, i, ...] of i + 1 tokens, and pair (i, j) has the gap 100 i + j."""
+    ids = [[i] * (i + 1) for i in range(responses)]
+    made = tuple(Pair(i, j, gap=100.0 * i + j) for i, j in pairs)
+    return EncodedGroup([7, 7], ids, made, name)
+
+
+def compared(parts: list[EncodedGroup]) -> Counter[tuple[int, int]]:
+    """Which first tokens are compared; checks that a pair kept its own gap."""
+    found: Counter[tuple[int, int]] = Counter()
+    for part in parts:
+        for pair in part.pairs:
+            sides = part.response_ids[pair.chosen][0], part.response_ids[pair.rejected][0]
+            assert pair.gap == 100.0 * sides[0] + sides[1]
+            found[sides] += 1
+    return found
+
+
+DENSE = list(combinations(range(10), 2))
+SPARSE = [(i, i + 1) for i in range(9)]
+
+
+def test_a_group_that_fits_is_left_alone():
+    group = group_of(4, [(0, 1), (2, 3)])
+    assert regroup([group], size=4, seed=0, epoch=3) == [group]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 9])
+def test_a_dense_group_is_dealt_into_parts_without_overlap(size):
+    parts = regroup([group_of(10, DENSE)], size=size, seed=0, epoch=0)
+    members = [ids[0] for part in parts for ids in part.response_ids]
+    assert len(set(members)) == len(members)
+    assert all(2 <= len(part.response_ids) <= size for part in parts)
+    for part in parts:
+        assert len(part.pairs) == len(part.response_ids) * (len(part.response_ids) - 1) // 2
+    assert set(compared(parts)) <= set(DENSE)
+
+
+def test_over_epochs_every_comparison_of_a_dense_group_is_seen():
+    group = group_of(10, DENSE)
+    seen = [compared(regroup([group], size=4, seed=0, epoch=epoch)) for epoch in range(40)]
+    assert set().union(*seen) == set(DENSE)
+    assert regroup([group], size=4, seed=0, epoch=1) == regroup([group], size=4, seed=0, epoch=1)
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_a_sparse_group_is_cut_along_its_comparisons_and_loses_none(size):
+    parts = regroup([group_of(10, SPARSE)], size=size, seed=0, epoch=0)
+    assert compared(parts) == Counter(SPARSE)
+    assert all(len(part.response_ids) <= size for part in parts)
+
+
+def test_a_dense_group_whose_deal_parts_all_pairs_is_cut_instead():
+    # All comparisons are with response 0 or 1: parts of 2 often hold none of them.
+    star = [(hub, leaf) for hub in (0, 1) for leaf in range(2, 10)]
+    for epoch in range(30):
+        assert compared(regroup([group_of(10, star)], size=2, seed=0, epoch=epoch))
+
+
+def test_shuffled_labels_keep_the_number_of_comparisons_and_move_the_responses():
+    group = group_of(10, SPARSE)
+    (shuffled,) = shuffle_labels([group], seed=1)
+    assert shuffled.response_ids == group.response_ids
+    moved = [(pair.chosen, pair.rejected) for pair in shuffled.pairs]
+    assert len(moved) == len(SPARSE)
+    assert moved != SPARSE
+    assert Counter(Counter(side for pair in moved for side in pair).values()) == Counter(
+        {2: 8, 1: 2}
+    )
+
+
+def test_verdicts_by_hand():
+    pairs = (
+        Pair(0, 1, gap=2.0),
+        Pair(1, 2, label=0.25),  # 3 of 4 raters prefer the second
+        Pair(0, 2, label=0.5),  # a tie
+        Pair(2, 0, label=0.75),
+    )
+    found = verdicts(EncodedGroup([1], [[1], [2], [3]], pairs, "r9"), [3.0, 1.0, 2.0])
+    assert [(v.difference, v.is_right, v.gap, v.agreement, v.source) for v in found] == [
+        (2.0, True, 2.0, 1.0, "r9"),
+        (-1.0, True, 0.0, 0.75, "r9"),
+        (-1.0, False, 0.0, 0.75, "r9"),
+    ]
+
+
+def test_equal_scores_order_nothing():
+    (verdict,) = verdicts(group_of(2, [(0, 1)]), [1.0, 1.0])
+    assert not verdict.is_right
+
+
+def test_longest_counts_the_prompt():
+    assert longest(group_of(5, [(0, 1)])) == 2 + 5
