@@ -28,10 +28,10 @@ FULL = Recipe(
     reward="--learning_rate 7e-4 --num_epochs 2 --batch_size 4 --log_every 50",
     ppo="--max_steps 40 --rollout_batch_size 192 --minibatch_size 96 --ppo_epochs 2 "
     "--actor_lr 3e-4 --critic_lr 3e-4 --warmup_ratio 0.075 --max_prompt_length 48 "
-    "--max_new_tokens 40 --kl_controller adaptive --kl_coef 0.25 --kl_target 7 --kl_horizon 768 "
+    "--max_new_tokens 40 --kl_controller adaptive --kl_coef 0.3 --kl_target 5.5 --kl_horizon 768 "
     "--max_eval_rows 200 --log_every 4",
     test_prompts=600,
-    kl_target=7.0,
+    kl_target=5.5,
 )
 
 # The same path in small, by step counts, so that a run can be repeated to the last digit.
