@@ -38,11 +38,13 @@ FULL = Recipe(
 SMOKE = Recipe(
     example="movie_reviews_smoke",
     pretrain="--objective lm --optimizer muon --learning_rate 3e-3 --muon_lr 1e-2 "
-    "--weight_decay 0.1 --max_length 128 --batch_size 16 --max_steps 150 --log_every 50",
-    sft="--learning_rate 2e-3 --num_epochs 1 --batch_size 32 --max_steps 60 --log_every 20",
+    "--weight_decay 0.1 --max_length 128 --batch_size 16 --max_steps 80 --max_eval_rows 100 "
+    "--log_every 20",
+    sft="--learning_rate 2e-3 --num_epochs 1 --batch_size 32 --max_steps 20 --max_eval_rows 100 "
+    "--log_every 10",
     reward="--learning_rate 1e-3 --num_epochs 1 --batch_size 4 --max_steps 40 --log_every 20 "
     "--normalization_samples 128",
-    ppo="--max_steps 8 --rollout_batch_size 96 --minibatch_size 48 --ppo_epochs 2 "
+    ppo="--max_steps 6 --rollout_batch_size 96 --minibatch_size 48 --ppo_epochs 2 "
     "--actor_lr 5e-4 --critic_lr 5e-4 --warmup_ratio 0.1 --max_prompt_length 48 "
     "--max_new_tokens 40 --kl_coef 0.1 --max_eval_rows 48 --log_every 2",
     test_prompts=100,
