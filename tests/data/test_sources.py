@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import pyarrow
@@ -204,7 +205,7 @@ def test_an_example_is_read_from_the_cache_or_says_what_to_run(tmp_path, monkeyp
     with pytest.raises(UserError) as caught:
         read("example:songs")
     assert str(caught.value) == (
-        "example:songs is not prepared; run: python examples/songs/prepare.py"
+        f"example:songs is not prepared; run: {sys.executable} examples/songs/prepare.py"
     )
     write(tmp_path / "songs" / "sft.train.jsonl", as_lines(ROWS))
     assert [row for row, _ in read("example:songs")] == ROWS

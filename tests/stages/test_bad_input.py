@@ -215,7 +215,7 @@ ANY_STAGE: dict[str, tuple[Flags, list[str]]] = {
     ),
     "an example that is not prepared": (
         lambda p: ["--data_path", "example:none"],
-        ["example:none is not prepared; run: python examples/none/prepare.py"],
+        ["example:none is not prepared; run: ", "python examples/none/prepare.py"],
     ),
 }
 

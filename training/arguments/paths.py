@@ -1,6 +1,7 @@
 """Where things are when nobody says: the cache, the example, the repository."""
 
 import os
+import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -19,3 +20,8 @@ def cache_dir() -> Path:
 def example_tokenizer() -> Path:
     """The tokenizer that preparing the embedded example makes."""
     return cache_dir() / "movie_reviews" / "tokenizer"
+
+
+def prepare_command(example: str) -> str:
+    """What prepares an embedded example, in a shell without an active environment as well."""
+    return f"{sys.executable} examples/{example}/prepare.py"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from training.arguments.parsing import UserError
-from training.arguments.paths import cache_dir
+from training.arguments.paths import cache_dir, prepare_command
 from training.data.files import SUFFIXES, Row, read_file
 
 EXAMPLE = "example:"
@@ -124,7 +124,7 @@ def _example_rows(path: str, stage: str, split: str) -> list[Row]:
     file = _example_file(path, stage, split)
     if file.is_file():
         return read_file(str(file), stage=stage)
-    command = f"python examples/{file.parent.name}/prepare.py"
+    command = prepare_command(file.parent.name)
     if any(file.parent.glob("*.jsonl")):
         raise UserError(f"{path} has no {file.name} in {file.parent}; see {command} --help")
     raise UserError(f"{path} is not prepared; run: {command}")

@@ -29,7 +29,8 @@ def load_config(path: str, *, flag: str, hint: str) -> Config:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
         first_line = str(error).strip().splitlines()[0]
-        raise UserError(f"{flag}: {path} has no readable model config: {first_line}") from error
+        where = path if folder.exists() else f"{path} (no such folder here)"
+        raise UserError(f"{flag}: {where} has no readable model config: {first_line}") from error
 
 
 def config_from_json(path: str, tokenizer: Tokenizer, *, flag: str) -> Config:

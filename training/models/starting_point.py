@@ -6,7 +6,12 @@ import torch
 from torch import nn
 
 from training.arguments.parsing import UserError
-from training.arguments.paths import EXAMPLE_CONFIG, QUICKSTART_BASE, example_tokenizer
+from training.arguments.paths import (
+    EXAMPLE_CONFIG,
+    QUICKSTART_BASE,
+    example_tokenizer,
+    prepare_command,
+)
 from training.arguments.sft import SFTArgs
 from training.models.loading import (
     Config,
@@ -17,6 +22,7 @@ from training.models.loading import (
     new_causal_lm,
     set_dropout,
 )
+from training.models.scalar import refuse_scalar_model
 from training.models.tokenizers import Tokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -43,8 +49,7 @@ def load_starting_tokenizer(args: SFTArgs) -> Tokenizer:
     if not folder.is_dir():
         raise UserError(
             "no model to start from: pass --model_name_or_path, or --init_from_scratch with "
-            "--tokenizer_name_or_path, or prepare the example: "
-            "python examples/movie_reviews/prepare.py"
+            "--tokenizer_name_or_path, or prepare the example: " + prepare_command("movie_reviews")
         )
     return load_tokenizer(str(folder), flag="--tokenizer_name_or_path")
 
@@ -77,6 +82,7 @@ def _config(args: SFTArgs, tokenizer: Tokenizer) -> Config:
     if base:
         hint = "give a folder with config.json and safetensors, or a Hub name"
         config = load_config(base, flag="--model_name_or_path", hint=hint)
+        refuse_scalar_model(base, flag="--model_name_or_path", hint=hint)
     else:
         config = config_from_json(_config_file(args), tokenizer, flag="--init_from_scratch")
     check_fits(config, args.max_length, flags=f"--max_length {args.max_length} can")

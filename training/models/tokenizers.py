@@ -1,5 +1,6 @@
 """Tokenizers: loading, a PAD token of its own, and agreement between stages."""
 
+from pathlib import Path
 from typing import Any
 
 from training.arguments.parsing import UserError
@@ -21,7 +22,8 @@ def load_tokenizer(path: str, *, flag: str) -> Tokenizer:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{flag}: no tokenizer can be loaded from {path}: {error}") from error
+        where = path if Path(path).expanduser().exists() else f"{path} (no such folder here)"
+        raise UserError(f"{flag}: no tokenizer can be loaded from {where}: {error}") from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"{flag}: the tokenizer of {path} has no EOS token; set eos_token in it")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:

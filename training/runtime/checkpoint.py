@@ -1,6 +1,7 @@
 """Models on disk: each file published whole, and a marker that says a run is complete."""
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 from training.arguments.parsing import UserError
 from training.runtime.distributed import World
 from training.runtime.launch import LAUNCH_ID
+
+logger = logging.getLogger(__name__)
 
 COMPLETE_FILE = "complete.json"
 
@@ -45,6 +48,7 @@ def mark_complete(output_dir: str, world: World) -> None:
         staging = target.with_suffix(".tmp")
         staging.write_text(json.dumps(marker) + "\n", encoding="utf-8")
         os.replace(staging, target)
+        logger.info("saved: %s", output_dir)
 
 
 def check_complete(path: str, *, flag: str, hint: str) -> None:

@@ -29,6 +29,10 @@ def main() -> int:
         return 2
     if {"-h", "--help"} & set(program):
         os.execv(sys.executable, [sys.executable, *program])
+    wanted = os.environ.get("NUM_GPUS", "1")
+    if not wanted.isdecimal() or int(wanted) < 1:
+        sys.stderr.write(f"launch: error: NUM_GPUS must be a number of processes, got {wanted!r}\n")
+        return 2
     launcher = shutil.which("deepspeed")
     if launcher is None:
         sys.stderr.write("launch: error: no `deepspeed` command; activate the environment\n")
