@@ -5,9 +5,9 @@ import torch
 from torch.testing import assert_close
 
 from tests.tiny_models import CPU, EOS_ID, PAD_ID, POSITIONS, load_lm, rows_of
-from training.hybrid_engine.decoder import decode
 from training.hybrid_engine.engine import HybridEngine, decoder_for
 from training.hybrid_engine.sampling import SampleKey, Sampling, keyed_uniforms
+from training.hybrid_engine.scheduler import Scheduler
 from training.models.policy import Policy
 from training.tensors import scatter_to_mask
 from training.trainers.collate import collate_responses
@@ -80,6 +80,17 @@ def test_its_log_probs_are_those_of_a_teacher_forced_forward(lm, temperature):
     expected = teacher_forced(lm, PROMPTS, responses, temperature)
     assert_close(responses.logprobs, expected, rtol=1e-5, atol=1e-5)
     assert responses.logprobs[responses.mask].max() < 0
+
+
+def test_its_entropies_are_those_of_a_teacher_forced_forward(lm):
+    responses = generate(lm)
+    policy = Policy(lm, pad_id=PAD_ID, compute_dtype=torch.float32)
+    batch = collate_responses(PROMPTS, rows(responses), pad_id=PAD_ID, device=CPU)
+    _, entropies = policy(
+        batch.input_ids, batch.attention_mask, batch.target_mask, TEMPERATURE, with_entropy=True
+    )
+    expected = scatter_to_mask(entropies, responses.mask)
+    assert_close(responses.entropies, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("narrowing", [{"top_k": 5}, {"top_p": 0.8}])
@@ -194,14 +205,6 @@ def test_each_token_of_the_first_prompt_is_handed_on_as_it_comes(lm):
     sampling = Sampling(max_new_tokens=LIMIT, temperature=TEMPERATURE)
     decoder = decoder_for(lm, torch.float32)
     decoder.load(lm.eval())
-    responses = decode(
-        decoder,
-        PROMPTS,
-        keyed_uniforms(KEYS, LIMIT),
-        sampling,
-        eos_id=EOS_ID,
-        pad_id=PAD_ID,
-        device=CPU,
-        on_token=seen.append,
-    )
+    scheduler = Scheduler(decoder, sampling, slots=5, eos_id=EOS_ID, pad_id=PAD_ID, device=CPU)
+    responses = scheduler.run(PROMPTS, keyed_uniforms(KEYS, LIMIT), seen.append)
     assert seen == responses.row(0)

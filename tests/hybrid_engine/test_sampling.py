@@ -29,7 +29,7 @@ def chi_square(counts, probabilities):
 def sample(logits, uniforms, banned_token=BANNED, **fields):
     sampling = Sampling(max_new_tokens=1, **fields)
     rows = logits.expand(len(uniforms), -1).clone()
-    return sample_tokens(rows, uniforms, sampling, banned_token=banned_token)
+    return sample_tokens(rows, uniforms, sampling, banned_token=banned_token)[:2]
 
 
 class TestKeyedUniforms:
@@ -119,10 +119,33 @@ class TestSampleTokens:
 
     def test_rows_are_drawn_from_their_own_distributions(self):
         logits = torch.eye(4) * 100
-        tokens, _ = sample_tokens(
+        tokens, _, _ = sample_tokens(
             logits[[2, 0, 1]], torch.full((3,), 0.5), Sampling(max_new_tokens=1), banned_token=3
         )
         assert tokens.tolist() == [2, 0, 1]
+
+    @pytest.mark.parametrize("size", [127, 128, 129, 50257])
+    @pytest.mark.parametrize("fields", [{}, {"top_k": 40}, {"greedy": True}])
+    def test_at_any_vocabulary_log_probs_and_entropies_are_those_of_the_softmax(self, size, fields):
+        generator = torch.Generator().manual_seed(size)
+        logits = torch.randn(6, size, generator=generator) * 3
+        uniforms = torch.rand(6, generator=generator)
+        scaled = (logits.double() if "greedy" in fields else logits.double() / 0.7).clone()
+        scaled[:, BANNED] = -torch.inf
+        every = scaled.log_softmax(-1)
+        sampling = Sampling(max_new_tokens=1, temperature=0.7, **fields)
+        tokens, logprobs, entropies = sample_tokens(
+            logits.clone(), uniforms, sampling, banned_token=BANNED
+        )
+        expected = every.gather(1, tokens[:, None])[:, 0]
+        assert_close(logprobs.double(), expected, rtol=1e-5, atol=2e-6)
+        # Summed over 50,257 terms in fp32; entropies are watched, nothing is computed from them.
+        exact = -(every.exp() * every).nansum(-1)
+        assert_close(entropies.double(), exact, rtol=1e-4, atol=1e-5)
+        if not fields:  # the token is where the exact cumulative distribution passes the uniform
+            ends = every.exp().cumsum(-1).gather(1, tokens[:, None])[:, 0]
+            assert (uniforms < ends + 1e-5).all()
+            assert (uniforms > ends - expected.exp() - 1e-5).all()
 
 
 class TestNarrow:

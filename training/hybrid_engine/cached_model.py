@@ -1,13 +1,22 @@
 """The path for any other Hugging Face causal LM: the model's own forward with its own cache."""
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from training.tensors import right_pad
+
 
 class CachedModelDecoder:
-    """Cached decoding through `model(input_ids, past_key_values=...)`."""
+    """Cached decoding through `model(input_ids, past_key_values=...)`.
+
+    All rows share the cache's columns, so a batch begins and ends together.
+    """
+
+    is_static = False
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
@@ -18,25 +27,40 @@ class CachedModelDecoder:
     def load(self, model: nn.Module) -> None:
         self._model = model
 
-    def prefill(self, input_ids: Tensor, mask: Tensor, new_tokens: int) -> Tensor:
+    def begin(self, slots: int, capacity: int) -> bool:
+        self._cache = None
+        return True
+
+    def admit(self, prompts: Sequence[Sequence[int]], slots: Tensor) -> Tensor:
         from transformers import DynamicCache
 
+        groups = [(prompt, len(list(same))) for prompt, same in groupby(map(tuple, prompts))]
+        input_ids, mask = right_pad([prompt for prompt, _ in groups], 0)
+        copies = torch.tensor([count for _, count in groups])
+        which = torch.repeat_interleave(torch.arange(len(groups)), copies).to(slots.device)
+        input_ids, self._mask = input_ids.to(slots.device), mask.to(slots.device)
         self._cache = DynamicCache(config=self._model.config)
-        self._mask = mask
-        positions = torch.arange(input_ids.shape[1], device=mask.device).expand_as(input_ids)
+        positions = torch.arange(input_ids.shape[1], device=slots.device).expand_as(input_ids)
         logits = self._forward(input_ids, positions)
-        rows = torch.arange(len(logits), device=logits.device)
-        last: Tensor = logits[rows, mask.sum(dim=1) - 1]
+        rows = torch.arange(len(logits), device=slots.device)
+        last: Tensor = logits[rows, self._mask.sum(dim=1) - 1][which]
+        if len(which) > len(groups):
+            self._cache.batch_select_indices(which)
+            self._mask = self._mask[which]
         return last.float()
 
-    def step(self, tokens: Tensor) -> Tensor:
+    def step(self, tokens: Tensor, context: int) -> Tensor:
         positions = self._mask.sum(dim=1, keepdim=True)
         self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=1)
         return self._forward(tokens[:, None], positions)[:, -1].float()
 
-    def keep(self, rows: Tensor) -> None:
-        self._cache.batch_select_indices(rows)
-        self._mask = self._mask[rows]
+    def keep(self, rows: Sequence[int]) -> None:
+        if not rows:
+            self._cache = None
+        elif list(rows) != list(range(len(self._mask))):
+            kept = torch.tensor(rows, device=self._mask.device)
+            self._cache.batch_select_indices(kept)
+            self._mask = self._mask[kept]
 
     def release(self) -> None:
         self._cache = None

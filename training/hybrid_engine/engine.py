@@ -11,12 +11,13 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from training.hybrid_engine.cached_model import CachedModelDecoder
-from training.hybrid_engine.decoder import Decoder, Responses, decode
+from training.hybrid_engine.decoder import Decoder, Responses
 from training.hybrid_engine.gpt2 import GPT2Decoder
 from training.hybrid_engine.sampling import SampleKey, Sampling, keyed_uniforms
+from training.hybrid_engine.scheduler import Scheduler
 from training.hybrid_engine.view import Gather, InferenceView
 
 Generate = Callable[[Sequence[Sequence[int]], Sequence[SampleKey]], Responses]
@@ -30,7 +31,8 @@ class HybridEngine:
     """Generates with the current weights of a causal LM that something else may be training.
 
     `lm` is the Hugging Face model inside the training engine; `gather` makes sharded parameters
-    whole for reading (`runtime.engine.gathered`). `batch_size` sequences are decoded together.
+    whole for reading (`runtime.engine.gathered`). At most `batch_size` sequences are decoded at a
+    time.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class HybridEngine:
         self._device = device
         self._batch_size = batch_size
         self._decoder = decoder_for(lm, dtype)
+        self._scheduler: Scheduler | None = None
 
     @contextmanager
     def generation(self) -> Iterator[Generate]:
@@ -71,45 +74,30 @@ class HybridEngine:
     ) -> list[int]:
         """One response to one prompt, each token handed to `on_token` as it is drawn."""
         with self.generation():
-            responses = self._decode([prompt], [key], on_token)
+            responses = self._generate([prompt], [key], on_token)
         return responses.row(0)
 
-    def _generate(self, prompts: Sequence[Sequence[int]], keys: Sequence[SampleKey]) -> Responses:
-        """Responses to B prompts, in their order; prompts of like length are decoded together."""
-        by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        parts, order = [], []
-        for start in range(0, len(by_length), self._batch_size):
-            chunk = by_length[start : start + self._batch_size]
-            parts.append(self._decode([prompts[i] for i in chunk], [keys[i] for i in chunk], None))
-            order.extend(chunk)
-        places = torch.empty(len(order), dtype=torch.long)
-        places[torch.tensor(order)] = torch.arange(len(order))
-
-        def joined(name: str) -> Tensor:
-            return torch.cat([getattr(part, name) for part in parts])[places.to(self._device)]
-
-        mask = joined("mask")
-        width = int(mask.sum(dim=1).max())
-        return Responses(
-            joined("tokens")[:, :width], mask[:, :width], joined("logprobs")[:, :width]
-        )
-
-    def _decode(
+    def _generate(
         self,
         prompts: Sequence[Sequence[int]],
         keys: Sequence[SampleKey],
-        on_token: Callable[[int], None] | None,
+        on_token: Callable[[int], None] | None = None,
     ) -> Responses:
-        return decode(
-            self._decoder,
-            prompts,
-            keyed_uniforms(keys, self._sampling.max_new_tokens),
-            self._sampling,
-            eos_id=self._eos_id,
-            pad_id=self._pad_id,
-            device=self._device,
-            on_token=on_token,
-        )
+        """Responses to B prompts, in their order."""
+        # On a GPU the slots stay, and with them the recorded steps.
+        is_cuda = self._device.type == "cuda"
+        slots = self._batch_size if is_cuda else min(self._batch_size, len(prompts))
+        if self._scheduler is None or self._scheduler.slots != slots:
+            self._scheduler = Scheduler(
+                self._decoder,
+                self._sampling,
+                slots=slots,
+                eos_id=self._eos_id,
+                pad_id=self._pad_id,
+                device=self._device,
+            )
+        uniforms = keyed_uniforms(keys, self._sampling.max_new_tokens)
+        return self._scheduler.run(prompts, uniforms, on_token)
 
 
 def decoder_for(lm: nn.Module, dtype: torch.dtype) -> Decoder:

@@ -1,6 +1,7 @@
 """GPT-2's fast path: its forward written out over bare tensors, without modules or hooks."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -9,28 +10,32 @@ from torch.nn.functional import layer_norm, scaled_dot_product_attention
 from transformers.activations import ACT2FN
 
 from training.hybrid_engine.kv_cache import KVCache
+from training.hybrid_engine.linear import Linear
+from training.tensors import right_pad
+
+PREFILL_TOKENS = 4096  # padded tokens that are prefilled together
 
 
-@dataclass(frozen=True)
 class _Block:
-    """Weights of one block; matrices as GPT-2 stores them, [in, out]."""
+    """The parts of one block; norms are the model's own modules."""
 
     ln_1: nn.LayerNorm
-    qkv: tuple[Tensor, Tensor]
-    attention_out: tuple[Tensor, Tensor]
     ln_2: nn.LayerNorm
-    mlp_in: tuple[Tensor, Tensor]
-    mlp_out: tuple[Tensor, Tensor]
-    scale: float
+
+    def __init__(self, dtype: torch.dtype, scale: float, gelu: bool) -> None:
+        self.scale = scale
+        self.qkv, self.attention_out = Linear(dtype), Linear(dtype)
+        self.mlp_in, self.mlp_out = Linear(dtype, gelu=gelu), Linear(dtype)
 
 
 class GPT2Decoder:
     """Cached decoding for `GPT2LMHeadModel`.
 
     Matrix products run in `dtype`; norms and the residual stream in fp32, as under autocast in
-    training. In fp32 the weights are the model's own tensors; otherwise they are cast once a
-    rollout.
+    training.
     """
+
+    is_static = True
 
     def __init__(self, config: Any, dtype: torch.dtype) -> None:
         self._config = config
@@ -40,6 +45,7 @@ class GPT2Decoder:
         self._activation = (
             nn.GELU(approximate="tanh") if is_gelu_new else ACT2FN[config.activation_function]
         )
+        self._head = Linear(dtype)
         self._blocks: list[_Block] = []
         self._cache: KVCache | None = None
 
@@ -47,94 +53,140 @@ class GPT2Decoder:
         transformer: Any = model.get_submodule("transformer")
         self._token_embedding = transformer.wte.weight.detach()
         self._position_embedding = transformer.wpe.weight.detach()
-        head: Any = model.get_submodule("lm_head")
-        self._head = head.weight.detach().to(self._dtype)
         self._final_norm = transformer.ln_f
-        self._blocks = [self._block(index, block) for index, block in enumerate(transformer.h)]
+        head: Any = model.get_submodule("lm_head")
+        self._head.load(head.weight.T, None)
+        if not self._blocks:
+            self._blocks = [self._new_block(index) for index in range(self._config.n_layer)]
+        for block, source in zip(self._blocks, transformer.h, strict=True):
+            block.ln_1, block.ln_2 = source.ln_1, source.ln_2
+            block.qkv.load(source.attn.c_attn.weight, source.attn.c_attn.bias)
+            block.attention_out.load(source.attn.c_proj.weight, source.attn.c_proj.bias)
+            block.mlp_in.load(source.mlp.c_fc.weight, source.mlp.c_fc.bias)
+            block.mlp_out.load(source.mlp.c_proj.weight, source.mlp.c_proj.bias)
 
-    def _block(self, index: int, block: Any) -> _Block:
-        def linear(layer: Any) -> tuple[Tensor, Tensor]:
-            return layer.bias.detach().to(self._dtype), layer.weight.detach().to(self._dtype)
-
+    def _new_block(self, index: int) -> "_Block":
         size = self._config.n_embd // self._config.n_head
         scale = size**-0.5 if self._config.scale_attn_weights else 1.0
         if self._config.scale_attn_by_inverse_layer_idx:
             scale /= index + 1
-        return _Block(
-            ln_1=block.ln_1,
-            qkv=linear(block.attn.c_attn),
-            attention_out=linear(block.attn.c_proj),
-            ln_2=block.ln_2,
-            mlp_in=linear(block.mlp.c_fc),
-            mlp_out=linear(block.mlp.c_proj),
-            scale=scale,
-        )
+        gelu = self._config.activation_function == "gelu_new"
+        return _Block(self._dtype, scale, gelu)
 
-    def prefill(self, input_ids: Tensor, mask: Tensor, new_tokens: int) -> Tensor:
-        config = self._config
-        size = config.n_embd // config.n_head
-        cache = KVCache(config.n_layer, mask, new_tokens, config.n_head, size, self._dtype)
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        hidden = self._token_embedding[input_ids] + self._position_embedding[positions]
+    def begin(self, slots: int, capacity: int) -> bool:
+        config, cache = self._config, self._cache
+        if cache is not None and (cache.slots, cache.capacity) >= (slots, capacity):
+            return False
+        self._cache = KVCache(
+            config.n_layer,
+            slots,
+            capacity,
+            config.n_head,
+            config.n_embd // config.n_head,
+            dtype=self._dtype,
+            device=self._token_embedding.device,
+        )
+        return True
+
+    def admit(self, prompts: Sequence[Sequence[int]], slots: Tensor) -> Tensor:
+        # Samples of one prompt stand beside each other: each distinct prompt is computed once.
+        counts = [len(list(same)) for _, same in groupby(map(tuple, prompts))]
+        distinct = [prompt for prompt, _ in groupby(map(tuple, prompts))]
+        parts, first, first_slot = [], 0, 0
+        while first < len(distinct):
+            width = len(distinct[first])
+            last = first + 1
+            while last < len(distinct):
+                width = max(width, len(distinct[last]))
+                if width * (last + 1 - first) > PREFILL_TOKENS:
+                    break
+                last += 1
+            copies = torch.tensor(counts[first:last], device=slots.device)
+            last_slot = first_slot + sum(counts[first:last])
+            parts.append(self._prefill(distinct[first:last], copies, slots[first_slot:last_slot]))
+            first, first_slot = last, last_slot
+        return torch.cat(parts)
+
+    def _prefill(
+        self, prompts: Sequence[Sequence[int]], copies: Tensor, slots: Tensor
+    ) -> Tensor:  # [m, V]
+        """Compute u prompts and put copies [u] of each, m in all, into the slots [m].
+
+        Everything but attention runs over the real tokens alone.
+        """
+        cache, device = self._rows, slots.device
+        input_ids, mask = right_pad(prompts, 0)
+        is_ragged = not bool(mask.all())
+        positions = torch.arange(mask.shape[1]).expand_as(mask)[mask].to(device)
+        packed_ids = input_ids[mask].to(device)
+        mask = mask.to(device)
+        which = torch.repeat_interleave(torch.arange(len(prompts), device=device), copies)
+        cache.reserve(mask.shape[1])
+        cache.lengths[slots] = mask.sum(dim=1)[which]
+        hidden = self._token_embedding[packed_ids] + self._position_embedding[positions]
         for layer, block in enumerate(self._blocks):
-            query, key, value = self._qkv(hidden, block)
-            cache.write_prompt(layer, key, value)
+            projected = block.qkv(self._norm(hidden, block.ln_1))
+            padded = projected
+            if is_ragged:
+                padded = projected.new_zeros(*mask.shape, projected.shape[-1])
+                padded[mask] = projected
+            shaped = padded.view(*mask.shape, 3, self._config.n_head, -1)
+            query, key, value = shaped.permute(2, 0, 3, 1, 4)
+            cache.write_prompts(layer, slots, key[which], value[which])
             # Padding comes after every real token, so causality alone hides it.
             attended = scaled_dot_product_attention(
                 query, key, value, is_causal=True, scale=block.scale
             )
+            attended = attended.transpose(1, 2).reshape(*mask.shape, -1)
+            attended = attended[mask] if is_ragged else attended.flatten(0, 1)
             hidden = self._finish_block(hidden, attended, block)
-        self._cache = cache
-        rows = torch.arange(len(hidden), device=hidden.device)
-        return self._logits(hidden[rows, cache.lengths - 1])
+        ends = mask.sum(dim=1).cumsum(dim=0) - 1
+        return self._logits(hidden[ends])[which]
 
-    def step(self, tokens: Tensor) -> Tensor:
-        cache = self._cache
-        assert cache is not None, "prefill comes first"
-        hidden = self._token_embedding[tokens] + self._position_embedding[cache.lengths]
-        hidden = hidden[:, None]  # [B, 1, H]
-        bias = cache.bias[..., : cache.filled + 1]
+    def step(self, tokens: Tensor, context: int) -> Tensor:
+        cache, count = self._rows, len(tokens)
+        columns = cache.reserve(context)
+        places = cache.places(count)
+        positions = places.clamp(max=len(self._position_embedding) - 1)
+        hidden = self._token_embedding[tokens] + self._position_embedding[positions]  # [n, H]
+        bias = cache.bias(count, columns, self._dtype)
         for layer, block in enumerate(self._blocks):
-            query, key, value = self._qkv(hidden, block)
-            keys, values = cache.append(layer, key, value)
-            weights = torch.matmul(query * block.scale, keys.transpose(2, 3)) + bias
-            weights = weights.float().softmax(dim=-1).to(values.dtype)
-            hidden = self._finish_block(hidden, torch.matmul(weights, values), block)
-        cache.advance()
-        return self._logits(hidden[:, 0])
+            projected = block.qkv(self._norm(hidden, block.ln_1))
+            query, key, value = projected.view(count, 3, self._config.n_head, -1).unbind(1)
+            keys, values = cache.append(layer, key, value, places, columns)
+            weights = torch.matmul(query[:, :, None] * block.scale, keys) + bias
+            weights = weights.softmax(dim=-1, dtype=torch.float32).to(values.dtype)
+            attended = torch.matmul(weights, values).view(count, -1)
+            hidden = self._finish_block(hidden, attended, block)
+        cache.lengths[:count] += 1
+        return self._logits(hidden)
 
-    def keep(self, rows: Tensor) -> None:
-        assert self._cache is not None, "prefill comes first"
-        self._cache.keep(rows)
+    def keep(self, rows: Sequence[int]) -> None:
+        self._rows.keep(rows)
 
     def release(self) -> None:
+        if self._token_embedding.device.type == "cuda":
+            return  # graphs hold these addresses
         self._cache = None
         self._blocks = []
+        self._head = Linear(self._dtype)
 
-    def _qkv(self, hidden: Tensor, block: _Block) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value [B, heads, L, size] of the normalised hidden states [B, L, H]."""
-        batch, length, _ = hidden.shape
-        projected = self._linear(self._norm(hidden, block.ln_1), block.qkv)
-        shaped = projected.view(batch, length, 3, self._config.n_head, -1)
-        query, key, value = shaped.permute(2, 0, 3, 1, 4)
-        return query, key, value
+    @property
+    def _rows(self) -> KVCache:
+        assert self._cache is not None, "begin comes first"
+        return self._cache
 
     def _finish_block(self, hidden: Tensor, attended: Tensor, block: _Block) -> Tensor:
-        attended = attended.transpose(1, 2).reshape(hidden.shape)
-        hidden = hidden + self._linear(attended, block.attention_out)
-        inner: Tensor = self._activation(self._linear(self._norm(hidden, block.ln_2), block.mlp_in))
-        return hidden + self._linear(inner, block.mlp_out)
-
-    def _linear(self, inputs: Tensor, layer: tuple[Tensor, Tensor]) -> Tensor:
-        bias, weight = layer
-        flat = inputs.to(self._dtype).reshape(-1, weight.shape[0])
-        return torch.addmm(bias, flat, weight).view(*inputs.shape[:-1], weight.shape[1])
+        hidden = hidden + block.attention_out(attended)
+        inner = block.mlp_in(self._norm(hidden, block.ln_2))
+        if not block.mlp_in.has_gelu:
+            inner = self._activation(inner)
+        return hidden + block.mlp_out(inner)
 
     def _norm(self, hidden: Tensor, norm: nn.LayerNorm) -> Tensor:
         shape = tuple(norm.normalized_shape)
-        return layer_norm(hidden.float(), shape, norm.weight, norm.bias, norm.eps)
+        normalised = layer_norm(hidden, shape, norm.weight, norm.bias, norm.eps)
+        return normalised.to(self._dtype)
 
-    def _logits(self, hidden: Tensor) -> Tensor:  # [B, H] -> [B, V] fp32
-        normalised = self._norm(hidden, self._final_norm).to(self._dtype)
-        logits: Tensor = normalised @ self._head.T
-        return logits.float()
+    def _logits(self, hidden: Tensor) -> Tensor:  # [N, H] -> [N, V] fp32
+        return self._head(self._norm(hidden, self._final_norm)).float()

@@ -1,50 +1,91 @@
-"""Keys and values of a batch, in memory that is allocated once a batch."""
+"""Keys and values of all slots."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+# On a CPU the cache grows by this many tokens at a time and is always read whole: a batched
+# product of part of it would first copy that part.
+GROWTH = 32
+
 
 class KVCache:
-    """Per layer keys and values [B, heads, slots, head size], filled slot by slot.
+    """Per layer keys [slots, heads, size, capacity] and values [slots, heads, capacity, size].
 
-    Prompts are right-padded and fill the first slots; every row's t-th new token goes to the same
-    slot. What padding left in a prompt's slots is hidden by `bias`.
+    A row fills its slot from 0. Keys are transposed because a product of one query with them is
+    then twice as fast on a CPU. On a GPU all memory is allocated at once and stays.
     """
 
     def __init__(
-        self, layers: int, mask: Tensor, new_tokens: int, heads: int, size: int, dtype: torch.dtype
+        self,
+        layers: int,
+        slots: int,
+        capacity: int,
+        heads: int,
+        size: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
-        batch, width = mask.shape
-        shape = (layers, batch, heads, width + new_tokens, size)
-        self.keys = torch.zeros(shape, dtype=dtype, device=mask.device)
-        self.values = torch.zeros(shape, dtype=dtype, device=mask.device)
-        self.lengths = mask.sum(dim=1)  # [B] real tokens so far: the next token's position
-        self.filled = width
-        bias = torch.zeros(batch, 1, 1, width + new_tokens, dtype=dtype, device=mask.device)
-        hidden = ~mask[:, None, None, :]
-        bias[..., :width] = bias[..., :width].masked_fill(hidden, torch.finfo(dtype).min)
-        self.bias = bias
+        self._grows = device.type == "cpu"
+        self.slots, self.capacity = slots, GROWTH if self._grows else capacity
+        # Zeros, not what memory held: a masked NaN is still NaN once it is multiplied by 0.
+        keys = (slots, heads, size, self.capacity)
+        values = (slots, heads, self.capacity, size)
+        self.keys = [torch.zeros(keys, dtype=dtype, device=device) for _ in range(layers)]
+        self.values = [torch.zeros(values, dtype=dtype, device=device) for _ in range(layers)]
+        self.lengths = torch.zeros(slots, dtype=torch.long, device=device)  # tokens of each row
+        self._slots = torch.arange(slots, device=device)
 
-    def write_prompt(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Store a prompt's keys and values [B, heads, P, size]."""
-        self.keys[layer, :, :, : keys.shape[2]] = keys
-        self.values[layer, :, :, : values.shape[2]] = values
+    def reserve(self, tokens: int) -> int:
+        """Make room for rows of so many tokens; how many columns a read of such rows takes."""
+        if not self._grows:
+            return min(tokens, self.capacity)
+        if tokens > self.capacity:
+            extra = -(-tokens // GROWTH) * GROWTH - self.capacity
+            for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+                self.keys[layer] = torch.nn.functional.pad(keys, (0, extra))
+                self.values[layer] = torch.nn.functional.pad(values, (0, 0, 0, extra))
+            self.capacity += extra
+        return self.capacity
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one token's keys and values [B, heads, 1, size]; views of all up to it."""
-        slot = self.filled
-        self.keys[layer, :, :, slot : slot + 1] = keys
-        self.values[layer, :, :, slot : slot + 1] = values
-        return self.keys[layer, :, :, : slot + 1], self.values[layer, :, :, : slot + 1]
+    def write_prompts(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store prompts' keys and values [m, heads, P, size] in the slots [m]."""
+        width = keys.shape[2]
+        self.keys[layer][slots, :, :, :width] = keys.transpose(2, 3)
+        self.values[layer][slots, :, :width] = values
 
-    def advance(self) -> None:
-        """Count the token that every layer has appended."""
-        self.filled += 1
-        self.lengths = self.lengths + 1
+    def append(
+        self, layer: int, keys: Tensor, values: Tensor, places: Tensor, columns: int
+    ) -> tuple[Tensor, Tensor]:
+        """Store one token's keys and values [n, heads, size] of the first n slots at places [n].
 
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these [n]."""
-        self.keys = self.keys.index_select(1, rows)
-        self.values = self.values.index_select(1, rows)
-        self.lengths = self.lengths[rows]
-        self.bias = self.bias[rows]
+        Returns views [n, heads, size, columns] and [n, heads, columns, size].
+        """
+        count = keys.shape[0]
+        slots = self._slots[:count]
+        self.keys[layer][slots, :, :, places] = keys
+        self.values[layer][slots, :, places] = values
+        return self.keys[layer][:count, :, :, :columns], self.values[layer][:count, :, :columns]
+
+    def places(self, count: int) -> Tensor:
+        """Where the next token of each of the first slots goes, [count]."""
+        return self.lengths[:count].clamp(max=self.capacity - 1)
+
+    def bias(self, count: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """[count, 1, 1, columns]: 0 for each row's tokens and its next one, else lowest."""
+        places = torch.arange(columns, device=self.lengths.device)
+        hidden = places > self.lengths[:count, None]
+        bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+        return bias.masked_fill_(hidden, torch.finfo(dtype).min)[:, None, None]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Copy the rows of these slots into the first slots, in this order; most stay in place."""
+        moved = [(target, source) for target, source in enumerate(rows) if target != source]
+        if not moved:
+            return
+        targets, sources = torch.tensor(moved, device=self.lengths.device).T
+        self.lengths[targets] = self.lengths[sources]
+        for cache in (*self.keys, *self.values):
+            cache[targets] = cache[sources]

@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+BLOCK = 128  # tokens that are summed before the running sum
+IMPOSSIBLE = -1e4  # a log-probability whose exponential is 0 and whose product with 0 is 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -17,6 +20,10 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     greedy: bool = False
+
+    def narrows(self, vocab_size: int) -> bool:
+        """Whether some tokens are never drawn."""
+        return 0 < self.top_k < vocab_size or self.top_p < 1.0
 
 
 @dataclass(frozen=True)
@@ -46,35 +53,67 @@ def keyed_uniforms(keys: Sequence[SampleKey], count: int) -> Tensor:  # [len(key
 
 
 def sample_tokens(
-    logits: Tensor,  # [B, V]
+    logits: Tensor,  # [B, V] fp32; overwritten
     uniforms: Tensor,  # [B]
     sampling: Sampling,
     *,
     banned_token: int,
-) -> tuple[Tensor, Tensor]:  # tokens [B] long, log-probs [B] fp32
+) -> tuple[Tensor, Tensor, Tensor]:  # tokens [B] long, log-probs [B], entropies [B]
     """One token for each row, by inverting the cumulative distribution at its uniform.
 
-    The log-prob is that of softmax(logits / temperature) without `banned_token`: top-k and top-p
-    narrow what is drawn, not what its probability is said to be, since training recomputes it
-    from the whole distribution.
+    The log-prob is that of softmax(logits / temperature) without `banned_token`, and the entropy
+    is its entropy: top-k and top-p narrow what is drawn, not what its probability is said to be,
+    since training recomputes it from the whole distribution.
     """
-    scaled = logits.float()
     if not sampling.greedy and sampling.temperature != 1.0:
-        scaled = scaled / sampling.temperature
-    banned = torch.tensor([banned_token], device=logits.device)
-    scaled = scaled.index_fill(-1, banned, torch.finfo(torch.float32).min)
-    logprobs = scaled.log_softmax(dim=-1)
+        logits.mul_(1.0 / sampling.temperature)
+    logits[:, banned_token] = torch.finfo(torch.float32).min
+    shifted = logits.sub_(logits.amax(dim=-1, keepdim=True))
+    shifted[:, banned_token] = IMPOSSIBLE
+    weights = shifted.exp()
+    blocks = _block_sums(weights)
+    total = blocks.sum(dim=-1)
+    log_total = total.log()
     if sampling.greedy:
-        tokens = logprobs.argmax(dim=-1)
+        tokens = shifted.argmax(dim=-1)
+    elif sampling.narrows(logits.shape[-1]):
+        kept = narrow(weights / total[:, None], top_k=sampling.top_k, top_p=sampling.top_p)
+        tokens = _invert(kept, _block_sums(kept), uniforms)
     else:
-        probabilities = narrow(logprobs.exp(), top_k=sampling.top_k, top_p=sampling.top_p)
-        cumulative = probabilities.cumsum(dim=-1)
-        total = cumulative[:, -1:]
-        # Strictly below the total, so that rounding cannot pick a token of probability 0.
-        drawn = torch.minimum(uniforms[:, None] * total, total * (1.0 - 2.0**-23))
-        tokens = torch.searchsorted(cumulative, drawn, right=True).squeeze(-1)
-        tokens = tokens.clamp(max=logits.shape[-1] - 1)
-    return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1)
+        tokens = _invert(weights, blocks, uniforms)
+    logprobs = shifted.gather(-1, tokens[:, None]).squeeze(-1) - log_total
+    mean_shifted = torch.bmm(weights[:, None], shifted[:, :, None]).flatten() / total
+    return tokens, logprobs, log_total - mean_shifted
+
+
+def _block_sums(weights: Tensor) -> Tensor:  # [B, V] -> [B, ceil(V / BLOCK)]
+    whole = weights.shape[-1] // BLOCK
+    sums: Tensor = weights[:, : whole * BLOCK].reshape(len(weights), whole, BLOCK).sum(dim=-1)
+    if whole * BLOCK == weights.shape[-1]:
+        return sums
+    return torch.cat([sums, weights[:, whole * BLOCK :].sum(dim=-1, keepdim=True)], dim=-1)
+
+
+def _invert(weights: Tensor, blocks: Tensor, uniforms: Tensor) -> Tensor:  # [B] long
+    """The token at each row's uniform share of its summed weights.
+
+    First the block of tokens that the share falls into, then the token: a running sum over a
+    whole vocabulary would be slow, and less exact.
+    """
+    ends = blocks.cumsum(dim=-1)
+    share = _below(uniforms[:, None] * ends[:, -1:], ends[:, -1:])
+    block = torch.searchsorted(ends, share, right=True)
+    share = share - (ends.gather(-1, block) - blocks.gather(-1, block))
+    places = block * BLOCK + torch.arange(BLOCK, device=weights.device)
+    inside = weights.gather(-1, places.clamp(max=weights.shape[-1] - 1))
+    inside = inside.masked_fill(places >= weights.shape[-1], 0.0).cumsum(dim=-1)
+    share = _below(share.clamp(min=0.0), inside[:, -1:])
+    return (block * BLOCK + torch.searchsorted(inside, share, right=True)).squeeze(-1)
+
+
+def _below(share: Tensor, total: Tensor) -> Tensor:
+    """Strictly below the total, so that rounding cannot pick a token of probability 0."""
+    return torch.minimum(share, total * (1.0 - 2.0**-23))
 
 
 def narrow(probabilities: Tensor, *, top_k: int, top_p: float) -> Tensor:  # [B, V] -> [B, V]
