@@ -1,16 +1,10 @@
-from functools import partial
-from typing import Any
-
 import pytest
 import torch
-from torch import nn
 from torch.testing import assert_close
 
-from tests.worked import EXACT, SINGLE, worked
-from training import tensors
+from tests.worked import EXACT, worked
 from training.tensors import (
     last_position,
-    log_softmax_at,
     masked_mean,
     masked_moments,
     masked_sum,
@@ -20,8 +14,6 @@ from training.tensors import (
     response_mask_from_lengths,
     right_pad,
     scatter_to_mask,
-    summed_cross_entropy,
-    token_logprobs,
     whiten,
 )
 
@@ -118,144 +110,3 @@ class TestWhitening:
         one = nothing.clone()
         one[0, 0] = True
         assert whitened(drawn(2, 4), one, keep_mean=False).abs().max() < 1e-3
-
-
-class TestLogProbs:
-    @pytest.mark.parametrize("temperature", [1.0, 0.7])
-    def test_temperature_divides_the_logits(self, temperature):
-        inputs, expected = worked("logprob_with_temperature")
-        logprobs, entropies = log_softmax_at(
-            inputs["logits"],
-            inputs["actions"],
-            temperature=temperature,
-            banned_token=None,
-            with_entropy=True,
-        )
-        numbers = expected[f"T={temperature}"]
-        assert_close(logprobs.double(), numbers["logprob"], **SINGLE)
-        assert_close(entropies.double(), numbers["entropy"], **SINGLE)
-
-    def test_a_banned_token_has_no_probability_and_leaves_the_others_theirs(self):
-        logits = drawn(1, 6) * 3
-        logits[0, 2] = 50.0
-        every = torch.arange(6)
-        logprobs, entropies = log_softmax_at(
-            logits.expand(6, 6), every, temperature=0.7, banned_token=2, with_entropy=True
-        )
-        others = every != 2
-        alone, alone_entropy = log_softmax_at(
-            logits[:, others].expand(5, 5),
-            torch.arange(5),
-            temperature=0.7,
-            banned_token=None,
-            with_entropy=True,
-        )
-        assert_close(logprobs[others], alone)
-        assert logprobs[2].exp() == 0
-        assert_close(entropies, alone_entropy[:1].expand(6))
-
-    def test_logits_of_lower_precision_are_taken_in_fp32(self):
-        logits = drawn(2, 300).bfloat16()
-        tokens = torch.tensor([3, 4])
-        logprobs, _ = log_softmax_at(
-            logits, tokens, temperature=1.0, banned_token=None, with_entropy=False
-        )
-        assert logprobs.dtype == torch.float32
-        exact = logits.double().log_softmax(-1)[[0, 1], [3, 4]]
-        assert_close(logprobs.double(), exact, rtol=1e-5, atol=1e-6)
-
-    @pytest.mark.parametrize("banned_token", [None, 4])
-    @pytest.mark.parametrize("rows", [1, 7, 16])
-    def test_chunks_of_any_size_give_the_same_numbers_and_gradients(
-        self, monkeypatch, rows, banned_token
-    ):
-        def run(limit):
-            monkeypatch.setattr(tensors, "LOGIT_CHUNK", limit)
-            head = nn.Linear(8, 20)
-            with torch.no_grad():
-                head.weight.copy_(drawn(20, 8, seed=1))
-                head.bias.copy_(drawn(20, seed=2))
-            hidden = drawn(17, 8).requires_grad_()
-            tokens = torch.arange(17) % 4
-            score = partial(
-                token_logprobs,
-                hidden,
-                head,
-                tokens,
-                vocab_size=20,
-                temperature=0.7,
-                banned_token=banned_token,
-            )
-            logprobs, entropies = score(with_entropy=True)
-            (logprobs * drawn(17, seed=3)).sum().backward()
-            with torch.no_grad():
-                again = score(with_entropy=True)
-            return logprobs, entropies, *again, hidden.grad, head.weight.grad, head.bias.grad
-
-        for chunked, whole in zip(run(rows * 20), run(10**9), strict=True):
-            assert_close(chunked, whole)
-
-
-class TestSummedCrossEntropy:
-    @pytest.mark.parametrize("banned_token", [None, 4])
-    @pytest.mark.parametrize("count", [1, 512, 1300])
-    def test_it_is_the_cross_entropy_of_autograd_and_so_are_its_gradients(
-        self, count, banned_token
-    ):
-        tokens = torch.arange(count) % 4
-        tokens[::3] += 5
-        hidden, weight = drawn(count, 8).requires_grad_(), drawn(11, 8, seed=1).requires_grad_()
-        plain_hidden = hidden.detach().double().requires_grad_()
-        plain_weight = weight.detach().double().requires_grad_()
-
-        loss = summed_cross_entropy(
-            hidden, weight, tokens, banned_token=banned_token, dtype=torch.float32
-        )
-        (loss * 0.37).backward()
-
-        logits = plain_hidden @ plain_weight.T
-        if banned_token is not None:
-            logits = logits.index_fill(1, torch.tensor([banned_token]), -torch.inf)
-        plain = nn.functional.cross_entropy(logits, tokens, reduction="sum")
-        (plain * 0.37).backward()
-
-        # fp32 sums over up to 1,300 rows against float64.
-        close: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-4}
-        assert_close(loss.double(), plain, **close)
-        assert_close(hidden.grad.double(), plain_hidden.grad, rtol=1e-5, atol=1e-6)
-        assert_close(weight.grad.double(), plain_weight.grad, **close)
-        if banned_token is not None:
-            assert (weight.grad[banned_token] == 0).all()
-
-    def test_gradients_add_to_those_of_a_tied_use_of_the_weight(self):
-        weight = drawn(11, 8, seed=1).requires_grad_()
-        tokens = torch.tensor([1, 2, 3])
-
-        def gradient(of):
-            (found,) = torch.autograd.grad(of, weight)
-            return found
-
-        def loss():
-            return summed_cross_entropy(
-                weight[tokens], weight, tokens, banned_token=None, dtype=torch.float32
-            )
-
-        plain = nn.functional.cross_entropy(weight[tokens] @ weight.T, tokens, reduction="sum")
-        assert_close(gradient(loss()), gradient(plain))
-
-    def test_a_micro_batch_without_targets_is_zero_with_zero_gradients(self):
-        hidden, weight = drawn(0, 8).requires_grad_(), drawn(11, 8).requires_grad_()
-        tokens = torch.zeros(0, dtype=torch.long)
-        loss = summed_cross_entropy(hidden, weight, tokens, banned_token=4, dtype=torch.float32)
-        loss.backward()
-        assert loss.item() == 0.0
-        assert (weight.grad == 0).all()
-
-    def test_bf16_products_stay_near_fp32(self):
-        hidden, weight = drawn(600, 8), drawn(11, 8, seed=1)
-        tokens = torch.arange(600) % 11
-        losses = [
-            summed_cross_entropy(hidden, weight, tokens, banned_token=None, dtype=dtype).item()
-            for dtype in (torch.float32, torch.bfloat16)
-        ]
-        assert losses[1] == pytest.approx(losses[0], rel=2e-3)  # bf16 keeps 8 bits a product

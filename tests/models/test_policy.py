@@ -9,6 +9,7 @@ from training.data.encode import encode_conversations, encode_demonstrations
 from training.data.records import Conversation, Demonstration, Message
 from training.models.loading import load_causal_lm
 from training.models.policy import Policy
+from training.objectives.sft import cross_entropy
 from training.trainers.collate import collate
 
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}  # fp32, values of order 1 to 10
@@ -85,14 +86,14 @@ def test_what_stands_in_the_padding_does_not_matter(policy):
         assert_close(read(policy, ROWS, TARGETS, left=4, right=4, fill=fill), clean, **CLOSE)
 
 
-@pytest.mark.parametrize("summed", [False, True])
+@pytest.mark.parametrize("token_loss", [None, cross_entropy])
 @pytest.mark.parametrize(("left", "right"), [(0, 0), (5, 2)])
-def test_gradients_are_the_same_for_any_micro_batches_and_padding(policy, summed, left, right):
+def test_gradients_are_the_same_for_any_micro_batches_and_padding(policy, token_loss, left, right):
     def accumulate(parts, **padding):
         for rows in parts:
             batch = batch_of([ROWS[i] for i in rows], [TARGETS[i] for i in rows], **padding)
-            loss, _ = policy(*batch, summed=summed)
-            (loss if summed else -loss.sum()).backward()
+            found, _ = policy(*batch, token_loss=token_loss)
+            (-found.sum() if token_loss is None else found).backward()
         return gradients(policy)
 
     whole = accumulate([[0, 1, 2, 3, 4]])
@@ -108,7 +109,7 @@ def test_the_summed_loss_and_its_gradients_are_those_of_the_log_probs(policy):
     logprobs, _ = policy(*batch)
     (-logprobs.sum()).backward()
     one_by_one = gradients(policy)
-    loss, _ = policy(*batch, summed=True)
+    loss, _ = policy(*batch, token_loss=cross_entropy)
     loss.backward()
     summed = gradients(policy)
     assert_close(loss, -logprobs.sum(), **CLOSE)
@@ -171,7 +172,9 @@ def test_eos_is_learnt_in_stage_1(lm_folders, tokenizer, make):
         return torch.stack([every[i - 1, encoded.input_ids[i]] for i in positions])
 
     expected, before = logprobs_at(targets), logprobs_at(ends)
-    loss, _ = policy(batch.input_ids, batch.attention_mask, batch.target_mask, summed=True)
+    loss, _ = policy(
+        batch.input_ids, batch.attention_mask, batch.target_mask, token_loss=cross_entropy
+    )
     assert_close(loss, -expected.sum(), **CLOSE)
     loss.backward()
     with torch.no_grad():

@@ -22,8 +22,8 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from tests.stages.processes import free_port
 from tests.stages.spies import Patches
-from training import tensors
 from training.hybrid_engine.engine import HybridEngine
+from training.models import lm_head
 from training.runtime.engine import TrainingEngine
 from training.trainers import ppo_setup, reward_setup
 from training.trainers.ppo_setup import Models
@@ -139,7 +139,7 @@ def run(program: str, flags: list[str], output: Path, needs: list[Path], logit_c
         time.sleep(0.1)  # another process makes them
     sys.argv = [f"{program}/main.py", "--output_dir", str(output), *flags]
     os.environ["MASTER_PORT"] = str(agreed_port(output.with_suffix(".port")))
-    tensors.LOGIT_CHUNK = logit_chunk
+    lm_head.LOGIT_CHUNK = logit_chunk
     notes = Notes()
     with notes.taken():
         importlib.import_module(f"{program}.main").main()

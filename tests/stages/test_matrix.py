@@ -25,8 +25,8 @@ from transformers import (
 
 from tests.stages.material import Material, read_jsonl, write_jsonl
 from tests.stages.processes import LAUNCH_SECONDS, Program, started, wait_until
+from training.models.lm_head import LOGIT_CHUNK
 from training.models.scalar import ScalarModel, load_scalar_model, read_settings
-from training.tensors import LOGIT_CHUNK
 
 STEPS = 10
 START = "sft-start-1"  # the stage-1 folder of all reward models and policies

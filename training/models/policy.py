@@ -5,12 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.tensors import (
-    position_ids_from_mask,
-    predicting_positions,
-    summed_cross_entropy,
-    token_logprobs,
-)
+from training.models.lm_head import TokenLoss, head_loss, token_logprobs
+from training.tensors import position_ids_from_mask, predicting_positions
 
 
 class Policy(nn.Module):
@@ -33,13 +29,13 @@ class Policy(nn.Module):
         attention_mask: Tensor,  # [B, L] bool
         target_mask: Tensor,  # [B, L] bool, N tokens True, never column 0
         temperature: float = 1.0,
-        summed: bool = False,
+        token_loss: TokenLoss | None = None,
         with_entropy: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Log-probs [N] of the target tokens, packed in row order, and their entropies if asked.
 
-        With `summed` (training on fixed targets) the first is the summed cross-entropy, 0-d, and
-        the second is empty; the LM head then runs once, its gradient made on the way.
+        With `token_loss` instead: the loss that it makes of the log-probs, 0-d, and the log-probs
+        without gradient.
         """
         low = self.compute_dtype != torch.float32
         with torch.autocast(input_ids.device.type, dtype=torch.bfloat16, enabled=low):
@@ -53,16 +49,17 @@ class Policy(nn.Module):
             tokens = input_ids[target_mask]
             head = self.lm.get_output_embeddings()
             is_sharded = hasattr(head.weight, "ds_id")
-            if summed and head.bias is None and not is_sharded:
+            if token_loss is not None and head.bias is None and not is_sharded:
                 # Not under ZeRO-3, where only a call of the head module gathers its weight.
-                loss = summed_cross_entropy(
+                return head_loss(
                     hidden,
                     head.weight,
                     tokens,
+                    token_loss,
+                    temperature=temperature,
                     banned_token=self.pad_id,
                     dtype=self.compute_dtype,
                 )
-                return loss, hidden.new_empty(0)
             logprobs, entropies = token_logprobs(
                 hidden,
                 head,
@@ -73,6 +70,6 @@ class Policy(nn.Module):
                 banned_token=self.pad_id,
                 with_entropy=with_entropy,
             )
-        if summed:
-            return -logprobs.sum(), hidden.new_empty(0)
+        if token_loss is not None:
+            return token_loss(logprobs, slice(0, len(logprobs))), logprobs.detach()
         return logprobs, entropies

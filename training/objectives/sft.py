@@ -1,6 +1,13 @@
-"""The arithmetic of supervised fine-tuning. Its loss is `tensors.summed_cross_entropy`."""
+"""The arithmetic of supervised fine-tuning."""
 
 import math
+
+from torch import Tensor
+
+
+def cross_entropy(logprobs: Tensor, where: slice) -> Tensor:  # [n] -> 0-d
+    """Summed cross-entropy of tokens with these log-probs: a `TokenLoss`."""
+    return -logprobs.sum()
 
 
 def perplexity(loss: float) -> float:

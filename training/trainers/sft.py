@@ -13,7 +13,7 @@ from training.data.batches import epoch_batches, plan_step
 from training.data.encode import EncodedText
 from training.models.policy import Policy
 from training.models.tokenizers import Tokenizer
-from training.objectives.sft import perplexity
+from training.objectives.sft import cross_entropy, perplexity
 from training.runtime import optim
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine, compute_dtype, trainable
@@ -89,7 +89,7 @@ class SFTTrainer:
         )
         loss: Tensor
         loss, _ = self._engine(
-            batch.input_ids, batch.attention_mask, batch.target_mask, summed=True
+            batch.input_ids, batch.attention_mask, batch.target_mask, token_loss=cross_entropy
         )
         return loss
 
