@@ -4,124 +4,12 @@ The policy that maximises E[R] - kl_coef * KL(policy || ref) is softmax(ref logi
 EOS is one of the tokens, so it is right only if EOS is learnt like any other.
 """
 
-import logging
-import socket
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import partial
-
 import pytest
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tests.tiny_models import EOS, build_tokenizer, gpt2, scalar_model, write_lm
+from tests.tiny_models import gpt2, write_lm
+from tests.trainers.bandit import EOS_ID, PROMPTS, REWARDS, TOKENIZER, Bandit
 from training.arguments.ppo import PPOArgs
-from training.data.encode import EncodedPrompt
-from training.hybrid_engine.engine import HybridEngine
-from training.hybrid_engine.sampling import Sampling
-from training.models.loading import load_causal_lm
-from training.models.policy import Policy
-from training.models.scalar import ScalarSettings
-from training.runtime import distributed, engine, optim
-from training.runtime.distributed import World
-from training.trainers.ppo import PPOTrainer, ppo_schedule
-from training.trainers.ppo_setup import Models
-from training.trainers.rollout import RolloutCollector, make_experience
-
-TOKENIZER = build_tokenizer([*(f"w{n}" for n in range(6)), "<unk>", EOS])
-EOS_ID, PAD_ID = TOKENIZER.eos_token_id, TOKENIZER.pad_token_id
-REWARDS = torch.tensor([0.5, -0.6, 0.2, 0.9, -1.0, 0.1, -0.3, 0.8, 50.0])  # the last is PAD's
-PROMPTS = [EncodedPrompt(n, ids, "", {}) for n, ids in enumerate([[0, 1], [2, 3, 4], [5]])]
-
-
-class KnownReward(nn.Module):
-    """Reads the reward of the token at each position."""
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return REWARDS[input_ids]
-
-
-@pytest.fixture
-def world(monkeypatch) -> Iterator[World]:
-    """One rank, in this process; what joining changes in it is put back."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    place = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_PORT": port}
-    for name, value in {**place, "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": 1}.items():
-        monkeypatch.setenv(name, str(value))
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    with torch.random.fork_rng(), distributed.session(PPOArgs()) as joined:
-        yield joined
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
-@dataclass
-class Bandit:
-    """The parts of stage 3 around a tiny actor and a known reward."""
-
-    args: PPOArgs
-    world: World
-    folder: str
-    models: Models = field(init=False)
-
-    def __post_init__(self) -> None:
-        actor, self.ref = self._policy(), self._policy()
-        critic = scalar_model(self.folder, ScalarSettings())
-        adamw = partial(optim.adamw, args=self.args)
-        self.models = Models(
-            actor=engine.trainable(
-                actor, self.args, self.world, partial(adamw, lr=self.args.actor_lr)
-            ),
-            critic=engine.trainable(
-                critic, self.args, self.world, partial(adamw, lr=self.args.critic_lr)
-            ),
-            ref=engine.frozen(self.ref, self.args, self.world),
-            reward_model=engine.frozen(KnownReward(), self.args, self.world),
-            hybrid=HybridEngine(
-                actor.lm,
-                Sampling(max_new_tokens=1, temperature=self.args.temperature),
-                eos_id=EOS_ID,
-                pad_id=PAD_ID,
-                device=self.world.device,
-                dtype=torch.float32,
-                batch_size=self.args.generation_batch_size,
-            ),
-        )
-
-    def _policy(self) -> Policy:
-        lm = load_causal_lm(self.folder, TOKENIZER, device=self.world.device, dropout=0.0)
-        return Policy(lm, pad_id=PAD_ID, compute_dtype=torch.float32)
-
-    def train(self) -> list[dict[str, float]]:
-        collector = RolloutCollector(self.args, self.world, TOKENIZER, self.models)
-        trainer = PPOTrainer(
-            self.args,
-            self.world,
-            self.models.actor,
-            self.models.critic,
-            ppo_schedule(self.args, self.world),
-            PAD_ID,
-        )
-        history = []
-        for step in range(1, self.args.max_steps + 1):
-            rollout = collector.collect(step, PROMPTS, self.args.samples_per_prompt)
-            experience = make_experience(rollout, self.args, kl_coef=trainer.kl_coef)
-            history.append(trainer.update(step, experience))
-        return history
-
-    @torch.no_grad()
-    def next_token_logits(self, policy: Policy) -> Tensor:  # [prompts, V], PAD impossible
-        policy.eval()
-        rows = [
-            policy.lm(input_ids=torch.tensor([prompt.input_ids])).logits[0, -1]
-            for prompt in PROMPTS
-        ]
-        scaled = torch.stack(rows) / self.args.temperature
-        scaled[:, PAD_ID] = -torch.inf
-        return scaled
 
 
 def distances(policy: Tensor, other: Tensor) -> Tensor:  # [prompts]

@@ -39,6 +39,9 @@ class PPOArgs(CommonArgs, PromptArgs):
         "replace", "Score of a response that never ends: -penalty, score - penalty, or as it is."
     )
     missing_eos_penalty: float = arg(1.0, "The penalty of --missing_eos.")
+    old_logprobs: Literal["generation", "recompute"] = arg(
+        "generation", "Old log-probs: those of sampling, or of a further forward of the actor."
+    )
     gamma: float = arg(1.0, "Discount per token.")
     gae_lambda: float = arg(0.95, "GAE's lambda.")
     whiten_rewards: bool = arg(False, "Scale rewards to variance 1, keeping their mean.")
@@ -81,3 +84,8 @@ class PPOArgs(CommonArgs, PromptArgs):
     @property
     def sequences_per_step(self) -> int:
         return self.rollout_batch_size * self.samples_per_prompt
+
+    @property
+    def is_single_update(self) -> bool:
+        """Whether a rollout makes one optimizer step, whose own forwards are the old policy's."""
+        return self.ppo_epochs == 1 and self.minibatch_size == self.sequences_per_step

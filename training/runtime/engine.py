@@ -121,6 +121,9 @@ def trainable(
         config=ds_config.build(args, world.size),
         dist_init_required=False,
     )
+    if world.size == 1 and not engine.zero_optimization():
+        # Nobody to add gradients up with; DeepSpeed would copy them all there and back.
+        engine.enable_backward_allreduce = False
     return TrainingEngine(engine, world)
 
 

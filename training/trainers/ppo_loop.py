@@ -10,8 +10,10 @@ from training.data.prepare import Split
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
 from training.runtime.metrics import MetricLogger
-from training.trainers.ppo import PPOTrainer, sample_metrics
-from training.trainers.rollout import Rollout, RolloutCollector, make_experience
+from training.trainers.experience import Rollout
+from training.trainers.ppo import PPOTrainer
+from training.trainers.ppo_metrics import sample_metrics
+from training.trainers.rollout import RolloutCollector
 
 LOGGED_SAMPLES = 4  # responses of each step that go to samples.jsonl
 
@@ -31,7 +33,7 @@ def run_ppo(
     for step in range(1, args.max_steps + 1):
         chosen = [prompts.train[index] for index in stream.batch(step)]
         rollout = collector.collect(step, chosen, args.samples_per_prompt)
-        metrics = trainer.update(step, make_experience(rollout, args, kl_coef=trainer.kl_coef))
+        metrics = trainer.update(step, rollout)
         metrics.update(collector.seconds)
         busy = sum(value for name, value in metrics.items() if name.startswith("time/"))
         tokens = sum(map(len, rollout.responses))

@@ -1,0 +1,85 @@
+"""Random GPT-2 models of known sizes, on disk as a user would bring them."""
+
+from pathlib import Path
+from typing import Any
+
+SHAPES = {  # layers, width, heads, vocabulary
+    "tiny": (4, 256, 4, 8000),
+    "small": (12, 768, 12, 50257),
+    "medium": (24, 1024, 16, 50257),
+}
+EOS, PAD = "<|endoftext|>", "<|pad|>"
+
+
+def shape_of(size: str) -> tuple[int, int, int, int]:
+    return SHAPES[size]
+
+
+def build_tokenizer(size: str) -> Any:
+    """Words `w0`, `w1`, ..., EOS as the last one of GPT-2's vocabulary, and a PAD beyond it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast as Fast
+
+    vocabulary = SHAPES[size][3]
+    ids = {f"w{n}": n for n in range(vocabulary - 1)} | {EOS: vocabulary - 1, PAD: vocabulary}
+    tokenizer = Tokenizer(models.WordLevel(ids, EOS))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = {"eos_token": EOS, "unk_token": EOS, "pad_token": PAD}
+    return Fast(tokenizer_object=tokenizer, **names)  # type: ignore[no-untyped-call]
+
+
+def write_models(size: str, positions: int, folder: Path) -> tuple[str, str]:
+    """A causal LM and a reward model on the same backbone, with random weights; their folders."""
+    import torch
+    from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+
+    layers, width, heads, vocabulary = SHAPES[size]
+    config = GPT2Config(
+        n_layer=layers,
+        n_embd=width,
+        n_head=heads,
+        vocab_size=vocabulary + 1,
+        n_positions=max(positions, 64),
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=vocabulary - 1,
+        eos_token_id=vocabulary - 1,
+        pad_token_id=vocabulary,
+    )
+    config.num_labels = 1
+    tokenizer = build_tokenizer(size)
+    torch.manual_seed(0)
+    lm, reward_model = GPT2LMHeadModel(config), GPT2ForSequenceClassification(config)
+    reward_model.transformer.load_state_dict(lm.transformer.state_dict())
+    paths = []
+    for name, model in (("lm", lm), ("reward", reward_model)):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+        paths.append(str(folder / name))
+    return paths[0], paths[1]
+
+
+def random_rows(lengths: list[int], vocabulary: int, seed: int) -> list[list[int]]:
+    """Token ids below EOS, one row for each length."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randint(0, vocabulary - 1, (length,), generator=generator).tolist()
+        for length in lengths
+    ]
+
+
+def ragged_lengths(count: int, shortest: int, longest: int, seed: int) -> list[int]:
+    """Uniform over the range, both ends included."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(shortest, longest + 1, (count,), generator=generator).tolist()
+
+
+def flops_per_token(size: str) -> tuple[float, float]:
+    """Multiply-adds x 2 of one token's forward: through the blocks, and through the LM head."""
+    layers, width, _, vocabulary = SHAPES[size]
+    return 2.0 * 12 * layers * width**2, 2.0 * vocabulary * width

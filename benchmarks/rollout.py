@@ -1,0 +1,172 @@
+"""Generation alone: the hybrid engine beside `transformers` generate.
+
+python -m benchmarks.rollout --size small --batch 32 --prompt 64 --answer 64 --peer transformers
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.arguments import BenchmarkArgs
+from benchmarks.models import flops_per_token, random_rows, shape_of, write_models
+from benchmarks.paired import compare
+from benchmarks.roofline import Machine
+from training.arguments.parsing import arg, parse_args
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutBenchmarkArgs(BenchmarkArgs):
+    """Flags of this benchmark."""
+
+    batch: int = arg(32, "Sequences that are decoded at a time.")
+    lengths: Literal["full", "geometric"] = arg(
+        "full", "geometric: responses end at random, after --mean_answer tokens on average."
+    )
+    mean_answer: int = arg(32, "Mean response length of --lengths geometric.")
+    responses: int = arg(0, "Responses of a run; default: --batch, 4 x --batch if geometric.")
+
+    @property
+    def count(self) -> int:
+        return self.responses or self.batch * (4 if self.lengths == "geometric" else 1)
+
+
+def ours(args: RolloutBenchmarkArgs, refill: bool = True) -> Callable[[], float]:
+    """A rollout through the hybrid engine's scheduler, weights taken anew each time."""
+    import torch
+
+    from training.hybrid_engine.engine import decoder_for
+    from training.hybrid_engine.sampling import SampleKey, Sampling, keyed_uniforms
+    from training.hybrid_engine.scheduler import Scheduler
+    from training.runtime.engine import compute_dtype
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    lm = _model(args).to(device)
+    vocabulary = shape_of(args.size)[3]
+    sampling = Sampling(max_new_tokens=args.answer)
+    decoder = decoder_for(lm, compute_dtype(args.dtype, device))
+    scheduler = Scheduler(
+        decoder,
+        sampling,
+        slots=args.batch,
+        eos_id=vocabulary - 1 if args.lengths == "geometric" else -1,
+        pad_id=vocabulary,
+        device=device,
+        refill=refill,
+    )
+    prompts = random_rows([args.prompt] * args.count, vocabulary, seed=1)
+    keys = [SampleKey(0, 1, row, 0) for row in range(args.count)]
+
+    def run() -> float:
+        decoder.load(lm)
+        responses = scheduler.run(prompts, keyed_uniforms(keys, args.answer))
+        decoder.release()
+        return float(responses.mask.sum())
+
+    return run
+
+
+def fixed_batches(args: RolloutBenchmarkArgs) -> Callable[[], float]:
+    """Our decoder without continuous batching: each batch runs until its last row has ended."""
+    return ours(args, refill=False)
+
+
+def transformers_generate(args: RolloutBenchmarkArgs) -> Callable[[], float]:
+    """The library's own sampling, batch after batch."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    lm = _model(args).to(device).eval()
+    if args.peer_dtype == "bf16":
+        lm = lm.to(torch.bfloat16)
+    vocabulary = shape_of(args.size)[3]
+    prompts = torch.tensor(random_rows([args.prompt] * args.count, vocabulary, seed=1))
+    is_full = args.lengths == "full"
+    eos = {"eos_token_id": None if is_full else vocabulary - 1}
+
+    def run() -> float:
+        torch.manual_seed(0)
+        total = 0.0
+        for batch in torch.split(prompts.to(device), args.batch):
+            tokens = lm.generate(
+                batch,
+                attention_mask=torch.ones_like(batch),
+                do_sample=True,
+                top_k=0,
+                max_new_tokens=args.answer,
+                pad_token_id=vocabulary,
+                use_cache=True,
+                **eos,
+            )[:, args.prompt :]
+            total += float((tokens != vocabulary).sum())
+        return total
+
+    return run
+
+
+def _model(args: RolloutBenchmarkArgs) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, _ = write_models(args.size, args.prompt + args.answer + 8, Path(folder))
+        lm = AutoModelForCausalLM.from_pretrained(path)
+    if args.lengths == "geometric":
+        _make_stopping(lm, 1.0 / args.mean_answer)
+    return lm
+
+
+def _make_stopping(lm: Any, probability: float) -> None:
+    """Give EOS nearly this probability everywhere: its row points along the final norm's bias."""
+    import torch
+
+    vocabulary = lm.config.vocab_size - 1
+    with torch.no_grad():
+        direction = torch.zeros(lm.config.n_embd)
+        direction[0] = 40.0
+        lm.transformer.ln_f.bias.copy_(direction)
+        lm.transformer.wte.weight[:, 0] = 0.0
+        spread = lm.transformer.wte.weight.std() ** 2 * lm.config.n_embd / 2
+        others = torch.log(torch.tensor(vocabulary - 1.0)) + spread
+        odds = torch.log(torch.tensor(probability / (1.0 - probability)))
+        lm.transformer.wte.weight[vocabulary - 1] = 0.0
+        lm.transformer.wte.weight[vocabulary - 1, 0] = (others + odds) / 40.0
+
+
+def least_seconds(args: RolloutBenchmarkArgs, machine: Machine) -> float:
+    """Roofline of full-length rollouts: weights and cache read at each step, or the arithmetic."""
+    import torch
+
+    from training.runtime.engine import compute_dtype
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = compute_dtype(args.dtype, device)
+    size = 2 if dtype == torch.bfloat16 else 4
+    layers, width, _, vocabulary = shape_of(args.size)
+    body, head = flops_per_token(args.size)
+    weights = size * (12 * layers * width**2 + vocabulary * width)
+    total = machine.seconds(bytes_read=weights, flops=args.batch * args.prompt * body, dtype=dtype)
+    for step in range(1, args.answer):
+        context = args.prompt + step
+        cache = args.batch * context * 2 * layers * width * size
+        attention = args.batch * 4 * layers * width * context
+        flops = args.batch * (body + head) + attention
+        total += machine.seconds(bytes_read=weights + cache, flops=flops, dtype=dtype)
+    return total * args.count / args.batch
+
+
+def main() -> None:
+    args = parse_args(RolloutBenchmarkArgs)
+    peers = {"transformers": transformers_generate, "ours": fixed_batches, "none": None}
+    is_full = args.lengths == "full"
+    compare(
+        args,
+        ours=ours,
+        peer=peers[args.peer],
+        unit="new tokens",
+        least_seconds=(lambda machine: least_seconds(args, machine)) if is_full else None,
+    )
+
+
+if __name__ == "__main__":
+    main()
