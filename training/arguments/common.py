@@ -69,6 +69,7 @@ class CommonArgs(EngineArgs, TemplateArgs):
     adam_eps: float = arg(1e-5, "Adam's epsilon.")
     max_grad_norm: float = arg(1.0, "Gradients are scaled down to this norm; 0 does not clip.")
     gradient_checkpointing: bool = arg(False, "Recompute activations in backward: less memory.")
+    cpu_blocks: bool = arg(True, "On a CPU, compute each GPT-2 block as one function: faster.")
     log_every: int = arg(10, "Steps between two printed lines (every step is in metrics.jsonl).")
 
     def __post_init__(self) -> None:

@@ -132,6 +132,7 @@ def frozen(module: nn.Module, args: CommonArgs, world: World) -> nn.Module:
     module.requires_grad_(False)
     module.eval()
     if args.zero_stage != 3:
+        _cast_matrices(module, compute_dtype(args.dtype, world.device))
         return module.to(world.device)
     import deepspeed
 
@@ -140,6 +141,16 @@ def frozen(module: nn.Module, args: CommonArgs, world: World) -> nn.Module:
     engine.eval()
     wrapped: nn.Module = engine
     return wrapped
+
+
+def _cast_matrices(module: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the blocks' matrices in the type that they are multiplied in: the products are the same.
+
+    Autocast would cast them in each forward. Norms, embeddings and the head stay in fp32.
+    """
+    for child in module.modules():
+        if type(child).__name__ == "Conv1D":
+            child.to(dtype)
 
 
 def _checkpoint_activations(module: nn.Module) -> None:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from training.arguments.common import CommonArgs
+from training.runtime.muon import StackedMuon
 
 
 def lr_scale(
@@ -64,8 +65,7 @@ def muon(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     inside = [parameter for parameter in trained if is_inner_matrix(parameter)]
     outside = [parameter for parameter in trained if not is_inner_matrix(parameter)]
-    # GPT-2 stores its matrices transposed; "match_rms_adamw" is the scaling that does not care.
-    first = Muon(inside, lr=muon_lr, weight_decay=args.weight_decay, adjust_lr_fn="match_rms_adamw")
+    first = StackedMuon(inside, lr=muon_lr, weight_decay=args.weight_decay)
     return TwoOptimizers(first, AdamW(_decay_groups(outside, args.weight_decay), **_adam(args, lr)))
 
 

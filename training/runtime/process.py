@@ -13,6 +13,7 @@ import torch
 
 from training.arguments.common import ModelArgs
 from training.arguments.parsing import UserError, exit_with_user_error
+from training.runtime.memory import keep_freed_memory
 
 
 @contextmanager
@@ -47,6 +48,7 @@ def pick_device(local_rank: int) -> torch.device:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
         return torch.device("cuda", local_rank)
+    keep_freed_memory()
     share = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     chosen_by_user = "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ

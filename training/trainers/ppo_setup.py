@@ -8,6 +8,7 @@ from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
 from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import Sampling
+from training.models.cpu_blocks import use_cpu_blocks
 from training.models.loading import check_fits, load_causal_lm, load_config
 from training.models.policy import Policy
 from training.models.scalar import (
@@ -84,6 +85,9 @@ def load_models(
     )
     with engine.sharded_init(args, world):  # under ZeRO-3, weights are split as they load
         actor_policy, ref, critic, reward_model = policy(), policy(), scalar(), scalar()
+    if args.cpu_blocks:
+        for model in (actor_policy, ref, critic, reward_model):
+            use_cpu_blocks(model)
     actor = engine.trainable(
         actor_policy, args, world, partial(optim.adamw, args=args, lr=args.actor_lr)
     )

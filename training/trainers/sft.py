@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from training.arguments.sft import SFTArgs
 from training.data.batches import epoch_batches, plan_step
 from training.data.encode import EncodedText
+from training.models.cpu_blocks import use_cpu_blocks
 from training.models.policy import Policy
 from training.models.tokenizers import Tokenizer
 from training.objectives.sft import cross_entropy, perplexity
@@ -98,6 +99,8 @@ def sft_engine(lm: nn.Module, args: SFTArgs, world: World, tokenizer: Tokenizer)
     """A training engine around the policy, with the optimizer that the flags name."""
     dtype = compute_dtype(args.dtype, world.device)
     policy = Policy(lm, pad_id=tokenizer.pad_token_id, compute_dtype=dtype)
+    if args.cpu_blocks:
+        use_cpu_blocks(policy)
 
     def optimizer(module: nn.Module) -> Optimizer:
         if args.optimizer == "adamw":

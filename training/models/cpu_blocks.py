@@ -1,0 +1,195 @@
+"""GPT-2's block as one function with a gradient of its own, for training on a CPU.
+
+The arithmetic is that of `transformers` under bf16 autocast (products in bf16; norms, residual
+stream and sums in fp32) in a third of the passes over memory, which is what a CPU spends its time
+on: weights are cast once a forward, softmax and GELU stay in the products' type, and what backward
+needs is kept in it. Measured in benchmarks/README.md.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.gpt2.modeling_gpt2 import GPT2Block
+
+# The order in which a block's parameters go into `_BlockFunction`.
+PARAMETERS = (
+    ("ln_1", "weight"),
+    ("ln_1", "bias"),
+    ("attn.c_attn", "weight"),
+    ("attn.c_attn", "bias"),
+    ("attn.c_proj", "weight"),
+    ("attn.c_proj", "bias"),
+    ("ln_2", "weight"),
+    ("ln_2", "bias"),
+    ("mlp.c_fc", "weight"),
+    ("mlp.c_fc", "bias"),
+    ("mlp.c_proj", "weight"),
+    ("mlp.c_proj", "bias"),
+)
+
+
+def use_cpu_blocks(model: nn.Module) -> None:
+    """Let GPT-2's blocks inside `model` compute as `_BlockFunction`, where that is the same.
+
+    It is on a CPU, with whole weights (not ZeRO-3, whose hooks gather submodules), GPT-2's own
+    activation and attention, and no dropout at work. Each call decides; otherwise the block's own
+    forward runs.
+    """
+    for module in model.modules():
+        if isinstance(module, GPT2Block) and _is_standard(module):
+            module.forward = partial(_forward, module, module.forward)  # type: ignore[method-assign]
+
+
+def _is_standard(block: Any) -> bool:
+    attention = block.attn
+    is_tanh_gelu = isinstance(block.mlp.act, nn.GELU) and block.mlp.act.approximate == "tanh"
+    return (
+        is_tanh_gelu
+        and attention.config._attn_implementation == "eager"
+        and attention.scale_attn_weights
+        and not attention.scale_attn_by_inverse_layer_idx
+        and not attention.reorder_and_upcast_attn
+        and not hasattr(block, "crossattention")
+    )
+
+
+def _forward(
+    block: Any,
+    own_forward: Any,
+    hidden_states: Tensor,
+    past_key_values: Any = None,
+    attention_mask: Tensor | None = None,
+    *rest: Any,
+    **options: Any,
+) -> Tensor:
+    parameters = [block.get_submodule(place).get_parameter(name) for place, name in PARAMETERS]
+    is_dropping = block.training and (
+        block.attn.attn_dropout.p or block.attn.resid_dropout.p or block.mlp.dropout.p
+    )
+    if (
+        is_dropping
+        or past_key_values is not None
+        or attention_mask is None
+        or hidden_states.device.type != "cpu"
+        or hidden_states.dtype != torch.float32
+        or any(hasattr(parameter, "ds_id") for parameter in parameters)
+    ):
+        found: Tensor = own_forward(
+            hidden_states, past_key_values, attention_mask, *rest, **options
+        )
+        return found
+    low = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if low else torch.float32
+    out: Tensor = _BlockFunction.apply(  # type: ignore[no-untyped-call]
+        hidden_states, attention_mask, block.attn.num_heads, block.ln_1.eps, dtype, *parameters
+    )
+    return out
+
+
+class _BlockFunction(torch.autograd.Function):
+    """x + attention(norm(x)), then the same with the MLP; x [B, L, H] fp32, mask [B, 1, L, L]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        mask: Tensor,
+        heads: int,
+        eps: float,
+        dtype: torch.dtype,
+        *parameters: Tensor,
+    ) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            ln_1, qkv, out, ln_2, mlp_in, mlp_out = _pairs(parameters, dtype)
+            batch, length, width = hidden.shape
+            x = hidden.reshape(-1, width)
+            n1, mean1, rstd1 = torch.native_layer_norm(x, [width], *ln_1, eps)
+            n1 = n1.to(dtype)
+            q, k, v = _split_heads(torch.addmm(qkv[1], n1, qkv[0]), batch, length, heads)
+            q = q * (width // heads) ** -0.5
+            scores = torch.bmm(q, k.transpose(1, 2)).view(batch, heads, length, length)
+            weights = torch.softmax(scores.add_(mask.to(dtype)), -1).view_as(scores)
+            weights = weights.view(-1, length, length)
+            context = _join_heads(torch.bmm(weights, v), batch, heads)
+            x1 = torch.addmm(out[1], context, out[0]) + x
+            n2, mean2, rstd2 = torch.native_layer_norm(x1, [width], *ln_2, eps)
+            n2 = n2.to(dtype)
+            inner = torch.addmm(mlp_in[1], n2, mlp_in[0])
+            active = nn.functional.gelu(inner, approximate="tanh")
+            x2 = torch.addmm(mlp_out[1], active, mlp_out[0]) + x1
+        ctx.save_for_backward(
+            x, mean1, rstd1, n1, q, k, v, weights, context, x1, mean2, rstd2, n2, inner, active,
+            *parameters,
+        )  # fmt: skip
+        ctx.heads, ctx.dtype = heads, dtype
+        return x2.view_as(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (x, mean1, rstd1, n1, q, k, v, weights, context, x1, mean2, rstd2, n2, inner, active,
+         *parameters) = ctx.saved_tensors  # fmt: skip
+        dtype, heads = ctx.dtype, ctx.heads
+        ln_1, qkv, out, ln_2, mlp_in, mlp_out = _pairs(parameters, dtype)
+        batch, length, width = grads[0].shape
+        dx2 = grads[0].reshape(-1, width)
+        dy = dx2.to(dtype)
+        d_active = dy @ mlp_out[0].T
+        d_mlp_out = _matrix_grads(active, dy, dx2)
+        d_inner = torch.ops.aten.gelu_backward(d_active, inner, approximate="tanh")
+        d_mlp_in = _matrix_grads(n2, d_inner, d_inner)
+        dn2 = (d_inner @ mlp_in[0].T).float()
+        dx1, *d_ln_2 = torch.ops.aten.native_layer_norm_backward(
+            dn2, x1, [width], mean2, rstd2, *ln_2, [True] * 3
+        )
+        dx1 += dx2
+        da = dx1.to(dtype)
+        d_context, _, _ = _split_heads(da @ out[0].T, batch, length, heads, parts=1)
+        d_out = _matrix_grads(context, da, dx1)
+        dv = torch.bmm(weights.transpose(1, 2), d_context)
+        d_weights = torch.bmm(d_context, v.transpose(1, 2))
+        d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, dtype)
+        dq = torch.bmm(d_scores, k).mul_((width // heads) ** -0.5)
+        dk = torch.bmm(d_scores.transpose(1, 2), q)
+        d_projected = _join_heads(torch.stack([dq, dk, dv]), batch, heads)
+        d_qkv = _matrix_grads(n1, d_projected, d_projected)
+        dn1 = (d_projected @ qkv[0].T).float()
+        dx, *d_ln_1 = torch.ops.aten.native_layer_norm_backward(
+            dn1, x, [width], mean1, rstd1, *ln_1, [True] * 3
+        )
+        dx += dx1
+        gradients = (*d_ln_1, *d_qkv, *d_out, *d_ln_2, *d_mlp_in, *d_mlp_out)
+        return dx.view_as(grads[0]), None, None, None, None, *gradients
+
+
+def _pairs(parameters: Any, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """(weight, bias) of each of the six layers; matrices and their biases in `dtype`."""
+    pairs = [(parameters[i], parameters[i + 1]) for i in range(0, len(parameters), 2)]
+    norms = {0, 3}
+    return [
+        pair if index in norms else (pair[0].to(dtype), pair[1].to(dtype))
+        for index, pair in enumerate(pairs)
+    ]
+
+
+def _matrix_grads(inputs: Tensor, grad: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of a matrix [in, out] and its bias in fp32; the bias sums `exact`."""
+    return (inputs.T @ grad).float(), exact.sum(dim=0, dtype=torch.float32)
+
+
+def _split_heads(
+    joined: Tensor, batch: int, length: int, heads: int, parts: int = 3
+) -> tuple[Tensor, Tensor, Tensor]:
+    """[B L, parts H] -> `parts` of [B heads, L, size], contiguous."""
+    split = joined.view(batch, length, parts, heads, -1).permute(2, 0, 3, 1, 4).contiguous()
+    every = split.view(parts, batch * heads, length, -1)
+    return every[0], every[-2 if parts > 1 else 0], every[-1]
+
+
+def _join_heads(split: Tensor, batch: int, heads: int) -> Tensor:
+    """[B heads, L, size] -> [B L, H]; three of them, stacked, -> [B L, 3 H]."""
+    parts = split.shape[0] if split.dim() == 4 else 1
+    length, size = split.shape[-2:]
+    shaped = split.view(parts, batch, heads, length, size).permute(1, 3, 0, 2, 4)
+    return shaped.reshape(batch * length, parts * heads * size)
