@@ -30,6 +30,10 @@ setup(
     ],
     extras_require={
         "evaluate": EVALUATE,
+        "bench": [
+            "trl>=1.12",
+            "rich>=14.0",
+        ],  # 1.12.0, pinned in constraints.txt, is the last with PPO
         "dev": [
             *EVALUATE,
             "pytest>=8.2",

@@ -44,7 +44,8 @@ def main() -> None:
 
         with MetricLogger(args, world, total_steps=schedule.total_steps) as log:
             fit(
-                args.output_dir,
+                args,
+                world,
                 schedule,
                 log,
                 batches=epochs(trainer.batches),

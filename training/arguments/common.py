@@ -70,6 +70,7 @@ class CommonArgs(EngineArgs, TemplateArgs):
     max_grad_norm: float = arg(1.0, "Gradients are scaled down to this norm; 0 does not clip.")
     gradient_checkpointing: bool = arg(False, "Recompute activations in backward: less memory.")
     cpu_blocks: bool = arg(True, "On a CPU, compute each GPT-2 block as one function: faster.")
+    profile_step: int = arg(0, "Write a profile of this step to output_dir/profile; 0: none.")
     log_every: int = arg(10, "Steps between two printed lines (every step is in metrics.jsonl).")
 
     def __post_init__(self) -> None:
@@ -77,7 +78,7 @@ class CommonArgs(EngineArgs, TemplateArgs):
         positive = ("micro_batch_tokens", "log_every", "timeout_minutes", "adam_eps")
         for name in positive:
             check_positive(self, name)
-        for name in ("weight_decay", "max_grad_norm", "max_eval_rows"):
+        for name in ("weight_decay", "max_grad_norm", "max_eval_rows", "profile_step"):
             check_not_negative(self, name)
         for name in ("eval_fraction", "warmup_ratio", "min_lr_ratio"):
             check_share(self, name)

@@ -5,14 +5,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from training.arguments.common import CommonArgs
+from training.runtime.distributed import World
 from training.runtime.metrics import MetricLogger, Metrics
+from training.runtime.profiling import profiled
 from training.trainers.schedule import Schedule
 
 Batch = TypeVar("Batch")
 
 
 def fit(
-    output_dir: str,
+    args: CommonArgs,
+    world: World,
     schedule: Schedule,
     log: MetricLogger,
     *,
@@ -26,13 +30,14 @@ def fit(
     """Train to the end of the schedule.
 
     `batches` yields each batch and whether it ends an epoch. The model with the lowest
-    `loss/eval` is kept in `output_dir`, the last one in `output_dir/last`; without held-out data
+    `loss/eval` is kept in --output_dir, the last one in `last/` there; without held-out data
     both are the last. `sample` gives the examples that go to samples.jsonl at each evaluation.
     """
     best = float("inf")
     while not schedule.is_done:
         batch, ends_epoch = next(batches)
-        metrics = step(batch, schedule.start_step())
+        with profiled(args, world, schedule.step + 1):
+            metrics = step(batch, schedule.start_step())
         schedule.end_step()
         log.log(schedule.step, metrics)
         is_due = schedule.step % eval_every == 0 if eval_every else ends_epoch
@@ -42,10 +47,10 @@ def fit(
             log.samples(schedule.step, sample())
             if held_out["loss/eval"] < best:
                 best = held_out["loss/eval"]
-                save(Path(output_dir))
-    save(Path(output_dir) / "last")
+                save(Path(args.output_dir))
+    save(Path(args.output_dir) / "last")
     if best == float("inf"):
-        save(Path(output_dir))
+        save(Path(args.output_dir))
         log.samples(schedule.step, sample())
 
 

@@ -10,6 +10,7 @@ from training.data.prepare import Split
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
 from training.runtime.metrics import MetricLogger
+from training.runtime.profiling import profiled
 from training.trainers.experience import Rollout
 from training.trainers.ppo import PPOTrainer
 from training.trainers.ppo_metrics import sample_metrics
@@ -32,8 +33,9 @@ def run_ppo(
     evaluate(args, tokenizer, prompts.held_out, collector, log, step=0)
     for step in range(1, args.max_steps + 1):
         chosen = [prompts.train[index] for index in stream.batch(step)]
-        rollout = collector.collect(step, chosen, args.samples_per_prompt)
-        metrics = trainer.update(step, rollout)
+        with profiled(args, world, step):
+            rollout = collector.collect(step, chosen, args.samples_per_prompt)
+            metrics = trainer.update(step, rollout)
         metrics.update(collector.seconds)
         busy = sum(value for name, value in metrics.items() if name.startswith("time/"))
         tokens = sum(map(len, rollout.responses))
