@@ -31,7 +31,6 @@ class PPOBenchmarkArgs(BenchmarkArgs):
     """Flags of this benchmark."""
 
     epochs: int = arg(1, "Passes over a rollout; each is one optimizer step on both sides.")
-    critic: str = arg("separate", "--critic of stage 3; the peer's is always separate.")
     micro_batch: int = arg(0, "Sequences of the peer's micro-batches; default: all of --batch.")
     micro_batch_tokens: int = arg(4096, "--micro_batch_tokens of stage 3.")
 

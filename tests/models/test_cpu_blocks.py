@@ -81,11 +81,13 @@ def test_without_gradients_it_gives_the_same(models):
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
-def test_gradient_checkpointing_changes_nothing(models):
+def test_gradient_checkpointing_computes_each_block_again_and_changes_nothing(models, calls):
     _, ours = models
     expected = run(ours, MASKS["right"], torch.float32)
+    assert len(calls) == 2
     ours.gradient_checkpointing_enable({"use_reentrant": False})
     found = run(ours, MASKS["right"], torch.float32)
+    assert len(calls) == 2 + 4
     assert_close(found[1], expected[1])
 
 

@@ -23,7 +23,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 from tests.stages.processes import free_port
 from tests.stages.spies import Patches
 from training.hybrid_engine.engine import HybridEngine
-from training.models import lm_head
+from training.models import cpu_blocks, lm_head
 from training.runtime.engine import TrainingEngine
 from training.trainers import ppo_setup, reward_setup
 from training.trainers.ppo_setup import Models
@@ -67,6 +67,7 @@ class Notes:
             patch.around(RolloutCollector, "collect", self._collect)
             patch.around(RewardTrainer, "evaluate", self._evaluate)
             patch.around(TrainingEngine, "__init__", self._engine)
+            patch.around(cpu_blocks, "_compute", self._block)
             patch.around(reward_setup, "save_normalized", self._save_normalized)
             patch.around(ppo_setup, "load_models", self._models)
             yield
@@ -111,7 +112,11 @@ class Notes:
         next(blocks).ln_1.register_forward_pre_hook(self._count)
 
     def _count(self, *_: Any) -> None:
-        self.record["blocks"] += 1
+        self.record["blocks"] += 1  # of a block that `transformers` computes
+
+    def _block(self, original: Callable[..., Any], block: Any, *inputs: Any, **options: Any) -> Any:
+        self.record["blocks"] += block.attn.layer_idx == 0  # of one that we compute
+        return original(block, *inputs, **options)
 
     def _models(self, original: Callable[..., Any], *inputs: Any) -> Models:
         models: Models = original(*inputs)

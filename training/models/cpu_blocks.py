@@ -64,7 +64,6 @@ def _forward(
     *rest: Any,
     **options: Any,
 ) -> Tensor:
-    parameters = [block.get_submodule(place).get_parameter(name) for place, name in PARAMETERS]
     is_dropping = block.training and (
         block.attn.attn_dropout.p or block.attn.resid_dropout.p or block.mlp.dropout.p
     )
@@ -74,12 +73,23 @@ def _forward(
         or attention_mask is None
         or hidden_states.device.type != "cpu"
         or hidden_states.dtype != torch.float32
-        or any(hasattr(parameter, "ds_id") for parameter in parameters)
+        or hasattr(block.ln_1.weight, "ds_id")
     ):
         found: Tensor = own_forward(
             hidden_states, past_key_values, attention_mask, *rest, **options
         )
         return found
+    if block.gradient_checkpointing and block.training:
+        # The class's own forward would have done so.
+        kept: Tensor = block._gradient_checkpointing_func(
+            partial(_compute, block), hidden_states, attention_mask
+        )
+        return kept
+    return _compute(block, hidden_states, attention_mask)
+
+
+def _compute(block: Any, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+    parameters = [block.get_submodule(place).get_parameter(name) for place, name in PARAMETERS]
     low = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if low else torch.float32
     out: Tensor = _BlockFunction.apply(  # type: ignore[no-untyped-call]
