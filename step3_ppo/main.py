@@ -19,7 +19,7 @@ def main() -> None:
     from training.trainers.ppo_loop import run_ppo
     from training.trainers.ppo_setup import check_stages, load_models
     from training.trainers.rollout import RolloutCollector
-    from training.trainers.saving import save_policy, save_scalar
+    from training.trainers.saving import save_critic, save_policy
 
     with distributed.session(args) as world:
         tokenizer, settings = check_stages(args, world)
@@ -28,15 +28,13 @@ def main() -> None:
 
         collector = RolloutCollector(args, world, tokenizer, models)
         schedule = ppo_schedule(args, world)
-        trainer = PPOTrainer(
-            args, world, models.actor, models.critic, schedule, tokenizer.pad_token_id
-        )
+        trainer = PPOTrainer(args, world, models, schedule, tokenizer.pad_token_id)
         with MetricLogger(args, world, total_steps=args.max_steps) as log:
             run_ppo(args, world, tokenizer, prompts, collector, trainer, log)
 
         output = Path(args.output_dir)
         save_policy(models.actor, tokenizer, world, output)
-        save_scalar(models.critic, tokenizer, world, output / "critic")
+        save_critic(models, tokenizer, world, output / "critic")
         checkpoint.mark_complete(args.output_dir, world)
 
 

@@ -30,7 +30,7 @@ from training.models.scalar import (
 from training.objectives.reward import pairwise_losses
 from training.runtime.distributed import World
 from training.trainers.collate import collate_responses
-from training.trainers.forwards import ResponseForwards
+from training.trainers.forwards import ResponseForwards, scalar_values
 
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}  # fp32, values of order 1
 WORLD = World(0, 1, CPU)
@@ -106,10 +106,14 @@ class TestPooling:
             assert_close(pooled[mask].squeeze(1), torch.tensor(numbers[pooling]))
 
 
+def values_of(model, responses):
+    return responses.tokens(lambda batch: [scalar_values(model, batch)])[0]
+
+
 class TestCritic:
     @pytest.mark.parametrize("token_budget", [4096, 24])
     def test_the_value_at_t_is_the_reading_of_what_stands_before_token_t(self, model, token_budget):
-        values = forwards(PROMPTS, RESPONSES, token_budget).values(model)
+        values = values_of(model, forwards(PROMPTS, RESPONSES, token_budget))
         for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
             before = [[*prompt, *response[:t]] for t in range(len(response))]
             expected = torch.stack([scores(model, [prefix])[0] for prefix in before])
@@ -117,10 +121,10 @@ class TestCritic:
             assert (values[row, len(response) :] == 0).all()
 
     def test_it_does_not_peek(self, model):
-        values = forwards(PROMPTS, RESPONSES).values(model)[0]
+        values = values_of(model, forwards(PROMPTS, RESPONSES))[0]
         for t in range(len(RESPONSES[0])):
             changed = [*RESPONSES[0][:t], *((token + 1) % 93 for token in RESPONSES[0][t:])]
-            others = forwards(PROMPTS, [changed, *RESPONSES[1:]]).values(model)[0]
+            others = values_of(model, forwards(PROMPTS, [changed, *RESPONSES[1:]]))[0]
             assert_close(others[: t + 1], values[: t + 1], **CLOSE)
             if t + 1 < len(changed):  # and after it, it has seen the change
                 assert (others[t + 1 :] - values[t + 1 :]).abs().min() > 1e-4

@@ -12,12 +12,12 @@ from training.data.encode import EncodedPrompt
 from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import Sampling
 from training.models.loading import load_causal_lm
-from training.models.policy import Policy
+from training.models.policy import ActorCritic, Policy
 from training.models.scalar import ScalarSettings
 from training.runtime import engine, optim
 from training.runtime.distributed import World
 from training.trainers.ppo import PPOTrainer, ppo_schedule
-from training.trainers.ppo_setup import Models
+from training.trainers.ppo_setup import Models, actor_optimizer
 from training.trainers.rollout import RolloutCollector
 
 TOKENIZER = build_tokenizer([*(f"w{n}" for n in range(6)), "<unk>", EOS])
@@ -35,7 +35,7 @@ class KnownReward(nn.Module):
 
 @dataclass
 class Bandit:
-    """A policy, a critic of its own, and `KnownReward`, on one rank."""
+    """A policy, its critic, and `KnownReward`, on one rank."""
 
     args: PPOArgs
     world: World
@@ -43,16 +43,21 @@ class Bandit:
     models: Models = field(init=False)
 
     def __post_init__(self) -> None:
-        actor, self.ref = self._policy(), self._policy()
-        critic = scalar_model(self.folder, ScalarSettings())
-        adamw = partial(optim.adamw, args=self.args)
+        is_shared = self.args.critic == "shared"
+        actor, self.ref = self._policy(ActorCritic if is_shared else Policy), self._policy()
+        critic = None
+        if not is_shared:
+            critic = engine.trainable(
+                scalar_model(self.folder, ScalarSettings()),
+                self.args,
+                self.world,
+                partial(optim.adamw, args=self.args, lr=self.args.critic_lr),
+            )
         self.models = Models(
             actor=engine.trainable(
-                actor, self.args, self.world, partial(adamw, lr=self.args.actor_lr)
+                actor, self.args, self.world, partial(actor_optimizer, args=self.args)
             ),
-            critic=engine.trainable(
-                critic, self.args, self.world, partial(adamw, lr=self.args.critic_lr)
-            ),
+            critic=critic,
             ref=engine.frozen(self.ref, self.args, self.world),
             reward_model=engine.frozen(KnownReward(), self.args, self.world),
             hybrid=HybridEngine(
@@ -68,17 +73,16 @@ class Bandit:
             ),
         )
 
-    def _policy(self) -> Policy:
+    def _policy(self, kind: type[Policy] = Policy) -> Policy:
         lm = load_causal_lm(self.folder, TOKENIZER, device=self.world.device, dropout=0.0)
-        return Policy(lm, pad_id=PAD_ID, compute_dtype=torch.float32)
+        return kind(lm, pad_id=PAD_ID, compute_dtype=torch.float32)
 
     def train(self) -> list[dict[str, float]]:
         collector = RolloutCollector(self.args, self.world, TOKENIZER, self.models)
         trainer = PPOTrainer(
             self.args,
             self.world,
-            self.models.actor,
-            self.models.critic,
+            self.models,
             ppo_schedule(self.args, self.world),
             PAD_ID,
         )

@@ -18,13 +18,16 @@ def distances(policy: Tensor, other: Tensor) -> Tensor:  # [prompts]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_ppo_converges_to_the_policy_that_is_known_to_be_best(world, tmp_path, temperature):
+@pytest.mark.parametrize(
+    ("temperature", "critic"), [(1.0, "separate"), (0.7, "separate"), (1.0, "shared")]
+)
+def test_ppo_converges_to_the_policy_that_is_known_to_be_best(world, tmp_path, temperature, critic):
     lm = gpt2(len(TOKENIZER), seed=1, bos_token_id=EOS_ID, eos_token_id=EOS_ID)
     args = PPOArgs(
         zero_stage=0,
         dtype="fp32",
         temperature=temperature,
+        critic=critic,
         max_new_tokens=1,
         max_steps=80,
         rollout_batch_size=len(PROMPTS),

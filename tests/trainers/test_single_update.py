@@ -36,6 +36,7 @@ def run(world, folder, args):
     weights = [
         parameter.detach().clone()
         for engine in (bandit.models.actor, bandit.models.critic)
+        if engine is not None
         for parameter in engine.module.parameters()
     ]
     return history, weights

@@ -39,6 +39,10 @@ class PPOArgs(CommonArgs, PromptArgs):
         "replace", "Score of a response that never ends: -penalty, score - penalty, or as it is."
     )
     missing_eos_penalty: float = arg(1.0, "The penalty of --missing_eos.")
+    critic: Literal["separate", "shared"] = arg(
+        "separate", "A model of its own from the reward model, or a head on the actor's trunk."
+    )
+    vf_coef: float = arg(0.1, "Weight of the value loss in the one loss of --critic shared.")
     old_logprobs: Literal["generation", "recompute"] = arg(
         "generation", "Old log-probs: those of sampling, or of a further forward of the actor."
     )
@@ -56,7 +60,7 @@ class PPOArgs(CommonArgs, PromptArgs):
         self.check_prompts()
         positive = (
             "max_steps rollout_batch_size samples_per_prompt minibatch_size "
-            "ppo_epochs actor_lr critic_lr kl_target kl_horizon clip_range"
+            "ppo_epochs actor_lr critic_lr vf_coef kl_target kl_horizon clip_range"
         )
         for name in positive.split():
             check_positive(self, name)
@@ -89,3 +93,8 @@ class PPOArgs(CommonArgs, PromptArgs):
     def is_single_update(self) -> bool:
         """Whether a rollout makes one optimizer step, whose own forwards are the old policy's."""
         return self.ppo_epochs == 1 and self.minibatch_size == self.sequences_per_step
+
+    @property
+    def reads_values_in_update(self) -> bool:
+        """Whether the critic's training forward gives the old values too."""
+        return self.is_single_update and self.critic == "separate"

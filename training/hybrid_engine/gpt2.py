@@ -74,8 +74,8 @@ class GPT2Decoder:
         return _Block(self._dtype, scale, gelu)
 
     def begin(self, slots: int, capacity: int) -> bool:
-        config, cache = self._config, self._cache
-        if cache is not None and (cache.slots, cache.capacity) >= (slots, capacity):
+        config = self._config
+        if self._cache is not None and self._cache.fits(slots, capacity):
             return False
         self._cache = KVCache(
             config.n_layer,

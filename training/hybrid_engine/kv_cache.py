@@ -38,6 +38,10 @@ class KVCache:
         self.lengths = torch.zeros(slots, dtype=torch.long, device=device)  # tokens of each row
         self._slots = torch.arange(slots, device=device)
 
+    def fits(self, slots: int, capacity: int) -> bool:
+        """Whether so many rows of so many tokens can go in without new tensors."""
+        return slots <= self.slots and (self._grows or capacity <= self.capacity)
+
     def reserve(self, tokens: int) -> int:
         """Make room for rows of so many tokens; how many columns a read of such rows takes."""
         if not self._grows:

@@ -20,8 +20,8 @@ class Linear:
         self._bias: Tensor | None = None
         self._packed: Tensor | None = None
 
-    def load(self, weight: Tensor, bias: Tensor | None) -> "Linear":
-        """Take these values; the same object, for chaining."""
+    def load(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Take these values."""
         weight = weight.detach()
         if weight.device.type == "cpu" and self._dtype == torch.bfloat16 and has_onednn():
             plain = weight.to(self._dtype).T.contiguous()
@@ -29,7 +29,6 @@ class Linear:
         else:
             self._weight = self._cast(weight, self._weight)
         self._bias = None if bias is None else self._cast(bias.detach(), self._bias)
-        return self
 
     def _cast(self, tensor: Tensor, target: Tensor | None) -> Tensor:
         if tensor.dtype == self._dtype or target is None:

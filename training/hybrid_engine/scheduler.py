@@ -111,7 +111,6 @@ class Scheduler:
             return True
         if gaps and (not going or len(gaps) >= FREE_SHARE * len(self._rows)):
             self._close(gaps)
-            return self._fill()
         return False
 
     def _admit(self, gaps: Sequence[int]) -> None:

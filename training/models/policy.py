@@ -31,22 +31,42 @@ class Policy(nn.Module):
         temperature: float = 1.0,
         token_loss: TokenLoss | None = None,
         with_entropy: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Log-probs [N] of the target tokens, packed in row order, and their entropies if asked.
 
         With `token_loss` instead: the loss that it makes of the log-probs, 0-d, and the log-probs
         without gradient.
         """
+        hidden = self._hidden(input_ids, attention_mask, target_mask)
+        tokens = input_ids[target_mask]
+        return self._answer(hidden, tokens, temperature, token_loss, with_entropy)
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
         low = self.compute_dtype != torch.float32
-        with torch.autocast(input_ids.device.type, dtype=torch.bfloat16, enabled=low):
-            hidden = self.lm.base_model(
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low)
+
+    def _hidden(
+        self, input_ids: Tensor, attention_mask: Tensor, target_mask: Tensor
+    ) -> Tensor:  # [N, H]
+        """The last hidden states at the positions that predict the target tokens."""
+        with self._autocast(input_ids.device):
+            hidden: Tensor = self.lm.base_model(
                 input_ids=input_ids,
                 attention_mask=attention_mask.long(),
                 position_ids=position_ids_from_mask(attention_mask),
                 use_cache=False,
             ).last_hidden_state
-            hidden = hidden[predicting_positions(target_mask)]
-            tokens = input_ids[target_mask]
+        return hidden[predicting_positions(target_mask)]
+
+    def _answer(
+        self,
+        hidden: Tensor,  # [N, H]
+        tokens: Tensor,  # [N]
+        temperature: float,
+        token_loss: TokenLoss | None,
+        with_entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
+        with self._autocast(hidden.device):
             head = self.lm.get_output_embeddings()
             is_sharded = hasattr(head.weight, "ds_id")
             if token_loss is not None and head.bias is None and not is_sharded:
@@ -73,3 +93,33 @@ class Policy(nn.Module):
         if token_loss is not None:
             return token_loss(logprobs, slice(0, len(logprobs))), logprobs.detach()
         return logprobs, entropies
+
+
+class ActorCritic(Policy):
+    """A policy with a second head, which reads a value before each target token.
+
+    The head starts at 0: values do, and the trunk feels nothing of their loss at first.
+    """
+
+    def __init__(self, lm: Any, *, pad_id: int, compute_dtype: torch.dtype) -> None:
+        super().__init__(lm, pad_id=pad_id, compute_dtype=compute_dtype)
+        self.value_head = nn.Linear(lm.config.hidden_size, 1, bias=False)
+        nn.init.zeros_(self.value_head.weight)
+
+    def forward(
+        self,
+        input_ids: Tensor,  # [B, L]
+        attention_mask: Tensor,  # [B, L] bool
+        target_mask: Tensor,  # [B, L] bool
+        temperature: float = 1.0,
+        token_loss: TokenLoss | None = None,
+        with_entropy: bool = False,
+        values_only: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """What a `Policy` returns and, last or alone, the values [N] in fp32."""
+        hidden = self._hidden(input_ids, attention_mask, target_mask)
+        values: Tensor = self.value_head(hidden.float()).squeeze(-1)
+        if values_only:
+            return (values,)
+        tokens = input_ids[target_mask]
+        return *self._answer(hidden, tokens, temperature, token_loss, with_entropy), values

@@ -148,8 +148,10 @@ def _cast_matrices(module: nn.Module, dtype: torch.dtype) -> None:
 
     Autocast would cast them in each forward. Norms, embeddings and the head stay in fp32.
     """
+    from transformers.pytorch_utils import Conv1D
+
     for child in module.modules():
-        if type(child).__name__ == "Conv1D":
+        if isinstance(child, Conv1D):
             child.to(dtype)
 
 

@@ -4,7 +4,7 @@ A schedule is a function of progress, never of its own past: nothing to save, no
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -48,9 +48,25 @@ def step_lr_scale(args: CommonArgs, progress: float, next_progress: float) -> fl
     )
 
 
-def adamw(model: nn.Module, args: CommonArgs, lr: float) -> Optimizer:
-    """AdamW over the trainable parameters; decay on matrices only."""
-    return AdamW(_decay_groups(list(model.parameters()), args.weight_decay), **_adam(args, lr))
+def adamw(
+    model: nn.Module,
+    args: CommonArgs,
+    lr: float,
+    other_lrs: Mapping[nn.Parameter, float] | None = None,
+) -> Optimizer:
+    """AdamW over the trainable parameters; decay on matrices only.
+
+    `other_lrs`: parameters that learn at another rate.
+    """
+    by_lr: dict[float, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        by_lr.setdefault((other_lrs or {}).get(parameter, lr), []).append(parameter)
+    groups = [
+        {**group, "lr": group_lr}
+        for group_lr, parameters in by_lr.items()
+        for group in _decay_groups(parameters, args.weight_decay)
+    ]
+    return AdamW(groups, **_adam(args, lr))
 
 
 def muon(

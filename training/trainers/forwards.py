@@ -14,7 +14,6 @@ from training.tensors import predicting_positions, response_mask_from_lengths, s
 from training.trainers.collate import TokenBatch, collate_responses
 
 Model = nn.Module | TrainingEngine
-Forward = Callable[[TokenBatch], Tensor]
 
 
 class ResponseForwards:
@@ -42,39 +41,20 @@ class ResponseForwards:
         widths = torch.tensor([len(response) for response in responses], device=world.device)
         self.mask = response_mask_from_lengths(widths, int(widths.max()))  # [B, T]
 
-    @torch.no_grad()
     def logprobs(self, policy: Model, *, temperature: float) -> Tensor:
         """Log-probs [B, T] of the response tokens; 0 at padding."""
-        packed = [
-            policy(batch.input_ids, batch.attention_mask, batch.target_mask, temperature)[0]
-            for batch in self._batches
-        ]
-        return scatter_to_mask(self._in_order(packed), self.mask)
+        return self.tokens(
+            lambda batch: policy(
+                batch.input_ids, batch.attention_mask, batch.target_mask, temperature
+            )[:1]
+        )[0]
 
     @torch.no_grad()
-    def logprobs_and_entropies(self, policy: Model, *, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probs [B, T] of the response tokens and entropies [B, T] before them."""
-        pairs = []
-        for batch in self._batches:
-            both = policy(
-                batch.input_ids,
-                batch.attention_mask,
-                batch.target_mask,
-                temperature,
-                with_entropy=True,
-            )
-            pairs.append(torch.stack(both, dim=1))
-        packed = self._in_order(pairs)
-        return scatter_to_mask(packed[:, 0], self.mask), scatter_to_mask(packed[:, 1], self.mask)
-
-    @torch.no_grad()
-    def values(self, critic: Model) -> Tensor:
-        """The critic's reading before each response token, [B, T]; 0 at padding."""
-        packed = [
-            critic(batch.input_ids, batch.attention_mask)[predicting_positions(batch.target_mask)]
-            for batch in self._batches
-        ]
-        return scatter_to_mask(self._in_order(packed), self.mask)
+    def tokens(self, read: Callable[[TokenBatch], Sequence[Tensor]]) -> list[Tensor]:
+        """What `read` makes of each target token, packed [N] each, as [B, T]; 0 at padding."""
+        packed = [torch.stack(list(read(batch)), dim=1) for batch in self._batches]
+        columns = self._in_order(packed).unbind(dim=1)
+        return [scatter_to_mask(column, self.mask) for column in columns]
 
     @torch.no_grad()
     def scores(self, reward_model: Model) -> Tensor:
@@ -110,3 +90,9 @@ class ResponseForwards:
             pieces = torch.split(part, [len(self._responses[row]) for row in rows])
             by_row.update(zip(rows, pieces, strict=True))
         return torch.cat([by_row[row] for row in range(len(self._prompts))])
+
+
+def scalar_values(critic: Model, batch: TokenBatch) -> Tensor:  # [N]
+    """A scalar model's reading before each target token."""
+    readings: Tensor = critic(batch.input_ids, batch.attention_mask)
+    return readings[predicting_positions(batch.target_mask)]

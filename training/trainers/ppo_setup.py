@@ -4,13 +4,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
 from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
 from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import Sampling
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.loading import check_fits, load_causal_lm, load_config
-from training.models.policy import Policy
+from training.models.policy import ActorCritic, Policy
 from training.models.scalar import (
     ScalarSettings,
     load_scalar_model,
@@ -21,7 +24,8 @@ from training.models.tokenizers import Tokenizer, check_same_tokenizer, load_tok
 from training.runtime import checkpoint, engine, optim
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine
-from training.trainers.forwards import Model
+from training.trainers.collate import TokenBatch
+from training.trainers.forwards import Model, scalar_values
 
 RUN_STAGE_1 = "run step1_sft/run.sh first, or set --actor_model_name_or_path"
 RUN_STAGE_2 = "run step2_reward/run.sh first, or set --reward_model_name_or_path"
@@ -29,13 +33,25 @@ RUN_STAGE_2 = "run step2_reward/run.sh first, or set --reward_model_name_or_path
 
 @dataclass(frozen=True)
 class Models:
-    """The four models of PPO; `hybrid` generates with the actor's weights."""
+    """The models of PPO; `hybrid` generates with the actor's weights.
+
+    `critic` is None where the actor is an `ActorCritic`.
+    """
 
     actor: TrainingEngine
-    critic: TrainingEngine
+    critic: TrainingEngine | None
     ref: Model
     reward_model: Model
     hybrid: HybridEngine
+
+    def read_values(self, batch: TokenBatch) -> Tensor:  # [N]
+        """The value before each target token."""
+        if self.critic is None:
+            values: Tensor = self.actor(
+                batch.input_ids, batch.attention_mask, batch.target_mask, values_only=True
+            )[0]
+            return values
+        return scalar_values(self.critic, batch)
 
 
 def check_stages(args: PPOArgs, world: World) -> tuple[Tokenizer, ScalarSettings]:
@@ -70,10 +86,12 @@ def load_models(
     dtype = engine.compute_dtype(args.dtype, world.device)
     pad_id = tokenizer.pad_token_id
 
-    def policy() -> Policy:
+    is_shared = args.critic == "shared"
+
+    def policy(kind: type[Policy] = Policy) -> Policy:
         path = args.actor_model_name_or_path
         lm = load_causal_lm(path, tokenizer, device=world.device, dropout=0.0)
-        return Policy(lm, pad_id=pad_id, compute_dtype=dtype)
+        return kind(lm, pad_id=pad_id, compute_dtype=dtype)
 
     scalar = partial(
         load_scalar_model,
@@ -84,22 +102,28 @@ def load_models(
         tokens=len(tokenizer),
     )
     with engine.sharded_init(args, world):  # under ZeRO-3, weights are split as they load
-        actor_policy, ref, critic, reward_model = policy(), policy(), scalar(), scalar()
+        actor = policy(ActorCritic if is_shared else Policy)
+        ref, reward_model = policy(), scalar()
+        critic = None if is_shared else scalar()
     if args.cpu_blocks:
-        for model in (actor_policy, ref, critic, reward_model):
-            use_cpu_blocks(model)
-    actor = engine.trainable(
-        actor_policy, args, world, partial(optim.adamw, args=args, lr=args.actor_lr)
-    )
+        for model in (actor, ref, reward_model, critic):
+            if model is not None:
+                use_cpu_blocks(model)
+
+    critic_optimizer = partial(optim.adamw, args=args, lr=args.critic_lr)
     return Models(
-        actor=actor,
-        critic=engine.trainable(
-            critic, args, world, partial(optim.adamw, args=args, lr=args.critic_lr)
-        ),
+        actor=engine.trainable(actor, args, world, partial(actor_optimizer, args=args)),
+        critic=engine.trainable(critic, args, world, critic_optimizer) if critic else None,
         ref=engine.frozen(ref, args, world),
         reward_model=engine.frozen(reward_model, args, world),
-        hybrid=_hybrid(actor_policy.lm, args, world, tokenizer),
+        hybrid=_hybrid(actor.lm, args, world, tokenizer),
     )
+
+
+def actor_optimizer(module: nn.Module, args: PPOArgs) -> Optimizer:
+    """AdamW at the actor's rate; a value head on its trunk learns at the critic's."""
+    heads = module.value_head.parameters() if isinstance(module, ActorCritic) else ()
+    return optim.adamw(module, args, args.actor_lr, {head: args.critic_lr for head in heads})
 
 
 def _hybrid(lm: Any, args: PPOArgs, world: World, tokenizer: Tokenizer) -> HybridEngine:

@@ -63,15 +63,8 @@ class RolloutCollector:
             pad_id=self._pad_id,
             world=self._world,
         )
-        logprobs, entropies = generated.logprobs, generated.entropies
-        if args.old_logprobs == "recompute":
-            logprobs, entropies = forwards.logprobs_and_entropies(
-                models.actor, temperature=args.temperature
-            )
+        logprobs, entropies, values = self._read_actor(forwards, generated)
         ref_logprobs = forwards.logprobs(models.ref, temperature=args.temperature)
-        values = torch.zeros_like(ref_logprobs)
-        if not args.is_single_update:
-            values = forwards.values(models.critic)
         return Rollout(
             prompts=prompts,
             responses=responses,
@@ -84,6 +77,32 @@ class RolloutCollector:
             scores=forwards.scores(models.reward_model).cpu(),
             has_eos=torch.tensor([response[-1] == self._eos_id for response in responses]),
         )
+
+    def _read_actor(
+        self, forwards: ResponseForwards, generated: Responses
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Old log-probs, entropies and old values, [B, T] each; values 0 if the update has them.
+
+        A shared trunk that is run for the log-probs gives the values as well.
+        """
+        args, models = self._args, self._models
+        found = [generated.logprobs, generated.entropies]
+        if args.old_logprobs == "recompute":
+            found = forwards.tokens(
+                lambda batch: models.actor(
+                    batch.input_ids,
+                    batch.attention_mask,
+                    batch.target_mask,
+                    args.temperature,
+                    with_entropy=True,
+                )
+            )
+        if args.reads_values_in_update:
+            found.append(torch.zeros_like(found[0]))
+        elif len(found) == 2:
+            found += forwards.tokens(lambda batch: [models.read_values(batch)])
+        logprobs, entropies, values = found
+        return logprobs, entropies, values
 
 
 def _jobs(
