@@ -122,6 +122,8 @@ class Notes:
         models: Models = original(*inputs)
         for name in ("actor", "critic", "ref", "reward_model"):
             model = getattr(models, name)
+            if model is None:
+                continue  # a shared trunk
             module = model.module if isinstance(model, TrainingEngine) else model
             self._before.append((name, module, snapshot(module)))
         return models

@@ -95,13 +95,11 @@ def test_micro_batches_and_where_old_log_probs_come_from_do_not_matter(world, tm
 
 
 def test_values_come_near_to_what_responses_earn(world, tmp_path):
-    args = replace(
-        ARGS, max_steps=30, actor_lr=1e-6, value_clip_range=0.0, missing_eos_penalty=8.0
-    )
+    args = replace(ARGS, max_steps=30, actor_lr=1e-6, value_clip_range=0.0, missing_eos_penalty=8.0)
     history = bandit_of(world, tmp_path, args).train()
     assert history[0]["value/mean"] == 0.0
     assert history[-1]["value/mean"] < -2.0  # most responses do not end and lose 8
-    assert history[-1]["value/loss"] < history[0]["value/loss"] / 2
+    assert history[-1]["value/loss"] < history[0]["value/loss"] * 2 / 3
 
 
 def test_the_critic_is_saved_as_a_scalar_model_that_reads_the_same(world, tmp_path):
