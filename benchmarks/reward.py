@@ -3,29 +3,44 @@
 python -m benchmarks.reward --size small --batch 16 --answer 256 --peer trl
 """
 
-import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from benchmarks.arguments import BenchmarkArgs
+from benchmarks.arguments import TrainingBenchmarkArgs
 from benchmarks.models import build_tokenizer, ragged_lengths, random_rows, shape_of, write_models
 from benchmarks.paired import compare
-from training.arguments.parsing import arg, parse_args
+from benchmarks.roofline import Machine
+from benchmarks.setting import (
+    LEARNING_RATE,
+    OurSide,
+    optimizer_bytes,
+    peer_dtype,
+    training_flops,
+    training_seconds,
+    trl_common,
+)
+from training.arguments.parsing import arg, parse_args, require
 
-LEARNING_RATE = 1e-6
 STEPS = 2  # optimizer steps of a run
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardBenchmarkArgs(BenchmarkArgs):
+class RewardBenchmarkArgs(TrainingBenchmarkArgs):
     """Flags of this benchmark."""
 
     prompt: int = arg(16, "Tokens of the prompt that a pair shares.")
     answer: int = arg(256, "Longest sequence, prompt included.")
     shortest: int = arg(32, "Shortest sequence, prompt included.")
-    micro_batch_tokens: int = arg(4096, "--micro_batch_tokens of stage 2.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.prompt < self.shortest <= self.answer,
+            "--prompt must be below --shortest, and that at most --answer; got "
+            f"{self.prompt}, {self.shortest}, {self.answer}",
+        )
 
 
 Pairs = list[tuple[list[int], list[int], list[int]]]  # prompt, chosen, rejected
@@ -48,29 +63,21 @@ def ours(args: RewardBenchmarkArgs) -> Callable[[], float]:
     from training.data.encode import EncodedGroup
     from training.data.records import Pair
     from training.models.tokenizers import load_tokenizer
-    from training.runtime import distributed
     from training.trainers import reward_setup
     from training.trainers.reward import RewardTrainer
 
-    stack = ExitStack()
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    lm, _ = write_models(args.size, args.answer, folder)
+    side = OurSide(args, args.answer)
     settings = RewardArgs(
-        output_dir=str(folder / "out"),
-        model_name_or_path=lm,
-        zero_stage=0,
-        dtype=args.dtype,
+        **side.common(args),
+        model_name_or_path=side.lm,
         batch_size=args.batch,
         max_length=args.answer,
-        micro_batch_tokens=args.micro_batch_tokens,
         learning_rate=LEARNING_RATE,
-        weight_decay=0.0,
     )
-    world = stack.enter_context(distributed.session(settings))
-    tokenizer = load_tokenizer(lm, flag="")
-    engine = reward_setup.reward_engine(
-        reward_setup.new_reward_model(settings, world, tokenizer), settings, world
-    )
+    world = side.join(settings)
+    tokenizer = load_tokenizer(side.lm, flag="")
+    model = reward_setup.new_reward_model(settings, world, tokenizer)
+    engine = reward_setup.reward_engine(model, settings, world)
     groups = [
         EncodedGroup(prompt, [chosen, rejected], (Pair(0, 1),), str(n))
         for n, (prompt, chosen, rejected) in enumerate(pairs_of(args))
@@ -78,9 +85,9 @@ def ours(args: RewardBenchmarkArgs) -> Callable[[], float]:
     trainer = RewardTrainer(settings, world, engine, groups, tokenizer.pad_token_id)
 
     def run() -> float:
-        assert stack is not None  # keeps the folder and the process group
         for batch in trainer.batches(0):
             trainer.step(batch, 1.0)
+        assert side.folder.exists()
         return float(len(groups))
 
     return run
@@ -88,18 +95,15 @@ def ours(args: RewardBenchmarkArgs) -> Callable[[], float]:
 
 def trl(args: RewardBenchmarkArgs) -> Callable[[], float]:
     """The same pairs through TRL."""
-    import torch
     from transformers import GPT2ForSequenceClassification
     from trl.trainer.reward_config import RewardConfig
     from trl.trainer.reward_trainer import RewardTrainer
 
     from benchmarks.gate import EPOCHS, Gate, dataset_of
 
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         _, path = write_models(args.size, args.answer, Path(folder))
-        dtype = torch.bfloat16 if args.peer_dtype == "bf16" else torch.float32
-        model = GPT2ForSequenceClassification.from_pretrained(path, dtype=dtype)
-    is_cuda = torch.cuda.is_available()
+        model = GPT2ForSequenceClassification.from_pretrained(path, dtype=peer_dtype(args))
     pairs = pairs_of(args)
     rows = {
         "chosen_ids": [prompt + chosen for prompt, chosen, _ in pairs],
@@ -109,15 +113,9 @@ def trl(args: RewardBenchmarkArgs) -> Callable[[], float]:
     trainer = RewardTrainer(
         model=model,
         args=RewardConfig(
-            output_dir=tempfile.mkdtemp(),
-            use_cpu=not is_cuda,
-            bf16=is_cuda,
-            gradient_checkpointing=False,
-            report_to="none",
-            save_strategy="no",
+            **trl_common(),
             per_device_train_batch_size=args.batch,
             num_train_epochs=EPOCHS,
-            learning_rate=LEARNING_RATE,
             max_length=args.answer,
             center_rewards_coefficient=None,
             logging_strategy="no",
@@ -136,9 +134,22 @@ def trl(args: RewardBenchmarkArgs) -> Callable[[], float]:
     return run
 
 
+def least_seconds(args: RewardBenchmarkArgs, machine: Machine) -> float:
+    """Roofline of a run: forwards and backwards over real tokens, one pass of Adam a step."""
+    lengths = [args.prompt + len(response) for _, *sides in pairs_of(args) for response in sides]
+    flops = training_flops(args.size, lengths, targets=0)
+    return training_seconds(args, machine, flops, STEPS * optimizer_bytes(args.size))
+
+
 def main() -> None:
     args = parse_args(RewardBenchmarkArgs)
-    compare(args, ours=ours, peer=trl if args.peer == "trl" else None, unit="pairs")
+    compare(
+        args,
+        ours=ours,
+        peer=trl if args.peer == "trl" else None,
+        unit="pairs",
+        least_seconds=lambda machine: least_seconds(args, machine),
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from benchmarks.arguments import BenchmarkArgs
 from benchmarks.models import flops_per_token, random_rows, shape_of, write_models
 from benchmarks.paired import compare
 from benchmarks.roofline import Machine
+from benchmarks.setting import our_dtype
 from training.arguments.parsing import arg, parse_args
 
 
@@ -20,6 +21,9 @@ from training.arguments.parsing import arg, parse_args
 class RolloutBenchmarkArgs(BenchmarkArgs):
     """Flags of this benchmark."""
 
+    peer: Literal["transformers", "ours", "none"] = arg(
+        "none", "What runs beside ours; ours: the same decoder in fixed batches."
+    )
     batch: int = arg(32, "Sequences that are decoded at a time.")
     lengths: Literal["full", "geometric"] = arg(
         "full", "geometric: responses end at random, after --mean_answer tokens on average."
@@ -32,7 +36,7 @@ class RolloutBenchmarkArgs(BenchmarkArgs):
         return self.responses or self.batch * (4 if self.lengths == "geometric" else 1)
 
 
-def ours(args: RolloutBenchmarkArgs, refill: bool = True) -> Callable[[], float]:
+def ours(args: RolloutBenchmarkArgs, fixed_batches: bool = False) -> Callable[[], float]:
     """A rollout through the hybrid engine's scheduler, weights taken anew each time."""
     import torch
 
@@ -53,7 +57,7 @@ def ours(args: RolloutBenchmarkArgs, refill: bool = True) -> Callable[[], float]
         eos_id=vocabulary - 1 if args.lengths == "geometric" else -1,
         pad_id=vocabulary,
         device=device,
-        refill=refill,
+        fixed_batches=fixed_batches,
     )
     prompts = random_rows([args.prompt] * args.count, vocabulary, seed=1)
     keys = [SampleKey(0, 1, row, 0) for row in range(args.count)]
@@ -69,7 +73,7 @@ def ours(args: RolloutBenchmarkArgs, refill: bool = True) -> Callable[[], float]
 
 def fixed_batches(args: RolloutBenchmarkArgs) -> Callable[[], float]:
     """Our decoder without continuous batching: each batch runs until its last row has ended."""
-    return ours(args, refill=False)
+    return ours(args, fixed_batches=True)
 
 
 def transformers_generate(args: RolloutBenchmarkArgs) -> Callable[[], float]:
@@ -137,10 +141,7 @@ def least_seconds(args: RolloutBenchmarkArgs, machine: Machine) -> float:
     """Roofline of full-length rollouts: weights and cache read at each step, or the arithmetic."""
     import torch
 
-    from training.runtime.engine import compute_dtype
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = compute_dtype(args.dtype, device)
+    dtype = our_dtype(args)
     size = 2 if dtype == torch.bfloat16 else 4
     layers, width, _, vocabulary = shape_of(args.size)
     body, head = flops_per_token(args.size)

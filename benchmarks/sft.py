@@ -3,29 +3,46 @@
 python -m benchmarks.sft --size small --batch 16 --answer 256 --peer trl --peer_packing
 """
 
-import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from benchmarks.arguments import BenchmarkArgs
+from benchmarks.arguments import TrainingBenchmarkArgs
 from benchmarks.models import build_tokenizer, ragged_lengths, random_rows, shape_of, write_models
 from benchmarks.paired import compare
-from training.arguments.parsing import arg, parse_args
+from benchmarks.roofline import Machine
+from benchmarks.setting import (
+    LEARNING_RATE,
+    OurSide,
+    optimizer_bytes,
+    peer_dtype,
+    training_flops,
+    training_seconds,
+    trl_common,
+)
+from training.arguments.parsing import arg, parse_args, require
 
-LEARNING_RATE = 1e-6
 STEPS = 2  # optimizer steps of a run
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTBenchmarkArgs(BenchmarkArgs):
+class SFTBenchmarkArgs(TrainingBenchmarkArgs):
     """Flags of this benchmark."""
 
+    prompt: int = arg(1, "Tokens of a row that are not learnt; TRL learns all but the first.")
     answer: int = arg(256, "Tokens of the longest row.")
     shortest: int = arg(16, "Tokens of the shortest row.")
     peer_packing: bool = arg(False, "The peer packs rows into blocks of the longest row's length.")
-    micro_batch_tokens: int = arg(4096, "--micro_batch_tokens of stage 1.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.prompt < self.shortest <= self.answer,
+            "--prompt must be below --shortest, and that at most --answer; got "
+            f"{self.prompt}, {self.shortest}, {self.answer}",
+        )
+        require(self.prompt == 1 or self.peer == "none", "--prompt above 1 needs --peer none")
 
 
 def rows_of(args: SFTBenchmarkArgs) -> list[list[int]]:
@@ -40,34 +57,28 @@ def ours(args: SFTBenchmarkArgs) -> Callable[[], float]:
     from training.data.encode import EncodedText
     from training.models.loading import load_causal_lm
     from training.models.tokenizers import load_tokenizer
-    from training.runtime import distributed
     from training.trainers.sft import SFTTrainer, sft_engine
 
-    stack = ExitStack()
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    lm, _ = write_models(args.size, args.answer, folder)
+    side = OurSide(args, args.answer)
     settings = SFTArgs(
-        output_dir=str(folder / "out"),
-        model_name_or_path=lm,
-        zero_stage=0,
-        dtype=args.dtype,
+        **side.common(args),
+        model_name_or_path=side.lm,
         batch_size=args.batch,
         max_length=args.answer,
-        micro_batch_tokens=args.micro_batch_tokens,
         learning_rate=LEARNING_RATE,
-        weight_decay=0.0,
     )
-    world = stack.enter_context(distributed.session(settings))
-    tokenizer = load_tokenizer(lm, flag="")
-    model = load_causal_lm(lm, tokenizer, device=world.device, dropout=None)
+    world = side.join(settings)
+    tokenizer = load_tokenizer(side.lm, flag="")
+    model = load_causal_lm(side.lm, tokenizer, device=world.device, dropout=None)
     engine = sft_engine(model, settings, world, tokenizer)
-    examples = [EncodedText(row, [False] + [True] * (len(row) - 1)) for row in rows_of(args)]
+    learnt = [[place >= args.prompt for place in range(len(row))] for row in rows_of(args)]
+    examples = [EncodedText(row, mask) for row, mask in zip(rows_of(args), learnt, strict=True)]
     trainer = SFTTrainer(settings, world, engine, examples)
 
     def run() -> float:
-        assert stack is not None  # keeps the folder and the process group
         for batch in trainer.batches(0):
             trainer.step(batch, 1.0)
+        assert side.folder.exists()
         return float(sum(trainer.lengths))
 
     return run
@@ -75,32 +86,23 @@ def ours(args: SFTBenchmarkArgs) -> Callable[[], float]:
 
 def trl(args: SFTBenchmarkArgs) -> Callable[[], float]:
     """The same rows through TRL, padded or packed."""
-    import torch
     from transformers import GPT2LMHeadModel
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
     from benchmarks.gate import EPOCHS, Gate, dataset_of
 
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         path, _ = write_models(args.size, args.answer, Path(folder))
-        dtype = torch.bfloat16 if args.peer_dtype == "bf16" else torch.float32
-        model = GPT2LMHeadModel.from_pretrained(path, dtype=dtype)
-    is_cuda = torch.cuda.is_available()
+        model = GPT2LMHeadModel.from_pretrained(path, dtype=peer_dtype(args))
     rows = rows_of(args)
     gate = Gate()
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
-            output_dir=tempfile.mkdtemp(),
-            use_cpu=not is_cuda,
-            bf16=is_cuda,
-            gradient_checkpointing=False,
-            report_to="none",
-            save_strategy="no",
+            **trl_common(),
             per_device_train_batch_size=args.batch,
             num_train_epochs=EPOCHS,
-            learning_rate=LEARNING_RATE,
             max_length=args.answer,
             packing=args.peer_packing,
             logging_strategy="no",
@@ -120,9 +122,23 @@ def trl(args: SFTBenchmarkArgs) -> Callable[[], float]:
     return run
 
 
+def least_seconds(args: SFTBenchmarkArgs, machine: Machine) -> float:
+    """Roofline of a run: forwards and backwards over real tokens, one pass of Adam a step."""
+    lengths = list(map(len, rows_of(args)))
+    targets = sum(lengths) - args.prompt * len(lengths)
+    flops = training_flops(args.size, lengths, targets)
+    return training_seconds(args, machine, flops, STEPS * optimizer_bytes(args.size))
+
+
 def main() -> None:
     args = parse_args(SFTBenchmarkArgs)
-    compare(args, ours=ours, peer=trl if args.peer == "trl" else None, unit="real tokens")
+    compare(
+        args,
+        ours=ours,
+        peer=trl if args.peer == "trl" else None,
+        unit="real tokens",
+        least_seconds=lambda machine: least_seconds(args, machine),
+    )
 
 
 if __name__ == "__main__":

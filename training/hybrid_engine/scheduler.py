@@ -24,7 +24,10 @@ RECORDED_CONTEXT_STEP = 64  # contexts are rounded up to it, so that few graphs 
 
 
 class Scheduler:
-    """Decodes any number of responses through `slots` slots."""
+    """Decodes any number of responses through `slots` slots.
+
+    With `fixed_batches`, only to measure against, a batch runs whole until its last row has ended.
+    """
 
     def __init__(
         self,
@@ -35,7 +38,7 @@ class Scheduler:
         eos_id: int,
         pad_id: int,
         device: torch.device,
-        refill: bool = True,
+        fixed_batches: bool = False,
     ) -> None:
         record = decoder.is_static and device.type == "cuda"
         self._decoder = decoder
@@ -43,7 +46,8 @@ class Scheduler:
         self._limit = sampling.max_new_tokens
         self._pad_id = pad_id
         self._device = device
-        self._refills = refill and decoder.is_static
+        self._refills = decoder.is_static
+        self._has_fixed_batches = fixed_batches
         self._looks_every = RECORDED_STEPS_BETWEEN_LOOKS if record else 1
         self._context_step = RECORDED_CONTEXT_STEP if record else 1
         self._table = SlotTable(slots, sampling, eos_id=eos_id, pad_id=pad_id, device=device)
@@ -103,6 +107,8 @@ class Scheduler:
         """Give free slots to waiting prompts or, when none waits, close the gaps."""
         gaps = [slot for slot, row in enumerate(self._rows) if row is None]
         going = len(self._rows) - len(gaps)
+        if going and self._has_fixed_batches:
+            return False
         can_admit = self._refills or not going
         if self._waiting and can_admit and self.slots - going >= FREE_SHARE * self.slots:
             self._admit(gaps)

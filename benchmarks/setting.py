@@ -1,0 +1,92 @@
+"""What both sides of a training benchmark are set up with."""
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks.arguments import BenchmarkArgs, TrainingBenchmarkArgs
+from benchmarks.models import flops_per_token, shape_of, write_models
+from benchmarks.roofline import Machine
+
+LEARNING_RATE = 1e-6
+
+
+class OurSide:
+    """A stage's process group and models on disk, kept for as long as this object is."""
+
+    def __init__(self, args: BenchmarkArgs, positions: int) -> None:
+        self._stack = ExitStack()
+        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        self.lm, self.reward_model = write_models(args.size, positions, self.folder)
+
+    def join(self, settings: Any) -> Any:
+        """The one rank's `World`."""
+        from training.runtime import distributed
+
+        return self._stack.enter_context(distributed.session(settings))
+
+    def common(self, args: TrainingBenchmarkArgs) -> dict[str, Any]:
+        """Flags that any stage gets."""
+        return {
+            "output_dir": str(self.folder / "out"),
+            "zero_stage": 0,
+            "dtype": args.dtype,
+            "micro_batch_tokens": args.micro_batch_tokens,
+            "weight_decay": 0.0,
+        }
+
+
+def trl_common() -> dict[str, Any]:
+    """Settings of any TRL trainer: nothing in the timing but the training."""
+    import torch
+
+    is_cuda = torch.cuda.is_available()
+    return {
+        "output_dir": tempfile.mkdtemp(),
+        "use_cpu": not is_cuda,
+        "bf16": is_cuda,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "learning_rate": LEARNING_RATE,
+    }
+
+
+def peer_dtype(args: BenchmarkArgs) -> Any:
+    import torch
+
+    return torch.bfloat16 if args.peer_dtype == "bf16" else torch.float32
+
+
+def training_flops(size: str, lengths: list[int], targets: int) -> float:
+    """Forward and backward over sequences of these lengths, the LM head at `targets` positions."""
+    layers, width, _, _ = shape_of(size)
+    body, head = flops_per_token(size)
+    # Causal attention: a token meets half of its sequence, twice (scores, values).
+    forward = sum(length * (body + 2 * layers * width * length) for length in lengths)
+    return 3 * (forward + targets * head)
+
+
+def optimizer_bytes(size: str) -> float:
+    """One pass of AdamW: gradient, weight and both moments read, all but the gradient written."""
+    layers, width, _, vocabulary = shape_of(size)
+    return 28.0 * (12 * layers * width**2 + vocabulary * width)
+
+
+def training_seconds(
+    args: BenchmarkArgs, machine: Machine, flops: float, optimizer_bytes: float
+) -> float:
+    """The roofline's time of optimizer steps: arithmetic, then the optimizer's passes."""
+    dtype = our_dtype(args)
+    arithmetic = machine.seconds(bytes_read=0, flops=flops, dtype=dtype)
+    return arithmetic + machine.seconds(bytes_read=optimizer_bytes, flops=0, dtype=dtype)
+
+
+def our_dtype(args: BenchmarkArgs) -> Any:
+    """What our matrix products run in on this machine."""
+    import torch
+
+    from training.runtime.engine import compute_dtype
+
+    return compute_dtype(args.dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
