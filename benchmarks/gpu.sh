@@ -26,8 +26,9 @@ run rollout_small_512 90 benchmarks.rollout --size small --batch 512 --prompt 12
 run rollout_medium_128 60 benchmarks.rollout --size medium --batch 128 --prompt 128 --answer 128
 run rollout_geometric 60 benchmarks.rollout --size small --batch 128 --answer 128 --lengths geometric --peer ours
 run ppo_small_512 90 benchmarks.ppo --size small --batch 512 --prompt 128 --answer 128 --micro_batch_tokens 32768
-peer=none
-python -c "import trl" 2>/dev/null && peer=trl
+peer=trl
+python -c "import trl.experimental.ppo" 2>/dev/null ||
+    { peer=none; echo "gpu.sh: no trl with PPO here; our side alone is timed"; }
 run ppo_small_64 90 benchmarks.ppo --size small --batch 64 --prompt 64 --answer 64 --micro_batch_tokens 32768 --peer "$peer"
 run reward_small 60 benchmarks.reward --size small --batch 64 --micro_batch_tokens 32768 --peer "$peer"
 run sft_small 60 benchmarks.sft --size small --batch 64 --micro_batch_tokens 32768 --peer "$peer"

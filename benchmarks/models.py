@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from training.models.work import ModelShape
+
 SHAPES = {  # layers, width, heads, vocabulary
     "tiny": (4, 256, 4, 8000),
     "small": (12, 768, 12, 50257),
@@ -11,8 +13,14 @@ SHAPES = {  # layers, width, heads, vocabulary
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 
 
-def shape_of(size: str) -> tuple[int, int, int, int]:
-    return SHAPES[size]
+def vocabulary_of(size: str) -> int:
+    """Tokens without PAD; the last is EOS."""
+    return SHAPES[size][3]
+
+
+def model_shape(size: str) -> ModelShape:
+    layers, width, _, vocabulary = SHAPES[size]
+    return ModelShape(layers, width, width, 12 * layers * width**2, vocabulary)
 
 
 def build_tokenizer(size: str) -> Any:
@@ -77,9 +85,3 @@ def ragged_lengths(count: int, shortest: int, longest: int, seed: int) -> list[i
 
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(shortest, longest + 1, (count,), generator=generator).tolist()
-
-
-def flops_per_token(size: str) -> tuple[float, float]:
-    """Multiply-adds x 2 of one token's forward: through the blocks, and through the LM head."""
-    layers, width, _, vocabulary = SHAPES[size]
-    return 2.0 * 12 * layers * width**2, 2.0 * vocabulary * width

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arguments import BenchmarkArgs
-from benchmarks.roofline import Machine, measure
+from benchmarks.setting import our_dtype
+from training.runtime.roofline import Machine, measure
 
 LIBRARIES = ("torch", "transformers", "deepspeed", "trl")
 
@@ -82,12 +83,10 @@ def _result(
         import torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        machine = measure(device)
+        machine = measure(device, our_dtype(args))
         least = least_seconds(machine)
         result["roofline_share"] = round(least / statistics.median(seconds["ours"]), 3)
-        result["machine"] = {
-            name: float(f"{value:.3g}") for name, value in machine.as_json().items()
-        }
+        result["machine"] = {name: float(f"{value:.3g}") for name, value in asdict(machine).items()}
     result["unit"] = unit
     result["peak_memory_mb"] = memory
     result["versions"] = {name: _version(name) for name in LIBRARIES}

@@ -5,25 +5,18 @@ python -m benchmarks.ppo --size small --batch 16 --prompt 64 --answer 64 --peer 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from benchmarks import rollout
 from benchmarks.arguments import TrainingBenchmarkArgs
-from benchmarks.models import build_tokenizer, random_rows, shape_of, write_models
+from benchmarks.models import build_tokenizer, model_shape, random_rows, vocabulary_of, write_models
 from benchmarks.paired import compare
-from benchmarks.roofline import Machine
-from benchmarks.setting import (
-    LEARNING_RATE,
-    OurSide,
-    optimizer_bytes,
-    peer_dtype,
-    training_flops,
-    training_seconds,
-    trl_common,
-)
+from benchmarks.setting import LEARNING_RATE, OurSide, peer_dtype, training_seconds, trl_common
 from training.arguments.parsing import arg, parse_args, require
+from training.runtime.roofline import Machine
 
 KL_COEF = 0.05
 
@@ -99,7 +92,7 @@ def encoded_prompts(args: PPOBenchmarkArgs) -> list[Any]:
     """Prompts of random tokens, as stage 3 takes them."""
     from training.data.encode import EncodedPrompt
 
-    rows = random_rows([args.prompt] * args.batch, shape_of(args.size)[3], seed=1)
+    rows = random_rows([args.prompt] * args.batch, vocabulary_of(args.size), seed=1)
     return [EncodedPrompt(n, row, "", {}) for n, row in enumerate(rows)]
 
 
@@ -112,7 +105,7 @@ def trl(args: PPOBenchmarkArgs) -> Callable[[], float]:
     models = four_models(args)
     tokenizer = build_tokenizer(args.size)
     tokenizer.padding_side = "left"
-    rows = random_rows([args.prompt] * args.batch, shape_of(args.size)[3], seed=1)
+    rows = random_rows([args.prompt] * args.batch, vocabulary_of(args.size), seed=1)
     micro_batch = args.peer_micro_batch or args.batch
     gate = Gate()
     trainer = PPOTrainer(
@@ -170,17 +163,15 @@ def least_seconds(args: PPOBenchmarkArgs, machine: Machine) -> float:
     generation = rollout.RolloutBenchmarkArgs(
         size=args.size, dtype=args.dtype, batch=args.batch, prompt=args.prompt, answer=args.answer
     )
-    sequences, answers = [args.prompt + args.answer] * args.batch, args.batch * args.answer
-    actor = training_flops(args.size, sequences, answers)
-    trunk = training_flops(args.size, sequences, 0)
+    lengths, answers = [args.prompt + args.answer] * args.batch, args.batch * args.answer
+    shape = model_shape(args.size)
+    head, trunk = shape.forward_flops(lengths, answers), shape.forward_flops(lengths, 0)
     is_shared = args.critic == "shared"
-    # ref and reward model: a forward is a third. A shared trunk reads its values beforehand.
-    flops = args.epochs * (actor if is_shared else actor + trunk) + (actor + trunk) / 3
-    flops += trunk / 3 if is_shared else 0
-    passes = optimizer_bytes(args.size) * (1 if is_shared else 2) * args.epochs
-    return rollout.least_seconds(generation, machine) + training_seconds(
-        args, machine, flops, passes
-    )
+    scoring = head + trunk * (2 if is_shared else 1)  # a shared trunk reads values beforehand
+    training = partial(training_seconds, args.size, machine, lengths * args.epochs)
+    seconds = rollout.least_seconds(generation, machine) + machine.seconds(flops=scoring)
+    seconds += training(targets=answers * args.epochs, steps=args.epochs)
+    return seconds if is_shared else seconds + training(targets=0, steps=args.epochs)
 
 
 def main() -> None:

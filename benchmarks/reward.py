@@ -9,19 +9,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.arguments import TrainingBenchmarkArgs
-from benchmarks.models import build_tokenizer, ragged_lengths, random_rows, shape_of, write_models
-from benchmarks.paired import compare
-from benchmarks.roofline import Machine
-from benchmarks.setting import (
-    LEARNING_RATE,
-    OurSide,
-    optimizer_bytes,
-    peer_dtype,
-    training_flops,
-    training_seconds,
-    trl_common,
+from benchmarks.models import (
+    build_tokenizer,
+    ragged_lengths,
+    random_rows,
+    vocabulary_of,
+    write_models,
 )
+from benchmarks.paired import compare
+from benchmarks.setting import LEARNING_RATE, OurSide, peer_dtype, training_seconds, trl_common
 from training.arguments.parsing import arg, parse_args, require
+from training.runtime.roofline import Machine
 
 STEPS = 2  # optimizer steps of a run
 
@@ -48,7 +46,7 @@ Pairs = list[tuple[list[int], list[int], list[int]]]  # prompt, chosen, rejected
 
 def pairs_of(args: RewardBenchmarkArgs) -> Pairs:
     """The pairs of one run, of random tokens and lengths."""
-    count, vocabulary = args.batch * STEPS, shape_of(args.size)[3]
+    count, vocabulary = args.batch * STEPS, vocabulary_of(args.size)
     prompts = random_rows([args.prompt] * count, vocabulary, seed=1)
     sides = []
     for seed in (2, 3):
@@ -137,8 +135,7 @@ def trl(args: RewardBenchmarkArgs) -> Callable[[], float]:
 def least_seconds(args: RewardBenchmarkArgs, machine: Machine) -> float:
     """Roofline of a run: forwards and backwards over real tokens, one pass of Adam a step."""
     lengths = [args.prompt + len(response) for _, *sides in pairs_of(args) for response in sides]
-    flops = training_flops(args.size, lengths, targets=0)
-    return training_seconds(args, machine, flops, STEPS * optimizer_bytes(args.size))
+    return training_seconds(args.size, machine, lengths, targets=0, steps=STEPS)
 
 
 def main() -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.arguments import BenchmarkArgs
-from benchmarks.models import flops_per_token, random_rows, shape_of, write_models
+from benchmarks.models import model_shape, random_rows, vocabulary_of, write_models
 from benchmarks.paired import compare
-from benchmarks.roofline import Machine
 from benchmarks.setting import our_dtype
 from training.arguments.parsing import arg, parse_args
+from training.runtime.roofline import Machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ def ours(args: RolloutBenchmarkArgs, fixed_batches: bool = False) -> Callable[[]
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     lm = _model(args).to(device)
-    vocabulary = shape_of(args.size)[3]
+    vocabulary = vocabulary_of(args.size)
     sampling = Sampling(max_new_tokens=args.answer)
     decoder = decoder_for(lm, compute_dtype(args.dtype, device))
     scheduler = Scheduler(
@@ -84,7 +84,7 @@ def transformers_generate(args: RolloutBenchmarkArgs) -> Callable[[], float]:
     lm = _model(args).to(device).eval()
     if args.peer_dtype == "bf16":
         lm = lm.to(torch.bfloat16)
-    vocabulary = shape_of(args.size)[3]
+    vocabulary = vocabulary_of(args.size)
     prompts = torch.tensor(random_rows([args.prompt] * args.count, vocabulary, seed=1))
     is_full = args.lengths == "full"
     eos = {"eos_token_id": None if is_full else vocabulary - 1}
@@ -138,22 +138,14 @@ def _make_stopping(lm: Any, probability: float) -> None:
 
 
 def least_seconds(args: RolloutBenchmarkArgs, machine: Machine) -> float:
-    """Roofline of full-length rollouts: weights and cache read at each step, or the arithmetic."""
-    import torch
-
-    dtype = our_dtype(args)
-    size = 2 if dtype == torch.bfloat16 else 4
-    layers, width, _, vocabulary = shape_of(args.size)
-    body, head = flops_per_token(args.size)
-    weights = size * (12 * layers * width**2 + vocabulary * width)
-    total = machine.seconds(bytes_read=weights, flops=args.batch * args.prompt * body, dtype=dtype)
-    for step in range(1, args.answer):
-        context = args.prompt + step
-        cache = args.batch * context * 2 * layers * width * size
-        attention = args.batch * 4 * layers * width * context
-        flops = args.batch * (body + head) + attention
-        total += machine.seconds(bytes_read=weights + cache, flops=flops, dtype=dtype)
-    return total * args.count / args.batch
+    """Roofline of full-length rollouts: prompts at once, then weights and cache at each step."""
+    shape, itemsize = model_shape(args.size), our_dtype(args).itemsize
+    prompts, answers = [args.prompt] * args.count, [args.answer] * args.count
+    read, flops = shape.decoding(prompts, answers, slots=args.batch, itemsize=itemsize)
+    prefill = machine.seconds(
+        flops=shape.forward_flops(prompts, args.count), bytes_read=shape.parameters * itemsize
+    )
+    return prefill + machine.seconds(bytes_read=read, flops=flops)
 
 
 def main() -> None:

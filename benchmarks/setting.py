@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arguments import BenchmarkArgs, TrainingBenchmarkArgs
-from benchmarks.models import flops_per_token, shape_of, write_models
-from benchmarks.roofline import Machine
+from benchmarks.models import model_shape, write_models
+from training.models.work import ADAM_BYTES, TRAINING
+from training.runtime.roofline import Machine
 
 LEARNING_RATE = 1e-6
 
@@ -59,28 +60,14 @@ def peer_dtype(args: BenchmarkArgs) -> Any:
     return torch.bfloat16 if args.peer_dtype == "bf16" else torch.float32
 
 
-def training_flops(size: str, lengths: list[int], targets: int) -> float:
-    """Forward and backward over sequences of these lengths, the LM head at `targets` positions."""
-    layers, width, _, _ = shape_of(size)
-    body, head = flops_per_token(size)
-    # Causal attention: a token meets half of its sequence, twice (scores, values).
-    forward = sum(length * (body + 2 * layers * width * length) for length in lengths)
-    return 3 * (forward + targets * head)
-
-
-def optimizer_bytes(size: str) -> float:
-    """One pass of AdamW: gradient, weight and both moments read, all but the gradient written."""
-    layers, width, _, vocabulary = shape_of(size)
-    return 28.0 * (12 * layers * width**2 + vocabulary * width)
-
-
 def training_seconds(
-    args: BenchmarkArgs, machine: Machine, flops: float, optimizer_bytes: float
+    size: str, machine: Machine, lengths: list[int], *, targets: int, steps: int
 ) -> float:
-    """The roofline's time of optimizer steps: arithmetic, then the optimizer's passes."""
-    dtype = our_dtype(args)
-    arithmetic = machine.seconds(bytes_read=0, flops=flops, dtype=dtype)
-    return arithmetic + machine.seconds(bytes_read=optimizer_bytes, flops=0, dtype=dtype)
+    """The roofline's time of optimizer steps: forward and backward of real tokens, then AdamW."""
+    shape = model_shape(size)
+    flops = TRAINING * shape.forward_flops(lengths, targets)
+    adam = steps * ADAM_BYTES * shape.parameters
+    return machine.seconds(flops=flops) + machine.seconds(bytes_read=adam)
 
 
 def our_dtype(args: BenchmarkArgs) -> Any:

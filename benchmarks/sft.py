@@ -9,19 +9,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.arguments import TrainingBenchmarkArgs
-from benchmarks.models import build_tokenizer, ragged_lengths, random_rows, shape_of, write_models
-from benchmarks.paired import compare
-from benchmarks.roofline import Machine
-from benchmarks.setting import (
-    LEARNING_RATE,
-    OurSide,
-    optimizer_bytes,
-    peer_dtype,
-    training_flops,
-    training_seconds,
-    trl_common,
+from benchmarks.models import (
+    build_tokenizer,
+    ragged_lengths,
+    random_rows,
+    vocabulary_of,
+    write_models,
 )
+from benchmarks.paired import compare
+from benchmarks.setting import LEARNING_RATE, OurSide, peer_dtype, training_seconds, trl_common
 from training.arguments.parsing import arg, parse_args, require
+from training.runtime.roofline import Machine
 
 STEPS = 2  # optimizer steps of a run
 
@@ -48,7 +46,7 @@ class SFTBenchmarkArgs(TrainingBenchmarkArgs):
 def rows_of(args: SFTBenchmarkArgs) -> list[list[int]]:
     """The rows of one run, of random tokens and lengths."""
     lengths = ragged_lengths(args.batch * STEPS, args.shortest, args.answer, seed=2)
-    return random_rows(lengths, shape_of(args.size)[3], seed=3)
+    return random_rows(lengths, vocabulary_of(args.size), seed=3)
 
 
 def ours(args: SFTBenchmarkArgs) -> Callable[[], float]:
@@ -126,8 +124,7 @@ def least_seconds(args: SFTBenchmarkArgs, machine: Machine) -> float:
     """Roofline of a run: forwards and backwards over real tokens, one pass of Adam a step."""
     lengths = list(map(len, rows_of(args)))
     targets = sum(lengths) - args.prompt * len(lengths)
-    flops = training_flops(args.size, lengths, targets)
-    return training_seconds(args, machine, flops, STEPS * optimizer_bytes(args.size))
+    return training_seconds(args.size, machine, lengths, targets=targets, steps=STEPS)
 
 
 def main() -> None:

@@ -15,10 +15,8 @@ def main() -> None:
     from training.data.prepare import load_prompts
     from training.runtime import checkpoint, distributed
     from training.runtime.metrics import MetricLogger
-    from training.trainers.ppo import PPOTrainer, ppo_schedule
     from training.trainers.ppo_loop import run_ppo
     from training.trainers.ppo_setup import check_stages, load_models
-    from training.trainers.rollout import RolloutCollector
     from training.trainers.saving import save_critic, save_policy
 
     with distributed.session(args) as world:
@@ -26,11 +24,8 @@ def main() -> None:
         prompts = load_prompts(args, tokenizer)
         models = load_models(args, world, tokenizer, settings)
 
-        collector = RolloutCollector(args, world, tokenizer, models)
-        schedule = ppo_schedule(args, world)
-        trainer = PPOTrainer(args, world, models, schedule, tokenizer.pad_token_id)
         with MetricLogger(args, world, total_steps=args.max_steps) as log:
-            run_ppo(args, world, tokenizer, prompts, collector, trainer, log)
+            run_ppo(args, world, tokenizer, prompts, models, log)
 
         output = Path(args.output_dir)
         save_policy(models.actor, tokenizer, world, output)

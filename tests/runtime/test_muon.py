@@ -29,8 +29,8 @@ def test_its_steps_are_those_of_torch_muon(weight_decay):
             right.grad = left.grad.clone()
         for optimizer in optimizers:
             optimizer.step()
-    # bf16 products in another order: 1 in 256 of an update of 0.2 lr sqrt(24).
-    assert_close(ours, plain, rtol=0, atol=4 * 2e-4)
+    # Where bf16 sums in another order: 1 in 256 of an entry, which is 0.2 lr sqrt(24) at most.
+    assert_close(ours, plain, rtol=0, atol=4 * 4e-5)
     moved = [(a - b).abs().max() for a, b in zip(ours, parameters(), strict=True)]
     assert min(moved) > 5e-3
 

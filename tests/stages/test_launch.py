@@ -165,7 +165,9 @@ def test_ppo_logs_all_that_is_to_be_watched(one_rank):
         "score/mean kl/ref kl/coef policy/kl policy/entropy policy/clip_fraction policy/ratio_max "
         "policy/ratio_min value/explained_variance response/length response/eos_rate "
         "policy/grad_norm value/grad_norm time/generate_s time/score_s time/update_s "
-        "speed/tokens_per_s"
+        "speed/tokens_per_s speed/generate_tokens_per_s speed/score_tokens_per_s "
+        "speed/update_tokens_per_s speed/roofline speed/generate_roofline speed/score_roofline "
+        "speed/update_roofline"
     )
     for row in one_rank["ppo"].rows("optim/lr_scale"):
         assert set(names.split()) <= row.keys()

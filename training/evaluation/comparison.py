@@ -45,14 +45,15 @@ def compare(
         for side, texts in sides.items()
     }
     summary: Summary = {"prompts": len(before), "groups": len(set(groups))}
+
+    def wins(name: str, side: str) -> dict[str, Any]:
+        won = paired_wins(judged["before"][name], judged[side][name])
+        interval = bootstrap_interval(won, groups, samples=samples, seed=seed)
+        return {"win_rate": float(won.mean()), "win_rate_ci": list(interval)}
+
     for name in judges:
-        wins = paired_wins(judged["before"][name], judged["after"][name])
-        summary[name] = {
-            "before": _mean(judged["before"][name]),
-            "after": _mean(judged["after"][name]),
-            "win_rate": float(wins.mean()),
-            "win_rate_ci": list(bootstrap_interval(wins, groups, samples=samples, seed=seed)),
-        }
+        means = {side: _mean(judged[side][name]) for side in ("before", "after")}
+        summary[name] = {**means, **wins(name, "after")}
     words = min(word_count(texts) for texts in sides.values())
     metrics = {side: _text_metrics(texts, words) for side, texts in sides.items()}
     for key, _ in TEXT_METRICS:
@@ -60,12 +61,7 @@ def compare(
     for side in others or {}:
         summary[side] = dict(metrics[side])
         for name in judges:
-            wins = paired_wins(judged["before"][name], judged[side][name])
-            summary[side][name] = {
-                "mean": _mean(judged[side][name]),
-                "win_rate": float(wins.mean()),
-                "win_rate_ci": list(bootstrap_interval(wins, groups, samples=samples, seed=seed)),
-            }
+            summary[side][name] = {"mean": _mean(judged[side][name]), **wins(name, side)}
         main = summary[side][next(iter(judges))]
         summary[side] |= {key: main[key] for key in ("win_rate", "win_rate_ci")}
     return summary

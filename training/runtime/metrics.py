@@ -40,6 +40,7 @@ SHOWN = (
     "eval/response/length",
     "speed/tokens_per_s",
     "speed/pairs_per_s",
+    "speed/roofline",
 )
 
 

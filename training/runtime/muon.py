@@ -16,8 +16,8 @@ ITERATIONS = 5
 class StackedMuon(Muon):
     """Muon scaled to AdamW's update size; the same updates as `torch.optim.Muon`.
 
-    A small model has dozens of small matrices: one batched product for all of a shape takes a
-    third of the time of one product each.
+    A small model has dozens of small matrices: one batched product for all of a shape took half
+    the time of one product each (16 matrices of 4 layers x 128, two cores).
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], *, lr: float, weight_decay: float):

@@ -9,12 +9,15 @@ from training.data.encode import EncodedPrompt
 from training.data.prepare import Split
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
+from training.runtime.engine import compute_dtype
 from training.runtime.metrics import MetricLogger
 from training.runtime.profiling import profiled
 from training.trainers.experience import Rollout
-from training.trainers.ppo import PPOTrainer
+from training.trainers.ppo import PPOTrainer, ppo_schedule
 from training.trainers.ppo_metrics import sample_metrics
+from training.trainers.ppo_setup import Models
 from training.trainers.rollout import RolloutCollector
+from training.trainers.speed import Speed
 
 LOGGED_SAMPLES = 4  # responses of each step that go to samples.jsonl
 
@@ -24,11 +27,14 @@ def run_ppo(
     world: World,
     tokenizer: Tokenizer,
     prompts: Split[EncodedPrompt],
-    collector: RolloutCollector,
-    trainer: PPOTrainer,
+    models: Models,
     log: MetricLogger,
 ) -> None:
     """--max_steps times: a rollout on the next prompts, and its updates."""
+    collector = RolloutCollector(args, world, tokenizer, models)
+    schedule = ppo_schedule(args, world)
+    trainer = PPOTrainer(args, world, models, schedule, tokenizer.pad_token_id)
+    speed = Speed(models.actor.module.lm, compute_dtype(args.dtype, world.device), world)
     stream = PromptStream(len(prompts.train), args.rollout_batch_size, args.seed)
     evaluate(args, tokenizer, prompts.held_out, collector, log, step=0)
     for step in range(1, args.max_steps + 1):
@@ -37,9 +43,7 @@ def run_ppo(
             rollout = collector.collect(step, chosen, args.samples_per_prompt)
             metrics = trainer.update(step, rollout)
         metrics.update(collector.seconds)
-        busy = sum(value for name, value in metrics.items() if name.startswith("time/"))
-        tokens = sum(map(len, rollout.responses))
-        metrics["speed/tokens_per_s"] = tokens / busy
+        metrics.update(speed.ppo(rollout, args, metrics))
         log.log(step, metrics)
         log.samples(step, samples(rollout, tokenizer))
         if args.eval_every and step % args.eval_every == 0 and step < args.max_steps:

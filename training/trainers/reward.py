@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,8 +14,9 @@ from training.data.groups import Verdict, longest, regroup, verdicts
 from training.models.scalar import ScalarModel
 from training.objectives.reward import comparison_loss, pair_accuracy
 from training.runtime.distributed import World
-from training.runtime.engine import TrainingEngine
+from training.runtime.engine import TrainingEngine, compute_dtype
 from training.trainers.collate import collate_responses
+from training.trainers.speed import Speed
 
 
 class RewardTrainer:
@@ -59,14 +61,21 @@ class RewardTrainer:
         grad_norm = self._engine.step(lr_scale)
         seconds = time.monotonic() - started
         loss_sum, correct, counted = self._world.all_sum(totals).tolist()
+        lengths = [len(g.prompt_ids) + len(ids) for g in groups for ids in g.response_ids]
         return {
             "loss/train": loss_sum,
             "accuracy/train": correct / max(counted, 1.0),
             "optim/grad_norm": grad_norm,
             "optim/lr_scale": lr_scale,
             "time/step_s": seconds,
+            **self._speed.training(lengths, 0, seconds),
             "speed/pairs_per_s": sum(len(group.pairs) for group in groups) / seconds,
         }
+
+    @cached_property
+    def _speed(self) -> Speed:
+        dtype = compute_dtype(self._args.dtype, self._world.device)
+        return Speed(self._engine.module.backbone, dtype, self._world)
 
     @torch.no_grad()
     def evaluate(self, groups: Sequence[EncodedGroup]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine, compute_dtype, trainable
 from training.trainers.collate import collate
 from training.trainers.schedule import Schedule
+from training.trainers.speed import Speed
 
 
 class SFTTrainer:
@@ -57,8 +59,13 @@ class SFTTrainer:
             "optim/grad_norm": grad_norm,
             "optim/lr_scale": lr_scale,
             "time/step_s": seconds,
-            "speed/tokens_per_s": sum(self.lengths[i] for i in batch) / seconds,
+            **self._speed.training([self.lengths[i] for i in batch], token_count, seconds),
         }
+
+    @cached_property
+    def _speed(self) -> Speed:
+        dtype = compute_dtype(self._args.dtype, self._world.device)
+        return Speed(self._engine.module.lm, dtype, self._world)
 
     @torch.no_grad()
     def evaluate(self, examples: Sequence[EncodedText]) -> dict[str, float]:

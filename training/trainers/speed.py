@@ -1,0 +1,83 @@
+"""Speed metrics: tokens/s of each phase, and its share of what the machine allows at best."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from training.arguments.ppo import PPOArgs
+from training.models.work import ADAM_BYTES, TRAINING, ModelShape, shape_of
+from training.runtime.distributed import World
+from training.runtime.roofline import Machine, measure
+from training.trainers.experience import Rollout
+
+
+class Speed:
+    """Counts the work of a model of this shape on this rank's machine.
+
+    Every rank measures at the same time, so that what they share is shared in the measurement.
+    """
+
+    def __init__(self, lm: Any, dtype: torch.dtype, world: World) -> None:
+        self.shape: ModelShape = shape_of(lm)
+        self.machine: Machine = measure(world.device, dtype)
+        self._itemsize = dtype.itemsize
+        self._ranks = world.size
+
+    def training(self, lengths: Sequence[int], targets: int, seconds: float) -> dict[str, float]:
+        """One optimizer step on sequences of these lengths, dealt over all ranks."""
+        flops = TRAINING * self.shape.forward_flops(lengths, targets)
+        least = self._least(flops, optimizer_passes=1)
+        return {
+            "speed/tokens_per_s": sum(lengths) / seconds,
+            "speed/roofline": least / seconds,
+        }
+
+    def ppo(self, rollout: Rollout, args: PPOArgs, seconds: dict[str, float]) -> dict[str, float]:
+        """The phases of a PPO step, from their `time/..._s`."""
+        lengths, targets = rollout.lengths, sum(map(len, rollout.responses))
+        is_shared = args.critic == "shared"
+        head = self.shape.forward_flops(lengths, targets)
+        trunk = self.shape.forward_flops(lengths, 0)
+        is_recomputed = args.old_logprobs == "recompute"
+        scored = head + trunk + is_recomputed * head  # ref, reward model, perhaps the actor
+        if not args.reads_values_in_update and not (is_shared and is_recomputed):
+            scored += trunk
+        updates = args.ppo_epochs * (args.sequences_per_step // args.minibatch_size)
+        learnt = TRAINING * args.ppo_epochs * (head if is_shared else head + trunk)
+        least = {
+            "generate": self._decoding(rollout, args),
+            "score": self._least(scored),
+            "update": self._least(learnt, optimizer_passes=updates * (1 if is_shared else 2)),
+        }
+        tokens = {"generate": targets, "score": sum(lengths), "update": sum(lengths)}
+        total = sum(seconds[f"time/{phase}_s"] for phase in least)
+        metrics = {
+            "speed/tokens_per_s": targets / total,
+            "speed/roofline": sum(least.values()) / total,
+        }
+        for phase, least_s in least.items():
+            taken = seconds[f"time/{phase}_s"]
+            metrics[f"speed/{phase}_tokens_per_s"] = tokens[phase] / taken
+            metrics[f"speed/{phase}_roofline"] = least_s / taken
+        return metrics
+
+    def _least(self, flops: float, optimizer_passes: int = 0) -> float:
+        """Seconds for a rank's share of the arithmetic, then for its optimizer."""
+        adam = optimizer_passes * ADAM_BYTES * self.shape.parameters
+        arithmetic = self.machine.seconds(flops=flops / self._ranks)
+        return arithmetic + self.machine.seconds(bytes_read=adam)
+
+    def _decoding(self, rollout: Rollout, args: PPOArgs) -> float:
+        """The prompts at once, then token by token."""
+        share = slice(0, None, self._ranks)
+        prompts = [len(prompt) for prompt in rollout.prompts][share]
+        answers = [len(response) for response in rollout.responses][share]
+        read, flops = self.shape.decoding(
+            prompts, answers, slots=args.generation_batch_size, itemsize=self._itemsize
+        )
+        prefill = self.shape.forward_flops(prompts, len(prompts))
+        weights = self.shape.parameters * self._itemsize
+        return self.machine.seconds(flops=prefill, bytes_read=weights) + self.machine.seconds(
+            bytes_read=read, flops=flops
+        )
