@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from importlib import metadata
 from multiprocessing.connection import Connection
@@ -35,23 +36,30 @@ def compare(
     peer: Side | None,
     unit: str,
     least_seconds: Callable[[Machine], float] | None = None,
+    with_memory: bool = True,
 ) -> dict[str, Any]:
     """Run both sides in turn and print, return and perhaps write the result.
 
     `least_seconds` is the roofline's time of one of our runs, from the `Machine` it is given.
+    Peak memory is that of a side's one process: `with_memory` False for a side of several.
     """
     sides = {"ours": ours} | ({"peer": peer} if peer is not None else {})
-    workers = {name: _Worker(side, args) for name, side in sides.items()}
-    for worker in workers.values():
-        worker.run()  # left out: the first run allocates and compiles
-    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
     amounts: dict[str, float] = {}
-    for _ in range(args.pairs):
-        for name, worker in workers.items():
-            taken, amounts[name] = worker.run()
-            seconds[name].append(taken)
-    memory = {name: worker.close() for name, worker in workers.items()}
-    result = _result(args, seconds, amounts, memory, unit, least_seconds)
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(closing(_Worker(side, args))) for name, side in sides.items()
+        }
+        for worker in workers.values():
+            worker.run()  # left out: the first run allocates and compiles
+        for _ in range(args.pairs):
+            for name, worker in workers.items():
+                taken, amounts[name] = worker.run()
+                seconds[name].append(taken)
+        memory = {name: worker.peak_memory() for name, worker in workers.items()}
+    result = _result(args, seconds, amounts, unit, least_seconds)
+    if with_memory:
+        result["peak_memory_mb"] = memory
     print(json.dumps(result))
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -62,7 +70,6 @@ def _result(
     args: BenchmarkArgs,
     seconds: dict[str, list[float]],
     amounts: dict[str, float],
-    memory: dict[str, float],
     unit: str,
     least_seconds: Callable[[Machine], float] | None,
 ) -> dict[str, Any]:
@@ -88,7 +95,6 @@ def _result(
         result["roofline_share"] = round(least / statistics.median(seconds["ours"]), 3)
         result["machine"] = {name: float(f"{value:.3g}") for name, value in asdict(machine).items()}
     result["unit"] = unit
-    result["peak_memory_mb"] = memory
     result["versions"] = {name: _version(name) for name in LIBRARIES}
     result["processor"] = processor()
     result["date"] = time.strftime("%Y-%m-%d")
@@ -101,7 +107,7 @@ class _Worker:
     def __init__(self, side: Side, args: BenchmarkArgs) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(side, args, theirs), daemon=True)
+        self._process = context.Process(target=_serve, args=(side, args, theirs))
         self._process.start()
         theirs.close()
         self._answer()  # it is ready
@@ -112,12 +118,16 @@ class _Worker:
         seconds, amount = self._answer()
         return seconds, amount
 
-    def close(self) -> float:
-        """Peak memory in MB; the process ends."""
+    def peak_memory(self) -> float:
+        """In MB; nothing runs after it."""
         self._pipe.send("end")
         peak: float = self._answer()
-        self._process.join()
         return peak
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join()
 
     def _answer(self) -> Any:
         try:
@@ -133,14 +143,15 @@ def _serve(side: Side, args: BenchmarkArgs, pipe: Connection) -> None:
     run = side(args)
     is_cuda = torch.cuda.is_available()
     pipe.send("ready")
-    while pipe.recv() == "run":
-        started = time.perf_counter()
-        amount = run()
-        if is_cuda:
-            torch.cuda.synchronize()
-        pipe.send((time.perf_counter() - started, amount))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    pipe.send(round(torch.cuda.max_memory_allocated() / 2**20 if is_cuda else peak, 1))
+    with suppress(EOFError, BrokenPipeError):  # the other side has failed
+        while pipe.recv() == "run":
+            started = time.perf_counter()
+            amount = run()
+            if is_cuda:
+                torch.cuda.synchronize()
+            pipe.send((time.perf_counter() - started, amount))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        pipe.send(round(torch.cuda.max_memory_allocated() / 2**20 if is_cuda else peak, 1))
 
 
 def processor() -> str:

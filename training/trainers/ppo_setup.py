@@ -116,7 +116,7 @@ def load_models(
         critic=engine.trainable(critic, args, world, critic_optimizer) if critic else None,
         ref=engine.frozen(ref, args, world),
         reward_model=engine.frozen(reward_model, args, world),
-        hybrid=_hybrid(actor.lm, args, world, tokenizer),
+        hybrid=hybrid_of(actor.lm, args, world, tokenizer),
     )
 
 
@@ -126,7 +126,7 @@ def actor_optimizer(module: nn.Module, args: PPOArgs) -> Optimizer:
     return optim.adamw(module, args, args.actor_lr, {head: args.critic_lr for head in heads})
 
 
-def _hybrid(lm: Any, args: PPOArgs, world: World, tokenizer: Tokenizer) -> HybridEngine:
+def hybrid_of(lm: Any, args: PPOArgs, world: World, tokenizer: Tokenizer) -> HybridEngine:
     return HybridEngine(
         lm,
         Sampling(
