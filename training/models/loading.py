@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from training.arguments.parsing import UserError
 from training.models.tokenizers import Tokenizer
+from training.tensors import position_ids_from_mask
 
 Config = Any  # transformers' PretrainedConfig: a bag of attributes that differ by model
 
@@ -81,6 +82,30 @@ def set_dropout(config: Config, value: float) -> None:
 def attention_for(device: torch.device) -> str:
     """Written-out attention on a CPU, where SDPA's backward is the slower one; else SDPA."""
     return "eager" if device.type == "cpu" else "sdpa"
+
+
+def can_read_blocks(config: Config) -> bool:
+    """Whether the model takes an attention mask [B, L, L]: with full attention, not in windows."""
+    windows = getattr(config, "sliding_window", None) or getattr(config, "attention_types", None)
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return not windows and kinds == {"full_attention"}
+
+
+def mask_inputs(backbone: Any, attention_mask: Tensor) -> dict[str, Tensor]:
+    """What a backbone is given for a mask [B, L], or [B, L, L] in rows of several sequences.
+
+    `transformers` takes a mask of four dimensions as it is: SDPA wants bool, `eager` adds it.
+    """
+    positions = position_ids_from_mask(attention_mask)
+    if attention_mask.dim() == 2:
+        return {"attention_mask": attention_mask.long(), "position_ids": positions}
+    given = attention_mask[:, None]
+    if backbone.config._attn_implementation == "eager":
+        barred = torch.finfo(torch.float32).min
+        given = torch.zeros(given.shape, device=given.device).masked_fill(~given, barred)
+    else:  # a softmax over nothing is NaN; let padding read itself
+        given = given | torch.eye(given.shape[-1], dtype=torch.bool, device=given.device)
+    return {"attention_mask": given, "position_ids": positions}
 
 
 def fuse_gelu(model: nn.Module) -> None:
