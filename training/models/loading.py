@@ -15,6 +15,12 @@ from training.arguments.parsing import UserError
 from training.models.tokenizers import Tokenizer
 from training.tensors import position_ids_from_mask
 
+# Checked with transformers 5.23.0, `eager` and SDPA: others take no such mask, or no positions.
+READ_BLOCKS = {
+    *("gpt2", "gpt_bigcode", "gpt_neox", "granite", "llama", "olmo", "olmo2", "opt"),
+    *("phi", "phi3", "qwen2", "qwen3", "smollm3", "stablelm", "starcoder2"),
+}
+
 Config = Any  # transformers' PretrainedConfig: a bag of attributes that differ by model
 
 
@@ -85,10 +91,10 @@ def attention_for(device: torch.device) -> str:
 
 
 def can_read_blocks(config: Config) -> bool:
-    """Whether the model takes an attention mask [B, L, L]: with full attention, not in windows."""
-    windows = getattr(config, "sliding_window", None) or getattr(config, "attention_types", None)
+    """Whether the model is known to read rows of several sequences right, by a mask [B, L, L]."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return not windows and kinds == {"full_attention"}
+    has_window = getattr(config, "sliding_window", None) is not None
+    return config.model_type in READ_BLOCKS and kinds == {"full_attention"} and not has_window
 
 
 def mask_inputs(backbone: Any, attention_mask: Tensor) -> dict[str, Tensor]:

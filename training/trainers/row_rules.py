@@ -20,8 +20,8 @@ def row_rules(args: SFTArgs | RewardArgs, backbone: Any, *, longest_row: int) ->
     if packing != "never" and not can_read_blocks(config):
         if packing == "always":
             raise UserError(
-                f"--packing always: {config.model_type} does not attend to whole sequences, so "
-                "that rows of several cannot be kept apart; use --packing never"
+                f"--packing always: a {config.model_type} model is not known to keep the sequences "
+                "of a row apart; use --packing auto or never"
             )
         packing = "never"
     width = ATTENTION_WIDTH * config.hidden_size
