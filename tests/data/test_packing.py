@@ -112,7 +112,7 @@ def test_auto_costs_no_more_than_rows_apart():
             sum(rules.cost(m.rows) for m in plan_rows(range(12), samples, rules))
             for rules in (replace(RULES, packing=packing) for packing in ("auto", "never"))
         ]
-        assert costs[0] <= 1.05 * costs[1]
+        assert costs[0] <= 1.05 * costs[1]  # micro-batches cut what was packed whole
 
 
 @pytest.mark.parametrize("packing", ["auto", "always", "never"])

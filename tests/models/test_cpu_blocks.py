@@ -76,9 +76,14 @@ def test_in_bf16_it_is_as_near_to_fp32_as_transformers_is(models):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_padding_is_left_out_of_the_linear_layers_and_comes_out_as_0(models, monkeypatch, dtype):
     _, ours = models
-    rows = []
+    rows: list[int] = []
     original = torch.addmm
-    monkeypatch.setattr(torch, "addmm", lambda *g: rows.append(len(g[1])) or original(*g))
+
+    def counted(*given):
+        rows.append(len(given[1]))
+        return original(*given)
+
+    monkeypatch.setattr(torch, "addmm", counted)
     for mask in ("right", "left"):
         logits, _ = run(ours, MASKS[mask], dtype)
         assert logits.isfinite().all()

@@ -1,6 +1,7 @@
 """Steps of stages 1 and 2 give the same numbers however sequences share rows."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from training.models.loading import load_causal_lm
 from training.models.policy import Policy
 from training.models.scalar import ScalarSettings
 from training.runtime.distributed import World
+from training.runtime.engine import TrainingEngine
 from training.trainers.reward import RewardTrainer
 from training.trainers.sft import SFTTrainer
 
@@ -39,8 +41,10 @@ GROUPS = [
 ]
 
 
-class PlainEngine:
+class PlainEngine(TrainingEngine):
     """A training engine's interface around a module alone; counts the tokens it is given."""
+
+    module: Any = None
 
     def __init__(self, module):
         self.module = module
@@ -77,7 +81,7 @@ def test_a_step_of_stage_1_has_the_loss_and_gradients_of_rows_apart(folder, pack
     def step(packing):
         lm = load_causal_lm(folder, build_tokenizer(), device=CPU, dropout=0.0)
         engine = PlainEngine(Policy(lm, pad_id=PAD_ID, compute_dtype=torch.float32))
-        args = SFTArgs(packing=packing, max_length=24, micro_batch_tokens=72)
+        args = SFTArgs(packing=packing, max_length=24, micro_batch_tokens=200)
         trainer = SFTTrainer(args, WORLD, engine, TEXTS)
         loss = trainer.step(range(len(TEXTS)), 1.0)["loss/train"]
         held_out = trainer.evaluate(TEXTS[:5])["loss/eval"]

@@ -1,6 +1,7 @@
 """Rows of several sequences read each of them as if it stood alone: losses, scores, gradients."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,8 @@ SHARED = [  # the first prompt with all three responses, cut in two, and beside 
     [[(0, (0, 2))], [(0, (1,)), (1, (0, 1))]],
     [[(1, (1, 0)), (0, (2, 1, 0))]],
 ]
-KINDS = {  # build, attention, our blocks, gradient checkpointing
+# build, attention, our blocks, gradient checkpointing
+KINDS: dict[str, tuple[Any, str, bool, bool]] = {
     "gpt2-blocks": (gpt2, "eager", True, False),
     "gpt2-blocks-checkpointing": (gpt2, "eager", True, True),
     "gpt2-eager": (gpt2, "eager", False, False),
@@ -36,7 +38,7 @@ KINDS = {  # build, attention, our blocks, gradient checkpointing
     "llama-sdpa": (llama, "sdpa", False, True),
 }
 # fp32 sums in another order: more terms are 0, and not at the same places.
-NEAR = {"rtol": 1e-4, "atol": 1e-5}
+NEAR: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
 
@@ -120,7 +122,7 @@ def test_packed_texts_have_the_loss_and_gradients_of_rows_apart(policy, places):
     loss, grads, _ = loss_of(policy, places)
     assert_close(loss, expected[0])
     for name, gradient in expected[1].items():
-        assert_close(grads[name], gradient, msg=lambda text, name=name: f"{name}: {text}", **NEAR)
+        assert_close(grads[name], gradient, **NEAR)
 
 
 def test_a_text_does_not_see_its_neighbours(policy):
@@ -143,7 +145,7 @@ def test_responses_that_share_a_prompt_score_and_teach_as_apart(prepared, places
     assert_close(scores, expected[0], **NEAR)
     assert len(grads) == len(expected[1])
     for name, gradient in expected[1].items():
-        assert_close(grads[name], gradient, msg=lambda text, name=name: f"{name}: {text}", **NEAR)
+        assert_close(grads[name], gradient, **NEAR)
 
 
 def test_a_response_does_not_see_the_others(prepared):
