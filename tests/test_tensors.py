@@ -4,6 +4,7 @@ from torch.testing import assert_close
 
 from tests.worked import EXACT, worked
 from training.tensors import (
+    block_attention_mask,
     last_position,
     masked_mean,
     masked_moments,
@@ -42,6 +43,15 @@ class TestMasks:
         mask = inputs["query_response"] != inputs["pad_id"]
         assert mask.equal(expected["attention_mask"])
         assert position_ids_from_mask(mask).tolist() == expected["position_ids"].tolist()
+
+    def test_in_rows_of_several_sequences_each_token_reads_its_trunk_and_its_branch(self):
+        # Document 1: a prompt of two tokens, branches of two and one; document 2; padding.
+        documents = torch.tensor([[1, 1, 1, 1, 1, 2, 2, 0]])
+        branches = torch.tensor([[0, 0, 1, 1, 2, 0, 0, 0]])
+        mask = block_attention_mask(documents, branches)
+        reads = [row.nonzero()[:, 0].tolist() for row in mask[0]]
+        assert reads == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4], [5], [5, 6], []]
+        assert position_ids_from_mask(mask).tolist() == [[0, 1, 2, 3, 2, 0, 1, 0]]
 
     def test_a_target_is_predicted_one_position_earlier(self):
         targets = torch.tensor([[False, True, False, True], [False, False, False, False]])

@@ -63,10 +63,30 @@ def whiten(
     return whitened.masked_fill(~mask, 0.0)
 
 
-def position_ids_from_mask(attention_mask: Tensor) -> Tensor:  # [B, L] bool -> [B, L] long
-    """Number of real tokens before each one, so that padding on either side changes nothing."""
+def position_ids_from_mask(attention_mask: Tensor) -> Tensor:  # [B, L (, L)] bool -> [B, L] long
+    """Number of real tokens before each one, so that padding on either side changes nothing.
+
+    With a mask [B, L, L] these are the tokens that each one reads, less itself.
+    """
+    if attention_mask.dim() == 3:
+        return (attention_mask.sum(dim=2) - 1).clamp(min=0)
     counts = attention_mask.long()
     return counts.cumsum(dim=1) - counts
+
+
+def block_attention_mask(
+    documents: Tensor,  # [B, L] long, 0 at padding
+    branches: Tensor,  # [B, L] long
+) -> Tensor:  # [B, L, L] bool, True where token i (row) reads token j (column)
+    """Attention for rows that hold several sequences.
+
+    Token i reads those before it of its own document that stand in the trunk (branch 0) or in its
+    own branch. Padding reads nothing and is read by nobody.
+    """
+    is_same = documents[:, :, None] == documents[:, None, :]
+    is_seen = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
+    is_real = (documents != 0)[:, :, None]
+    return (is_same & is_seen & is_real).tril()
 
 
 def predicting_positions(target_mask: Tensor) -> Tensor:  # [B, L] bool -> [B, L] bool

@@ -73,6 +73,31 @@ def test_in_bf16_it_is_as_near_to_fp32_as_transformers_is(models):
     assert (ours[0] - exact[0]).abs().mean() < 1.3 * (plain[0] - exact[0]).abs().mean() + 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padding_is_left_out_of_the_linear_layers_and_comes_out_as_0(models, monkeypatch, dtype):
+    _, ours = models
+    rows: list[int] = []
+    original = torch.addmm
+
+    def counted(*given):
+        rows.append(len(given[1]))
+        return original(*given)
+
+    monkeypatch.setattr(torch, "addmm", counted)
+    for mask in ("right", "left"):
+        logits, _ = run(ours, MASKS[mask], dtype)
+        assert logits.isfinite().all()
+    assert set(rows) == {11 + 8 + 5}
+    keep = torch.tensor(MASKS["right"])
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype != torch.float32):
+        hidden = ours.transformer.h[0](
+            torch.randn(3, 11, 32),
+            None,
+            torch.zeros(3, 1, 11, 11).masked_fill(~keep.bool()[:, None, None], -1e9),
+        )
+    assert ((hidden != 0).any(dim=2) == keep).all()
+
+
 def test_without_gradients_it_gives_the_same(models):
     keep = torch.ones_like(IDS)
     with torch.no_grad():

@@ -68,7 +68,10 @@ class Cell:
 
 
 def all_cells() -> list[Cell]:
-    whole = [Cell(f"{stage}-whole", stage, 1, tokens=100_000) for stage in PROGRAMS]
+    apart = {stage: ("--packing", "never") if stage != "ppo" else () for stage in PROGRAMS}
+    whole = [
+        Cell(f"{stage}-whole", stage, 1, tokens=100_000, flags=apart[stage]) for stage in PROGRAMS
+    ]
     grid = [
         Cell(f"{stage}-zero{zero}", stage, ranks, zero, like=f"{stage}-whole")
         for ranks in (1, 2)
@@ -80,6 +83,12 @@ def all_cells() -> list[Cell]:
     shared = ("--critic", "shared")
     new = ("--init_from_scratch", "config.json", "--tokenizer_name_or_path", "BASE")
     worse = ("--eval_every", "1", "--learning_rate", "0.5", "--warmup_ratio", "1")  # ever faster
+    always = ("--packing", "always")
+    packed = [
+        Cell(f"{stage}-packed{zero}", stage, 2, zero, like=f"{stage}-whole", flags=always)
+        for stage in ("sft", "reward")
+        for zero in (2, 3)
+    ]
     rest = [
         Cell("sft-own", "sft", 2, 3, like="sft-whole", flags=own),
         Cell("reward-own", "reward", 2, 3, like="reward-whole", flags=own),
@@ -105,7 +114,7 @@ def all_cells() -> list[Cell]:
         Cell("sft-worse", "sft", 1, 0, 4, flags=worse),
     ]
     start = Cell("sft-start", "sft", 1, flags=("--dropout", "-1"))  # its saved config keeps 0.1
-    return [start, *whole, *grid, *rest]
+    return [start, *whole, *grid, *packed, *rest]
 
 
 CELLS = {cell.folder: cell for cell in all_cells()}

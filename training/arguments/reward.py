@@ -18,6 +18,9 @@ class RewardArgs(CommonArgs):
         "last", "Which hidden states the head reads, always by mask."
     )
     max_length: int = arg(256, "Tokens a prompt and a response may have together.")
+    packing: Literal["auto", "always", "never"] = arg(
+        "auto", "Responses share a row and their prompt; auto: where it is cheaper."
+    )
     responses_per_group: int = arg(12, "Responses of one prompt scored together, at most.")
     batch_size: int = arg(8, "Prompts, each with its responses, per optimizer step.")
     learning_rate: float = arg(1e-5, "Peak learning rate.")

@@ -19,6 +19,9 @@ class SFTArgs(CommonArgs):
         "response", "response: loss on responses only; lm: packed plain text."
     )
     max_length: int = arg(256, "Tokens a sequence may have; with lm the length of a packed block.")
+    packing: Literal["auto", "always", "never"] = arg(
+        "auto", "Several examples in one row, each seeing itself alone; auto: where it is cheaper."
+    )
     dropout: float = arg(-1.0, "Dropout while training; -1 keeps the model's own.")
     optimizer: Literal["adamw", "muon"] = arg(
         "adamw", "muon: Muon on the blocks' matrices, AdamW on the rest (ZeRO 0 only)."

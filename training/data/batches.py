@@ -5,7 +5,7 @@ what row i costs; `rows` and batches are lists of row indices.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,7 +30,7 @@ def epoch_batches(
 
 
 def split_for_rank(
-    batch: Sequence[int], lengths: Sequence[int], *, rank: int, size: int
+    batch: Sequence[int], lengths: Sequence[int] | Mapping[int, int], *, rank: int, size: int
 ) -> list[int]:
     """This rank's rows of a batch, in the batch's order.
 
@@ -50,10 +50,10 @@ def split_for_rank(
 
 def micro_batches(
     rows: Sequence[int],
-    lengths: Sequence[int],
+    lengths: Sequence[int] | Mapping[int, int],
     *,
     token_budget: int,
-    counts: Sequence[int] | None = None,
+    counts: Sequence[int] | Mapping[int, int] | None = None,
 ) -> list[list[int]]:
     """Longest first, each of at most `token_budget` padded tokens; a longer row stands alone.
 

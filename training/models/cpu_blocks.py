@@ -3,7 +3,8 @@
 The arithmetic is that of `transformers` under bf16 autocast (products in bf16; norms, residual
 stream and sums in fp32) in a third of the passes over memory, which is what a CPU spends its time
 on: weights are cast once a forward, softmax and GELU stay in the products' type, and what backward
-needs is kept in it. Measured in benchmarks/README.md.
+needs is kept in it. Padding takes part in attention's products alone; what is left of it is 0.
+Measured in benchmarks/README.md.
 """
 
 from functools import partial
@@ -30,6 +31,9 @@ PARAMETERS = (
 )
 
 
+MOST_REAL = 0.98  # with more real tokens than this, taking them out costs what it saves
+
+
 def use_cpu_blocks(model: nn.Module) -> None:
     """Let GPT-2's blocks inside `model` compute as `_BlockFunction`, where that is the same.
 
@@ -40,6 +44,21 @@ def use_cpu_blocks(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, GPT2Block) and _is_standard(module):
             module.forward = partial(_forward, module, module.forward)  # type: ignore[method-assign]
+
+
+def skips_padding(model: nn.Module) -> bool:
+    """Whether these blocks are at work in training, whose linear layers leave padding out."""
+    blocks = [module for module in model.modules() if isinstance(module, GPT2Block)]
+    return bool(blocks) and all(
+        "forward" in vars(block)
+        and not _has_dropout(block)
+        and not hasattr(block.ln_1.weight, "ds_id")
+        for block in blocks
+    )
+
+
+def _has_dropout(block: Any) -> bool:
+    return bool(block.attn.attn_dropout.p or block.attn.resid_dropout.p or block.mlp.dropout.p)
 
 
 def _is_standard(block: Any) -> bool:
@@ -64,11 +83,8 @@ def _forward(
     *rest: Any,
     **options: Any,
 ) -> Tensor:
-    is_dropping = block.training and (
-        block.attn.attn_dropout.p or block.attn.resid_dropout.p or block.mlp.dropout.p
-    )
     if (
-        is_dropping
+        (block.training and _has_dropout(block))
         or past_key_values is not None
         or attention_mask is None
         or hidden_states.device.type != "cpu"
@@ -92,20 +108,38 @@ def _compute(block: Any, hidden_states: Tensor, attention_mask: Tensor) -> Tenso
     parameters = [block.get_submodule(place).get_parameter(name) for place, name in PARAMETERS]
     low = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if low else torch.float32
+    real = _real_places(attention_mask)
     out: Tensor = _BlockFunction.apply(  # type: ignore[no-untyped-call]
-        hidden_states, attention_mask, block.attn.num_heads, block.ln_1.eps, dtype, *parameters
+        hidden_states,
+        attention_mask,
+        real,
+        block.attn.num_heads,
+        block.ln_1.eps,
+        dtype,
+        *parameters,
     )
     return out
 
 
+def _real_places(mask: Tensor) -> Tensor | None:
+    """Indices into [B L] of the tokens that read themselves; None where nearly all do."""
+    is_real = mask.diagonal(dim1=2, dim2=3).flatten() == 0
+    places = is_real.nonzero()[:, 0]
+    return places if len(places) < MOST_REAL * len(is_real) else None
+
+
 class _BlockFunction(torch.autograd.Function):
-    """x + attention(norm(x)), then the same with the MLP; x [B, L, H] fp32, mask [B, 1, L, L]."""
+    """x + attention(norm(x)), then the same with the MLP; x [B, L, H] fp32, mask [B, 1, L, L].
+
+    `real` [N] are the places in [B L] that count, None for all; elsewhere the result is 0.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         hidden: Tensor,
         mask: Tensor,
+        real: Tensor | None,
         heads: int,
         eps: float,
         dtype: torch.dtype,
@@ -114,15 +148,16 @@ class _BlockFunction(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             ln_1, qkv, out, ln_2, mlp_in, mlp_out = _pairs(parameters, dtype)
             batch, length, width = hidden.shape
-            x = hidden.reshape(-1, width)
+            x = _take(hidden.reshape(-1, width), real)
             n1, mean1, rstd1 = torch.native_layer_norm(x, [width], *ln_1, eps)
             n1 = n1.to(dtype)
-            q, k, v = _split_heads(torch.addmm(qkv[1], n1, qkv[0]), batch, length, heads)
+            projected = _put(torch.addmm(qkv[1], n1, qkv[0]), real, batch * length)
+            q, k, v = _split_heads(projected, batch, length, heads)
             q = q * (width // heads) ** -0.5
             scores = torch.bmm(q, k.transpose(1, 2)).view(batch, heads, length, length)
-            weights = torch.softmax(scores.add_(mask.to(dtype)), -1).view_as(scores)
-            weights = weights.view(-1, length, length)
-            context = _join_heads(torch.bmm(weights, v), batch, heads)
+            barred = mask.clamp(min=torch.finfo(dtype).min).to(dtype)  # finite: padding reads none
+            weights = torch.softmax(scores.add_(barred), -1).view(-1, length, length)
+            context = _take(_join_heads(torch.bmm(weights, v), batch, heads), real)
             x1 = torch.addmm(out[1], context, out[0]) + x
             n2, mean2, rstd2 = torch.native_layer_norm(x1, [width], *ln_2, eps)
             n2 = n2.to(dtype)
@@ -133,17 +168,17 @@ class _BlockFunction(torch.autograd.Function):
             x, mean1, rstd1, n1, q, k, v, weights, context, x1, mean2, rstd2, n2, inner, active,
             *parameters,
         )  # fmt: skip
-        ctx.heads, ctx.dtype = heads, dtype
-        return x2.view_as(hidden)
+        ctx.heads, ctx.dtype, ctx.real = heads, dtype, real
+        return _put(x2, real, batch * length).view_as(hidden)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (x, mean1, rstd1, n1, q, k, v, weights, context, x1, mean2, rstd2, n2, inner, active,
          *parameters) = ctx.saved_tensors  # fmt: skip
-        dtype, heads = ctx.dtype, ctx.heads
+        dtype, heads, real = ctx.dtype, ctx.heads, ctx.real
         ln_1, qkv, out, ln_2, mlp_in, mlp_out = _pairs(parameters, dtype)
         batch, length, width = grads[0].shape
-        dx2 = grads[0].reshape(-1, width)
+        dx2 = _take(grads[0].reshape(-1, width), real)
         dy = dx2.to(dtype)
         d_active = dy @ mlp_out[0].T
         d_mlp_out = _matrix_grads(active, dy, dx2)
@@ -155,14 +190,15 @@ class _BlockFunction(torch.autograd.Function):
         )
         dx1 += dx2
         da = dx1.to(dtype)
-        d_context, _, _ = _split_heads(da @ out[0].T, batch, length, heads, parts=1)
+        d_joined = _put(da @ out[0].T, real, batch * length)
+        d_context, _, _ = _split_heads(d_joined, batch, length, heads, parts=1)
         d_out = _matrix_grads(context, da, dx1)
         dv = torch.bmm(weights.transpose(1, 2), d_context)
         d_weights = torch.bmm(d_context, v.transpose(1, 2))
         d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, dtype)
         dq = torch.bmm(d_scores, k).mul_((width // heads) ** -0.5)
         dk = torch.bmm(d_scores.transpose(1, 2), q)
-        d_projected = _join_heads(torch.stack([dq, dk, dv]), batch, heads)
+        d_projected = _take(_join_heads(torch.stack([dq, dk, dv]), batch, heads), real)
         d_qkv = _matrix_grads(n1, d_projected, d_projected)
         dn1 = (d_projected @ qkv[0].T).float()
         dx, *d_ln_1 = torch.ops.aten.native_layer_norm_backward(
@@ -170,7 +206,8 @@ class _BlockFunction(torch.autograd.Function):
         )
         dx += dx1
         gradients = (*d_ln_1, *d_qkv, *d_out, *d_ln_2, *d_mlp_in, *d_mlp_out)
-        return dx.view_as(grads[0]), None, None, None, None, *gradients
+        dx = _put(dx, real, batch * length).view_as(grads[0])
+        return dx, None, None, None, None, None, *gradients
 
 
 def _pairs(parameters: Any, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
@@ -181,6 +218,16 @@ def _pairs(parameters: Any, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
         pair if index in norms else (pair[0].to(dtype), pair[1].to(dtype))
         for index, pair in enumerate(pairs)
     ]
+
+
+def _take(rows: Tensor, real: Tensor | None) -> Tensor:  # [B L, H] -> [N, H]
+    return rows if real is None else rows.index_select(0, real)
+
+
+def _put(rows: Tensor, real: Tensor | None, count: int) -> Tensor:  # [N, H] -> [B L, H]
+    if real is None:
+        return rows
+    return rows.new_zeros(count, rows.shape[1]).index_copy_(0, real, rows)
 
 
 def _matrix_grads(inputs: Tensor, grad: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,13 @@ from torch import Tensor, nn
 
 from training.arguments.parsing import UserError
 from training.models.tokenizers import Tokenizer
+from training.tensors import position_ids_from_mask
+
+# Checked with transformers 5.23.0, `eager` and SDPA: others take no such mask, or no positions.
+READ_BLOCKS = {
+    *("gpt2", "gpt_bigcode", "gpt_neox", "granite", "llama", "olmo", "olmo2", "opt"),
+    *("phi", "phi3", "qwen2", "qwen3", "smollm3", "stablelm", "starcoder2"),
+}
 
 Config = Any  # transformers' PretrainedConfig: a bag of attributes that differ by model
 
@@ -81,6 +88,30 @@ def set_dropout(config: Config, value: float) -> None:
 def attention_for(device: torch.device) -> str:
     """Written-out attention on a CPU, where SDPA's backward is the slower one; else SDPA."""
     return "eager" if device.type == "cpu" else "sdpa"
+
+
+def can_read_blocks(config: Config) -> bool:
+    """Whether the model is known to read rows of several sequences right, by a mask [B, L, L]."""
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    has_window = getattr(config, "sliding_window", None) is not None
+    return config.model_type in READ_BLOCKS and kinds == {"full_attention"} and not has_window
+
+
+def mask_inputs(backbone: Any, attention_mask: Tensor) -> dict[str, Tensor]:
+    """What a backbone is given for a mask [B, L], or [B, L, L] in rows of several sequences.
+
+    `transformers` takes a mask of four dimensions as it is: SDPA wants bool, `eager` adds it.
+    """
+    positions = position_ids_from_mask(attention_mask)
+    if attention_mask.dim() == 2:
+        return {"attention_mask": attention_mask.long(), "position_ids": positions}
+    given = attention_mask[:, None]
+    if backbone.config._attn_implementation == "eager":
+        barred = torch.finfo(torch.float32).min
+        given = torch.zeros(given.shape, device=given.device).masked_fill(~given, barred)
+    else:  # a softmax over nothing is NaN; let padding read itself
+        given = given | torch.eye(given.shape[-1], dtype=torch.bool, device=given.device)
+    return {"attention_mask": given, "position_ids": positions}
 
 
 def fuse_gelu(model: nn.Module) -> None:

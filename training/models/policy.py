@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from training.models.lm_head import TokenLoss, head_loss, token_logprobs
-from training.tensors import position_ids_from_mask, predicting_positions
+from training.models.loading import mask_inputs
+from training.tensors import predicting_positions
 
 
 class Policy(nn.Module):
@@ -26,7 +27,7 @@ class Policy(nn.Module):
     def forward(
         self,
         input_ids: Tensor,  # [B, L]
-        attention_mask: Tensor,  # [B, L] bool
+        attention_mask: Tensor,  # [B, L] bool, or [B, L, L] as of `block_attention_mask`
         target_mask: Tensor,  # [B, L] bool, N tokens True, never column 0
         temperature: float = 1.0,
         token_loss: TokenLoss | None = None,
@@ -52,9 +53,8 @@ class Policy(nn.Module):
         with self._autocast(input_ids.device):
             hidden: Tensor = self.lm.base_model(
                 input_ids=input_ids,
-                attention_mask=attention_mask.long(),
-                position_ids=position_ids_from_mask(attention_mask),
                 use_cache=False,
+                **mask_inputs(self.lm, attention_mask),
             ).last_hidden_state
         return hidden[predicting_positions(target_mask)]
 

@@ -16,7 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from training.arguments.parsing import UserError
-from training.models.loading import attention_for, fuse_gelu, set_dropout, set_token_ids
+from training.models.loading import (
+    attention_for,
+    fuse_gelu,
+    mask_inputs,
+    set_dropout,
+    set_token_ids,
+)
 from training.models.tokenizers import Tokenizer
 from training.tensors import last_position, position_ids_from_mask
 
@@ -44,20 +50,26 @@ class ScalarSettings:
 
 def pool_prefixes(
     hidden: Tensor,  # [B, L, H]
-    mask: Tensor,  # [B, L]
+    mask: Tensor,  # [B, L], or [B, L, L] in rows of several sequences
     pooling: Pooling,
 ) -> Tensor:  # [B, L, H]
     """At each position, the hidden states up to it pooled into one; padding is ignored.
+
+    In rows of several sequences: those that it reads.
 
     mean: their average; weighted_mean: weighted by position 1, 2, ... n (Muennighoff,
     arXiv:2202.08904); last: the position's own.
     """
     if pooling == "last":
         return hidden
-    hidden = hidden.masked_fill(~mask[..., None], 0.0)
-    weights = mask.to(hidden.dtype)
+    is_real = mask if mask.dim() == 2 else mask.diagonal(dim1=1, dim2=2)
+    hidden = hidden.masked_fill(~is_real[..., None], 0.0)
+    weights = is_real.to(hidden.dtype)
     if pooling == "weighted_mean":
         weights = weights * (position_ids_from_mask(mask) + 1)
+    if mask.dim() == 3:
+        read = mask * weights[:, None]
+        return (read @ hidden) / read.sum(dim=2, keepdim=True).clamp(min=1e-6)
     summed = (hidden * weights[..., None]).cumsum(dim=1)
     return summed / weights.cumsum(dim=1).clamp(min=1e-6)[..., None]
 
@@ -76,14 +88,16 @@ class ScalarModel(nn.Module):
         self.compute_dtype = compute_dtype
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Normalised readings [B, L] in fp32, for tokens [B, L] and their bool mask."""
+        """Normalised readings [B, L] in fp32, for tokens [B, L] and their bool mask.
+
+        The mask is [B, L], or [B, L, L] as of `tensors.block_attention_mask`.
+        """
         low = self.compute_dtype != torch.float32
         with torch.autocast(input_ids.device.type, dtype=torch.bfloat16, enabled=low):
             hidden = self.backbone(
                 input_ids=input_ids,
-                attention_mask=attention_mask.long(),
-                position_ids=position_ids_from_mask(attention_mask),
                 use_cache=False,
+                **mask_inputs(self.backbone, attention_mask),
             ).last_hidden_state
         pooled = pool_prefixes(hidden.float(), attention_mask, self.settings.pooling)
         raw = self.head(pooled).squeeze(-1)

@@ -2,20 +2,22 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from training.arguments.reward import RewardArgs
-from training.data.batches import epoch_batches, plan_step
+from training.data.batches import epoch_batches
 from training.data.encode import EncodedGroup
 from training.data.groups import Verdict, longest, regroup, verdicts
-from training.models.scalar import ScalarModel
+from training.data.packing import MicroBatch, Sample, plan_packed_step
 from training.objectives.reward import comparison_loss, pair_accuracy
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine, compute_dtype
-from training.trainers.collate import collate_responses
+from training.trainers.collate import collate_groups
+from training.trainers.row_rules import row_rules
 from training.trainers.speed import Speed
 
 
@@ -35,6 +37,8 @@ class RewardTrainer:
         self._engine = engine
         self._groups = groups
         self._pad_id = pad_id
+        backbone = engine.module.backbone
+        self._rules = row_rules(args, backbone, longest_row=args.micro_batch_tokens)
         self.verdicts: list[Verdict] = []  # of the latest evaluation
 
     def batches(self, epoch: int) -> list[list[EncodedGroup]]:
@@ -52,10 +56,9 @@ class RewardTrainer:
         weight_sum = sum(self._pair_weights(group).sum().item() for group in groups)
         plan = self._plan(groups)
         totals = torch.zeros(3, dtype=torch.float64, device=self._world.device)
-        for index, places in enumerate(plan):
-            chosen = [groups[place] for place in places]
-            rows = [(g.prompt_ids, response) for g in chosen for response in g.response_ids]
-            loss, counts = self._loss(chosen, self._scores(rows), weight_sum)
+        for index, micro_batch in enumerate(plan):
+            chosen = [groups[place] for place in micro_batch.samples]
+            loss, counts = self._loss(chosen, self._scores(micro_batch, groups), weight_sum)
             totals += torch.stack([loss.detach().double(), *counts])
             self._engine.backward(loss, last=index == len(plan) - 1)
         grad_norm = self._engine.step(lr_scale)
@@ -94,42 +97,35 @@ class RewardTrainer:
     def score(self, groups: Sequence[EncodedGroup]) -> list[list[float]]:
         """Scores of each group's responses, on every rank; all ranks call this."""
         self._engine.module.eval()
-        rows = [(g.prompt_ids, response) for g in groups for response in g.response_ids]
-        plan = plan_step(
-            range(len(rows)),
-            [len(prompt) + len(response) for prompt, response in rows],
-            token_budget=self._args.micro_batch_tokens,
-            rank=self._world.rank,
-            size=self._world.size,
-        )
-        own: dict[int, float] = {}
-        for places in plan:
-            scores = self._scores([rows[place] for place in places])
-            own.update(zip(places, scores.tolist(), strict=False))  # one score more without rows
+        parts, places = _parts(groups, self._args.responses_per_group)
+        own: dict[tuple[int, int], float] = {}
+        for micro_batch in self._plan(parts):
+            scores = iter(self._scores(micro_batch, parts).tolist())
+            for part in micro_batch.samples:
+                own.update((place, next(scores)) for place in places[part])
         merged = {place: score for part in self._world.gather(own) for place, score in part.items()}
-        every = iter([merged[place] for place in range(len(rows))])
-        return [[next(every) for _ in group.response_ids] for group in groups]
+        return [[merged[n, k] for k in range(len(g.response_ids))] for n, g in enumerate(groups)]
 
-    def _plan(self, groups: Sequence[EncodedGroup]) -> list[list[int]]:
-        return plan_step(
-            range(len(groups)),
-            [longest(group) for group in groups],
-            counts=[len(group.response_ids) for group in groups],
-            token_budget=self._args.micro_batch_tokens,
-            rank=self._world.rank,
-            size=self._world.size,
-        )
+    def _plan(self, groups: Sequence[EncodedGroup]) -> list[MicroBatch]:
+        samples = [Sample(len(g.prompt_ids), tuple(map(len, g.response_ids))) for g in groups]
+        rank, size = self._world.rank, self._world.size
+        return plan_packed_step(range(len(groups)), samples, self._rules, rank=rank, size=size)
 
-    def _scores(self, rows: Sequence[tuple[list[int], list[int]]]) -> Tensor:
-        """Scores [N] of (prompt, response) rows; [1] without rows."""
-        batch = collate_responses(
-            [prompt for prompt, _ in rows],
-            [response for _, response in rows],
+    def _scores(self, micro_batch: MicroBatch, groups: Sequence[EncodedGroup]) -> Tensor:
+        """Scores [N] of the responses of the micro-batch's groups; [1] where it has none."""
+        batch, ends = collate_groups(
+            micro_batch.rows,
+            [group.prompt_ids for group in groups],
+            [group.response_ids for group in groups],
             pad_id=self._pad_id,
             device=self._world.device,
         )
-        values = self._engine(batch.input_ids, batch.attention_mask)
-        return ScalarModel.scores(values, batch.attention_mask)
+        readings = self._engine(batch.input_ids, batch.attention_mask)
+        order = [(n, k) for n in micro_batch.samples for k in range(len(groups[n].response_ids))]
+        width = batch.input_ids.shape[1]
+        found = [row * width + i for row, i in map(ends.__getitem__, order)] or [0]
+        scores: Tensor = readings.flatten()[torch.tensor(found, device=readings.device)]
+        return scores
 
     def _loss(
         self, groups: Sequence[EncodedGroup], scores: Tensor, weight_sum: float
@@ -180,3 +176,16 @@ def _offsets(groups: Sequence[EncodedGroup]) -> list[int]:
         starts.append(total)
         total += len(group.response_ids)
     return starts
+
+
+def _parts(
+    groups: Sequence[EncodedGroup], size: int
+) -> tuple[list[EncodedGroup], list[list[tuple[int, int]]]]:
+    """The groups in parts of at most `size` responses; which (group, response) each part holds."""
+    parts, places = [], []
+    for number, group in enumerate(groups):
+        for start in range(0, len(group.response_ids), size):
+            held = group.response_ids[start : start + size]
+            parts.append(replace(group, response_ids=held, pairs=()))
+            places.append([(number, start + k) for k in range(len(held))])
+    return parts, places

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from training.arguments.sft import SFTArgs
-from training.data.batches import epoch_batches, plan_step
+from training.data.batches import epoch_batches
 from training.data.encode import EncodedText
+from training.data.packing import Rows, Sample, plan_packed_step
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.policy import Policy
 from training.models.tokenizers import Tokenizer
@@ -19,7 +20,8 @@ from training.objectives.sft import cross_entropy, perplexity
 from training.runtime import optim
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine, compute_dtype, trainable
-from training.trainers.collate import collate
+from training.trainers.collate import collate_texts
+from training.trainers.row_rules import row_rules
 from training.trainers.schedule import Schedule
 from training.trainers.speed import Speed
 
@@ -35,6 +37,7 @@ class SFTTrainer:
         self._engine = engine
         self._examples = examples
         self.lengths = [len(example.input_ids) for example in examples]
+        self._rules = row_rules(args, engine.module.lm, longest_row=args.max_length)
 
     def batches(self, epoch: int) -> list[list[int]]:
         """The epoch's batches of example indices, the same on every rank."""
@@ -45,11 +48,12 @@ class SFTTrainer:
         """One optimizer step on these examples (the same list on every rank)."""
         started = time.monotonic()
         self._engine.module.train()
-        token_count = sum(sum(self._examples[i].loss_mask) for i in batch)
-        plan = self._plan(batch, self.lengths)
+        examples = [self._examples[index] for index in batch]
+        token_count = sum(sum(example.loss_mask) for example in examples)
+        plan = self._plan(examples)
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
         for index, rows in enumerate(plan):
-            loss = self._summed_loss([self._examples[i] for i in rows]) / token_count
+            loss = self._summed_loss(rows, examples) / token_count
             total += loss.detach()
             self._engine.backward(loss, last=index == len(plan) - 1)
         grad_norm = self._engine.step(lr_scale)
@@ -71,25 +75,22 @@ class SFTTrainer:
     def evaluate(self, examples: Sequence[EncodedText]) -> dict[str, float]:
         """Cross-entropy per target token and its exponential, over all ranks."""
         self._engine.module.eval()
-        lengths = [len(example.input_ids) for example in examples]
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
-        for rows in self._plan(range(len(examples)), lengths):
-            total += self._summed_loss([examples[i] for i in rows])
+        for rows in self._plan(examples):
+            total += self._summed_loss(rows, examples)
         count = sum(sum(example.loss_mask) for example in examples)
         loss = self._world.all_sum(total).item() / count
         return {"loss/eval": loss, "perplexity/eval": perplexity(loss)}
 
-    def _plan(self, rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-        return plan_step(
-            rows,
-            lengths,
-            token_budget=self._args.micro_batch_tokens,
-            rank=self._world.rank,
-            size=self._world.size,
-        )
+    def _plan(self, examples: Sequence[EncodedText]) -> list[Rows]:
+        samples = [Sample(0, (len(example.input_ids),)) for example in examples]
+        rank, size = self._world.rank, self._world.size
+        plan = plan_packed_step(range(len(examples)), samples, self._rules, rank=rank, size=size)
+        return [micro_batch.rows for micro_batch in plan]
 
-    def _summed_loss(self, examples: Sequence[EncodedText]) -> Tensor:
-        batch = collate(
+    def _summed_loss(self, rows: Rows, examples: Sequence[EncodedText]) -> Tensor:
+        batch = collate_texts(
+            rows,
             [example.input_ids for example in examples],
             [example.loss_mask for example in examples],
             pad_id=self._engine.module.pad_id,
