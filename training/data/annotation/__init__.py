@@ -1,0 +1,1 @@
+"""Human preferences from Label Studio: exports in, comparisons out, every annotation accounted."""

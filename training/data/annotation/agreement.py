@@ -1,0 +1,89 @@
+"""How far annotators agree. Pure statistics of votes; the formulas' sources are beside them."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+
+# A unit is one comparison that several people judged: {annotator: share}, as in `votes.Vote`.
+Unit = Mapping[str, float]
+
+
+def percent_agreement(units: Iterable[Unit]) -> float | None:
+    """The share of equal judgements over all pairs of annotators and units; None without a pair."""
+    equal = total = 0
+    for unit in units:
+        for left, right in combinations(unit.values(), 2):
+            equal += left == right
+            total += 1
+    return equal / total if total else None
+
+
+def cohen_kappa(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Two annotators' agreement beyond chance on the same items (Cohen, 1960).
+
+    None without items, or where both gave one and the same answer throughout.
+    """
+    count = len(first)
+    if not count:
+        return None
+    observed = sum(a == b for a, b in zip(first, second, strict=True)) / count
+    left, right = Counter(first), Counter(second)
+    expected = sum(left[value] * right[value] for value in left) / count**2
+    return None if expected == 1.0 else (observed - expected) / (1.0 - expected)
+
+
+def krippendorff_alpha(units: Iterable[Unit]) -> float | None:
+    """Nominal alpha for any number of annotators with gaps (Krippendorff, 2011, section C).
+
+    1 - observed / expected disagreement over values that can be paired; None where there are none
+    or only one value was ever given.
+    """
+    coincidences: dict[tuple[float, float], float] = defaultdict(float)
+    for unit in units:
+        values = list(unit.values())
+        for place, value in enumerate(values):
+            for other in values[:place] + values[place + 1 :]:
+                coincidences[value, other] += 1.0 / (len(values) - 1)
+    totals: dict[float, float] = defaultdict(float)
+    for (value, _), weight in coincidences.items():
+        totals[value] += weight
+    count = sum(totals.values())
+    expected = sum(totals[a] * totals[b] for a in totals for b in totals if a != b)
+    if not expected:
+        return None
+    observed = sum(weight for (a, b), weight in coincidences.items() if a != b)
+    return 1.0 - (count - 1.0) * observed / expected
+
+
+def agreement_with_others(units: Iterable[Unit]) -> dict[str, float]:
+    """Each annotator's share of judgements that equal another annotator's on the same unit."""
+    equal: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for unit in units:
+        for (one, left), (other, right) in combinations(unit.items(), 2):
+            for annotator in (one, other):
+                equal[annotator] += left == right
+                total[annotator] += 1
+    return {annotator: equal[annotator] / total[annotator] for annotator in sorted(total)}
+
+
+def annotator_error(agreement: float | None) -> float | None:
+    """The chance e that an annotator errs, from how often two of them agree on a decided pair.
+
+    Both right or both wrong: agreement = (1 - e)^2 + e^2, solved for e below a half. None where
+    nobody can be compared; a half where agreement is not above chance.
+    """
+    if agreement is None:
+        return None
+    return 0.5 if agreement <= 0.5 else (1.0 - math.sqrt(2.0 * agreement - 1.0)) / 2.0
+
+
+def wilson_interval(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson, 1927)."""
+    if not total:
+        return 0.0, 1.0
+    share, scale = hits / total, 1.0 + z * z / total
+    middle = (share + z * z / (2 * total)) / scale
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total**2)) / scale
+    return max(middle - half, 0.0), min(middle + half, 1.0)

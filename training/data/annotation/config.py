@@ -1,0 +1,106 @@
+"""How a project's tasks are to be read: which data hold the answers, which control the choice.
+
+From the labelling config where it is given, else from the names that the collection writes.
+"""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.arguments.parsing import UserError
+
+PROMPT_KEYS = ("prompt", "question", "instruction")
+ANSWER_KEYS = (("answer1", "answer2"), ("response1", "response2"), ("response_a", "response_b"))
+ITEM_KEYS = ("items", "answers", "responses")
+RESPONSE_KEYS = ("response", "answer")
+CONTROLS = {"Pairwise": "pairwise", "Ranker": "ranker", "Rating": "rating"}
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """The data keys of prompt, answers (left, right), items and single response, and the control
+    whose choice counts with its kind; "" and () where the config does not say.
+
+    `buckets` are a ranker's, the best first.
+    """
+
+    prompt: str = ""
+    answers: tuple[str, str] | None = None
+    items: str = ""
+    response: str = ""
+    control: str = ""
+    kind: str = ""
+    buckets: tuple[str, ...] = ()
+
+    def prompt_key(self, data: Mapping[str, Any]) -> str:
+        return _first_key(self.prompt, PROMPT_KEYS, data)
+
+    def items_key(self, data: Mapping[str, Any]) -> str:
+        return _first_key(self.items, ITEM_KEYS, data)
+
+    def response_key(self, data: Mapping[str, Any]) -> str:
+        return _first_key(self.response, RESPONSE_KEYS, data)
+
+    def answer_keys(self, data: Mapping[str, Any]) -> tuple[str, str]:
+        """Left and right; ("", "") if the data have neither."""
+        known = [self.answers] if self.answers else ANSWER_KEYS
+        return next((pair for pair in known if all(key in data for key in pair)), ("", ""))
+
+
+def _first_key(named: str, usual: Sequence[str], data: Mapping[str, Any]) -> str:
+    keys = (named,) if named else usual
+    return next((key for key in keys if key in data), "")
+
+
+def read_config(path: str, *, control: str = "") -> LabelConfig:
+    """The labelling config in an XML file; `control` chooses among several."""
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+        root = ElementTree.fromstring(text)
+    except OSError as error:
+        raise UserError(f"--label_config {path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, ElementTree.ParseError) as error:
+        raise UserError(f"--label_config {path}: is no XML: {error}") from error
+    found = [tag for tag in root.iter() if tag.tag in CONTROLS]
+    names = [tag.get("name", "") for tag in found]
+    if control and control not in names:
+        raise UserError(f"--label_control {control}: {path} has only {names}")
+    if control:
+        found = [tag for tag in found if tag.get("name") == control]
+    if len(found) != 1:
+        raise UserError(
+            f"--label_config {path}: needs one Pairwise, Ranker or Rating whose choice counts, has "
+            f"{names}; name one with --label_control"
+        )
+    return _config(found[0], root, path)
+
+
+def _config(tag: ElementTree.Element, root: ElementTree.Element, path: str) -> LabelConfig:
+    kind = CONTROLS[tag.tag]
+    objects = [name.strip() for name in tag.get("toName", "").split(",")]
+    keys = {
+        part.get("name", ""): part.get("value", "").removeprefix("$")
+        for part in root.iter()
+        if part.get("value", "").startswith("$")
+    }
+    missing = [name for name in objects if name not in keys]
+    wanted = 2 if kind == "pairwise" else 1
+    if missing or len(objects) != wanted:
+        raise UserError(
+            f"--label_config {path}: toName of {tag.tag} must name {wanted} object(s) with a "
+            f'value="$...", got {tag.get("toName")!r}'
+        )
+    texts = [keys[name] for name in keys if name not in objects]
+    used = [keys[name] for name in objects]
+    buckets = tuple(part.get("name", "") for part in tag.iter("Bucket"))
+    return LabelConfig(
+        prompt=texts[0] if texts else "",
+        answers=(used[0], used[1]) if kind == "pairwise" else None,
+        items=used[0] if kind == "ranker" else "",
+        response=used[0] if kind == "rating" else "",
+        control=tag.get("name", ""),
+        kind=kind,
+        buckets=buckets,
+    )

@@ -1,0 +1,53 @@
+"""A Label Studio export as rows of stage 2, with its account."""
+
+from collections.abc import Sequence
+
+from training.arguments.annotation import VoteArgs
+from training.arguments.parsing import UserError
+from training.data.annotation.config import LabelConfig, read_config
+from training.data.annotation.export import Task
+from training.data.annotation.merge import comparison_row
+from training.data.annotation.report import Report, account
+from training.data.annotation.votes import collect_votes
+from training.data.files import Row
+
+
+def convert(tasks: Sequence[Task], path: str, args: VoteArgs) -> tuple[list[Row], Report]:
+    """Rows {"prompt", "responses", "pairs"}, one a question, and what became of each annotation.
+
+    Raises `UserError` where no comparison is left, with the reasons.
+    """
+    config = LabelConfig(control=args.label_control)
+    if args.label_config:
+        config = read_config(args.label_config, control=args.label_control)
+    questions, ledger = collect_votes(tasks, config, ties=args.ties)
+    report = account(tasks, questions, ledger)
+    error = annotator_error_of(args, report)
+    rows: list[Row] = []
+    for question in questions:
+        row = comparison_row(question, votes=args.votes, ties=args.ties, annotator_error=error)
+        if row is not None:
+            rows.append((row, question.source))
+    report["pairs"] = sum(len(row["pairs"]) for row, _ in rows)
+    report["undecided_questions"] = len(questions) - len(rows)
+    report["annotator_error_used"] = error
+    if not rows:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items())
+        raise UserError(
+            f"{path}: no comparison is left of {report['annotations']} annotations"
+            + (f" ({reasons})" if reasons else "")
+        )
+    return rows, report
+
+
+def annotator_error_of(args: VoteArgs, report: Report) -> float:
+    """--annotator_error, estimated from agreement where it is auto."""
+    if args.annotator_error != "auto":
+        return float(args.annotator_error)
+    estimate: float | None = report["agreement"]["annotator_error"]
+    if estimate is None:
+        raise UserError(
+            "--annotator_error auto needs comparisons that several annotators judged; this export "
+            "has none: give a number"
+        )
+    return min(max(estimate, 0.0), 0.49)

@@ -1,0 +1,177 @@
+"""What an export held, what of it is used, and how far its annotators can be trusted."""
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+from training.data.annotation.agreement import (
+    agreement_with_others,
+    annotator_error,
+    cohen_kappa,
+    krippendorff_alpha,
+    percent_agreement,
+    wilson_interval,
+)
+from training.data.annotation.export import Task
+from training.data.annotation.votes import TIE, Ledger, Question
+
+SHOWN_IDS = 20  # of annotations dropped for one reason
+TOO_FAST = 0.1  # of an annotator's median time
+TOO_SLOW = 10.0
+FEWEST_TIMES = 8  # below which a median says nothing
+FEWEST_SHARED = 10  # comparisons that two annotators share before their agreement is judged
+
+Report = dict[str, Any]
+
+
+def account(tasks: Sequence[Task], questions: Sequence[Question], ledger: Ledger) -> Report:
+    """used + dropped = annotations; counts, agreement, positions and times by annotator."""
+    annotations = [(task, item) for task in tasks for item in task.annotations]
+    dropped = {reason: len(ids) for reason, ids in sorted(ledger.dropped.items())}
+    assert len(ledger.used) + sum(dropped.values()) == len(annotations), "one is unaccounted for"
+    report: Report = {
+        "tasks": len(tasks),
+        "annotations": len(annotations),
+        "used": len(ledger.used),
+        "dropped": dropped,
+        "dropped_ids": {
+            reason: [f"task {task}, annotation {item}" for task, item in ids[:SHOWN_IDS]]
+            for reason, ids in sorted(ledger.dropped.items())
+        },
+        "tasks_without_annotation": sum(not task.annotations for task in tasks),
+        "drafts": sum(task.drafts for task in tasks),
+        "predictions": sum(task.predictions for task in tasks),
+        "from_predictions": sum(item.is_from_prediction for _, item in annotations),
+        "ground_truth": sum(item.is_ground_truth for _, item in annotations),
+        "votes": sum(len(question.votes) for question in questions),
+        "annotators": _annotators(tasks, questions),
+        "agreement": agreement_of(questions),
+    }
+    report["warnings"] = list(_warnings(report))
+    return report
+
+
+def agreement_of(questions: Sequence[Question]) -> dict[str, Any]:
+    """Agreement over comparisons that several people judged."""
+    units = _units(questions)
+    decided = [unit for unit in units if TIE not in unit.values()]
+    percent = percent_agreement(units)
+    shared = sorted({name for unit in units for name in unit})
+    kappas = {}
+    for first, second in combinations(shared, 2):
+        both = [(u[first], u[second]) for u in units if first in u and second in u]
+        kappa = cohen_kappa([a for a, _ in both], [b for _, b in both])
+        if kappa is not None:
+            kappas[f"{first}, {second}"] = {"comparisons": len(both), "kappa": _rounded(kappa)}
+    return {
+        "comparisons": len(units),
+        "percent": _rounded(percent),
+        "cohen_kappa": kappas,
+        "krippendorff_alpha": _rounded(krippendorff_alpha(units)),
+        "annotator_error": _rounded(annotator_error(percent_agreement(decided))),
+    }
+
+
+def _units(questions: Sequence[Question]) -> list[dict[str, float]]:
+    """Comparisons with the judgements of two or more annotators."""
+    found: dict[tuple[int, int, int], dict[str, float]] = defaultdict(dict)
+    for number, question in enumerate(questions):
+        for vote in question.votes:
+            if vote.annotator:
+                found[number, vote.first, vote.second][vote.annotator] = vote.share
+    return [unit for unit in found.values() if len(unit) > 1]
+
+
+def _annotators(tasks: Sequence[Task], questions: Sequence[Question]) -> dict[str, Any]:
+    """Of each annotator: how many annotations, agreement with others, position, times."""
+    counts = Counter(item.annotator for task in tasks for item in task.annotations)
+    others = agreement_with_others(_units(questions))
+    decided: dict[str, list[bool]] = defaultdict(list)
+    for question in questions:
+        for vote in question.votes:
+            if question.kind == "pairwise" and vote.share != TIE:
+                decided[vote.annotator].append(vote.share > TIE)
+    return {
+        annotator: {
+            "annotations": count,
+            "agreement_with_others": _rounded(others.get(annotator)),
+            **_position(decided[annotator]),
+            **_times(tasks, annotator),
+        }
+        for annotator, count in sorted(counts.items())
+    }
+
+
+def _position(chose_left: Sequence[bool]) -> dict[str, Any]:
+    low, high = wilson_interval(sum(chose_left), len(chose_left))
+    if not chose_left:
+        return {}
+    share = sum(chose_left) / len(chose_left)
+    return {"left": _rounded(share), "left_interval": [_rounded(low), _rounded(high)]}
+
+
+def _times(tasks: Sequence[Task], annotator: str) -> dict[str, Any]:
+    times = [
+        (item.lead_time, task.task_id)
+        for task in tasks
+        for item in task.annotations
+        if item.annotator == annotator and item.lead_time is not None and not item.is_skipped
+    ]
+    if not times:
+        return {}
+    median = statistics.median(time for time, _ in times)
+    found: dict[str, Any] = {"median_seconds": _rounded(median)}
+    if len(times) >= FEWEST_TIMES:
+        found["too_fast"] = [task for time, task in times if time < TOO_FAST * median]
+        found["too_slow"] = [task for time, task in times if time > TOO_SLOW * median]
+    return found
+
+
+def _warnings(report: Report) -> Any:
+    for annotator, entry in report["annotators"].items():
+        name = annotator or "(nobody named)"
+        low, high = entry.get("left_interval", (0.0, 1.0))
+        if low > TIE or high < TIE:
+            side = "left" if low > TIE else "right"
+            yield f"annotator {name} prefers the {side} side: {entry['left']:.0%} left"
+        if entry.get("too_fast"):
+            yield f"annotator {name} was very fast in {len(entry['too_fast'])} tasks"
+    agreement = report["agreement"]
+    alpha = agreement["krippendorff_alpha"]
+    if agreement["comparisons"] >= FEWEST_SHARED and alpha is not None and alpha < 0.2:
+        yield f"annotators hardly agree beyond chance: Krippendorff's alpha {alpha:.2f}"
+    if report["from_predictions"]:
+        yield (
+            f"{report['from_predictions']} annotations were submitted from a prediction, which "
+            "leads people to agree with it"
+        )
+
+
+def in_words(report: Report, pairs: int) -> list[str]:
+    """The account for a terminal."""
+    lines = [
+        f"{report['tasks']} tasks, {report['annotations']} annotations by "
+        f"{len(report['annotators'])} annotators: {report['used']} used, "
+        f"{sum(report['dropped'].values())} dropped; {pairs} comparisons"
+    ]
+    for reason, count in report["dropped"].items():
+        ids = "; ".join(report["dropped_ids"][reason][:5])
+        lines.append(f"  dropped {count}: {reason} ({ids}{'; ...' if count > 5 else ''})")
+    unvoted = ("tasks_without_annotation", "drafts", "predictions")
+    rest = [f"{report[key]} {key.replace('_', ' ')}" for key in unvoted if report[key]]
+    if rest:
+        lines.append(f"  not votes: {', '.join(rest)}")
+    agreement = report["agreement"]
+    if agreement["comparisons"]:
+        alpha = agreement["krippendorff_alpha"]
+        lines.append(
+            f"agreement over {agreement['comparisons']} comparisons: {agreement['percent']:.0%}"
+            + ("" if alpha is None else f", Krippendorff's alpha {alpha:.2f}")
+        )
+    return lines + [f"warning: {warning}" for warning in report["warnings"]]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
