@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from training.arguments.annotation import VoteArgs
 from training.arguments.common import CommonArgs, check_not_negative, check_positive
 from training.arguments.parsing import arg, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardArgs(CommonArgs):
+class RewardArgs(CommonArgs, VoteArgs):
     """Stage 2: a scoring head on the stage-1 model, trained on comparisons."""
 
     output_dir: str = arg("output/step2_reward", "Where the model, args.json and metrics go.")
@@ -46,6 +47,7 @@ class RewardArgs(CommonArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_votes()
         for name in ("batch_size", "learning_rate", "num_epochs", "normalization_new_tokens"):
             check_positive(self, name)
         names = ("max_steps", "eval_every", "center_coef", "margin_coef", "normalization_samples")

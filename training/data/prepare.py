@@ -7,6 +7,7 @@ one; else a share of the prompts, none of which stays in the training data.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from training.arguments.common import CommonArgs
@@ -14,6 +15,7 @@ from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
 from training.arguments.reward import RewardArgs
 from training.arguments.sft import SFTArgs
+from training.data.annotation.convert import rows_of_export
 from training.data.chat import load_chat_template
 from training.data.encode import (
     EncodedGroup,
@@ -28,6 +30,7 @@ from training.data.encode import (
     encode_texts,
     pack,
 )
+from training.data.files import Row
 from training.data.groups import shuffle_labels
 from training.data.records import (
     Conversation,
@@ -84,7 +87,11 @@ def load_comparisons(args: RewardArgs, tokenizer: Tokenizer) -> Split[EncodedGro
 def load_normalization_prompts(args: RewardArgs, tokenizer: Tokenizer) -> list[EncodedPrompt]:
     """Stage 2: distinct prompts that the SFT model answers to set the scale of the scores."""
     rows = read_rows(
-        args.normalization_data_path or args.data_path, stage="ppo", split="train", seed=args.seed
+        args.normalization_data_path or args.data_path,
+        stage="ppo",
+        split="train",
+        seed=args.seed,
+        convert=_conversion(args),
     )
     records: dict[str, Prompt] = {}
     for index, (row, source) in enumerate(rows):
@@ -137,14 +144,13 @@ def _records(
     key: Callable[[R], str],
 ) -> tuple[list[R], list[R]]:
     """Training and held-out records, checked row by row."""
-    rows = read_rows(
-        args.data_path, stage=stage, split="train", weights=args.data_weights, seed=args.seed
-    )
+    read = partial(read_rows, stage=stage, seed=args.seed, convert=_conversion(args))
+    rows = read(args.data_path, split="train", weights=args.data_weights)
     train = [from_row(row, source) for row, source in rows]
     own_dev = all(has_split(path, stage=stage, split="dev") for path in args.data_path)
     paths = args.eval_data_path or (args.data_path if own_dev else [])
     if paths:
-        rows = read_rows(paths, stage=stage, split="dev", seed=args.seed)
+        rows = read(paths, split="dev")
         held_out = [from_row(row, source) for row, source in rows]
         seen = {key(record) for record in held_out}
         kept = [record for record in train if key(record) not in seen]
@@ -161,6 +167,11 @@ def _records(
     if args.max_eval_rows:
         held_out = held_out[: args.max_eval_rows]
     return train, held_out
+
+
+def _conversion(args: CommonArgs) -> Callable[[list[Row], str], list[Row]] | None:
+    """Stage 2 reads Label Studio's exports as well."""
+    return partial(rows_of_export, args=args) if isinstance(args, RewardArgs) else None
 
 
 def _encoded(

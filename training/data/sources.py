@@ -6,7 +6,7 @@ The one module that imports `datasets`. It does not know what the rows mean.
 import math
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def read_rows(
     split: str,
     weights: Sequence[float] | None = None,
     seed: int,
+    convert: Callable[[list[Row], str], list[Row]] | None = None,
 ) -> list[Row]:
     """All rows of all paths, in order, each with its "path:line".
 
@@ -43,6 +44,7 @@ def read_rows(
 
     A weight is relative to the path's own size: 2 takes each row twice, 0.5 a seeded half of the
     rows, 1.5 each row once and a half of them once more. At least one row of a path is taken.
+    `convert` makes other rows of a path's rows first.
     """
     if not paths:
         raise UserError("--data_path names no data")
@@ -54,7 +56,8 @@ def read_rows(
     _check_not_twice(paths)
     rows: list[Row] = []
     for path, weight in zip(paths, weights or [1.0] * len(paths), strict=True):
-        rows += _weighted(_read_source(path, stage, split), weight, f"{seed}:{path}")
+        found = _read_source(path, stage, split)
+        rows += _weighted(convert(found, path) if convert else found, weight, f"{seed}:{path}")
     return rows
 
 

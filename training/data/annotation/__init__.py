@@ -1,1 +1,0 @@
-"""Human preferences from Label Studio: exports in, comparisons out, every annotation accounted."""

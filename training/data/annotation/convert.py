@@ -1,15 +1,28 @@
 """A Label Studio export as rows of stage 2, with its account."""
 
+import logging
 from collections.abc import Sequence
 
 from training.arguments.annotation import VoteArgs
 from training.arguments.parsing import UserError
 from training.data.annotation.config import LabelConfig, read_config
-from training.data.annotation.export import Task
+from training.data.annotation.export import Task, is_export, tasks_of
 from training.data.annotation.merge import comparison_row
-from training.data.annotation.report import Report, account
+from training.data.annotation.report import Report, account, in_words
 from training.data.annotation.votes import collect_votes
 from training.data.files import Row
+
+logger = logging.getLogger(__name__)
+
+
+def rows_of_export(rows: list[Row], path: str, args: VoteArgs) -> list[Row]:
+    """The comparisons that an export stands for, its account logged; other rows as they are."""
+    if not is_export(rows[0][0]):
+        return rows
+    converted, report = convert(tasks_of(rows, path), path, args)
+    for line in in_words(report, report["pairs"]):
+        logger.info("%s: %s", path, line)
+    return converted
 
 
 def convert(tasks: Sequence[Task], path: str, args: VoteArgs) -> tuple[list[Row], Report]:

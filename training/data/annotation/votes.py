@@ -52,7 +52,7 @@ class Ledger:
         self.dropped[reason].append((task.task_id, annotation.annotation_id))
 
 
-class _NoVote(Exception):
+class _NoVoteError(Exception):
     """Why an annotation has no vote in it."""
 
 
@@ -115,7 +115,7 @@ def _latest(
     for annotation in task.annotations:
         try:
             kept.append((annotation, _region_of(annotation, config, ties)))
-        except _NoVote as reason:
+        except _NoVoteError as reason:
             ledger.drop(str(reason), task, annotation)
     last: dict[str, Annotation] = {}
     for annotation, _ in kept:
@@ -134,16 +134,18 @@ def _latest(
 def _region_of(annotation: Annotation, config: LabelConfig, ties: Ties) -> Region | None:
     """The region that counts; None for a submission with nothing chosen, where that is a tie."""
     if annotation.is_skipped:
-        raise _NoVote("skipped")
+        raise _NoVoteError("skipped")
     if annotation.broken:
-        raise _NoVote(f"unreadable: {annotation.broken}")
+        raise _NoVoteError(f"unreadable: {annotation.broken}")
     regions = [r for r in annotation.regions if r.control == config.control]
     if not regions:
         if config.kind == "pairwise" and ties == "half":
             return None
-        raise _NoVote("nothing chosen" if not annotation.regions else "no choice in its controls")
+        raise _NoVoteError(
+            "nothing chosen" if not annotation.regions else "no choice in its controls"
+        )
     if any(region.value != regions[0].value for region in regions):
-        raise _NoVote("several different choices in one annotation")
+        raise _NoVoteError("several different choices in one annotation")
     return regions[0]
 
 
@@ -154,7 +156,7 @@ def _question(
     try:
         prompt = _text(task.data.get(config.prompt_key(task.data)), "prompt")
         responses = _answers(task.data, config)
-    except _NoVote as reason:
+    except _NoVoteError as reason:
         for annotation in annotations:
             ledger.drop(str(reason), task, annotation)
         return None
@@ -167,7 +169,7 @@ def _answers(data: Mapping[str, Any], config: LabelConfig) -> list[tuple[str, st
         keys = config.answer_keys(data)
         texts = [_text(data.get(key), "answer") for key in keys]
         if texts[0] == texts[1]:
-            raise _NoVote("both answers are the same")
+            raise _NoVoteError("both answers are the same")
         return list(zip(("left", "right"), texts, strict=True))
     return [_item(item) for item in _items(data.get(config.items_key(data)))]
 
@@ -181,22 +183,22 @@ def _items(value: Any) -> list[Any]:
         except (ValueError, RecursionError):
             value = None
     if not isinstance(value, list) or len(value) < 2:
-        raise _NoVote("the task has no list of answers")
+        raise _NoVoteError("the task has no list of answers")
     return value
 
 
 def _item(item: Any) -> tuple[str, str]:
     if not isinstance(item, Mapping) or not isinstance(item.get("id"), str | int):
-        raise _NoVote("an answer of the task has no id")
+        raise _NoVoteError("an answer of the task has no id")
     text = item.get("body") or item.get("text") or item.get("title")
     return str(item["id"]), _text(text, "answer")
 
 
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise _NoVote(f"the task has no {name}")
+        raise _NoVoteError(f"the task has no {name}")
     if not value.strip():
-        raise _NoVote(f"the task has an empty {name}")
+        raise _NoVoteError(f"the task has an empty {name}")
     return value
 
 
@@ -215,7 +217,7 @@ def _vote(
         else:
             assert region is not None  # nothing chosen is a tie in pairwise tasks alone
             votes = _ranking(region, _answers(task.data, config), config)
-    except _NoVote as reason:
+    except _NoVoteError as reason:
         ledger.drop(str(reason), task, annotation)
         return
     question.votes += [Vote(annotation.annotator, *vote) for vote in votes]
@@ -226,10 +228,10 @@ def _choice(region: Region | None, ties: Ties) -> float:
     selected = region.value.get("selected") if region is not None else "none"
     if selected == "none":
         if ties == "drop":
-            raise _NoVote("tie")
+            raise _NoVoteError("tie")
         return TIE
     if selected not in ("left", "right"):
-        raise _NoVote("a choice that is neither left nor right")
+        raise _NoVoteError("a choice that is neither left nor right")
     return 1.0 if selected == "left" else 0.0
 
 
@@ -239,19 +241,19 @@ def _ranking(
     """All comparisons that a ranking says something about; what it leaves out has no preference."""
     ranked = region.value.get("ranker")
     if not isinstance(ranked, Mapping):
-        raise _NoVote("a ranking that is no object")
+        raise _NoVoteError("a ranking that is no object")
     place = {item: index for index, (item, _) in enumerate(answers)}
     levels: list[list[int]] = []
     is_one_list = not config.buckets and set(ranked) <= {config.control}
     for name in [config.control] if is_one_list else _bucket_names(ranked, config):
         ids = ranked.get(name, [])
         if not isinstance(ids, list) or not all(str(item) in place for item in ids):
-            raise _NoVote("a ranking of answers that the task does not have")
+            raise _NoVoteError("a ranking of answers that the task does not have")
         found = [place[str(item)] for item in ids]
         levels += [[index] for index in found] if is_one_list else [found]
     everything = [index for level in levels for index in level]
     if len(set(everything)) < len(everything):
-        raise _NoVote("a ranking that names an answer twice")
+        raise _NoVoteError("a ranking that names an answer twice")
     votes = [
         (min(better, worse), max(better, worse), 1.0 if better < worse else 0.0)
         for above, below in combinations(levels, 2)
@@ -260,7 +262,7 @@ def _ranking(
         if answers[better][1] != answers[worse][1]
     ]
     if not votes:
-        raise _NoVote("a ranking that orders nothing")
+        raise _NoVoteError("a ranking that orders nothing")
     return votes
 
 
@@ -272,7 +274,7 @@ def _bucket_names(ranked: Mapping[str, Any], config: LabelConfig) -> list[str]:
             "better one; give the project's labelling config with --label_config"
         )
     if set(names) - set(config.buckets):
-        raise _NoVote("a ranking in buckets that the config does not have")
+        raise _NoVoteError("a ranking in buckets that the config does not have")
     return list(config.buckets)
 
 
@@ -321,8 +323,8 @@ def _add_ratings(
             response = _text(task.data.get(config.response_key(task.data)), "answer")
             rating = region.value.get("rating") if region is not None else None
             if isinstance(rating, bool) or not isinstance(rating, int | float):
-                raise _NoVote("a rating that is no number")
-        except _NoVote as reason:
+                raise _NoVoteError("a rating that is no number")
+        except _NoVoteError as reason:
             ledger.drop(str(reason), task, annotation)
             continue
         entry = rated.setdefault(prompt, _RatedPrompt(prompt, task.source))
