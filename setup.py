@@ -38,6 +38,7 @@ setup(
             *EVALUATE,
             "pytest>=8.2",
             "pytest-timeout>=2.3",
+            "hypothesis>=6.150",  # finds inputs that a reader of foreign files trips over
             "ruff>=0.12",
             "mypy>=1.16",
             "pre-commit>=4.0",
