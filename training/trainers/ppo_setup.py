@@ -10,6 +10,7 @@ from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import Sampling
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.loading import check_fits, load_causal_lm, load_config
+from training.models.lora import add_lora
 from training.models.policy import Policy
 from training.models.scalar import (
     ScalarSettings,
@@ -85,6 +86,8 @@ def load_models(
     )
     with engine.sharded_init(args, world):  # under ZeRO-3, weights are split as they load
         actor_policy, ref, critic, reward_model = policy(), policy(), scalar(), scalar()
+    add_lora(actor_policy.lm, args)
+    add_lora(critic.backbone, args)
     if args.cpu_blocks:
         for model in (actor_policy, ref, critic, reward_model):
             use_cpu_blocks(model)
