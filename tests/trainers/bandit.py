@@ -12,6 +12,7 @@ from training.data.encode import EncodedPrompt
 from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import Sampling
 from training.models.loading import load_causal_lm
+from training.models.lora import add_lora
 from training.models.policy import Policy
 from training.models.scalar import ScalarSettings
 from training.runtime import engine, optim
@@ -45,6 +46,8 @@ class Bandit:
     def __post_init__(self) -> None:
         actor, self.ref = self._policy(), self._policy()
         critic = scalar_model(self.folder, ScalarSettings())
+        add_lora(actor.lm, self.args)
+        add_lora(critic.backbone, self.args)
         adamw = partial(optim.adamw, args=self.args)
         self.models = Models(
             actor=engine.trainable(

@@ -57,11 +57,14 @@ class InferenceView:
         return self._shadow
 
     def _is_second_model_needed(self) -> bool:
-        return self._is_sharded or any(
-            hasattr(module, "base_layer") or self._dtype_of(module, weight) != weight.dtype
-            for module in self._lm.modules()
+        modules = list(self._lm.modules())
+        has_lora = any(hasattr(module, "base_layer") for module in modules)
+        is_cast = any(
+            self._dtype_of(module, weight) != weight.dtype
+            for module in modules
             for weight in module.parameters(recurse=False)
         )
+        return self._is_sharded or has_lora or is_cast
 
     def _dtype_of(self, module: nn.Module, weight: Tensor) -> torch.dtype:
         """What the view keeps a module's weight in."""
