@@ -39,10 +39,7 @@ class QuickstartArgs:
     smoke: bool = arg(False, "The same path in small: two minutes, worse text.")
     controls: bool = arg(False, "Also run PPO with shuffled labels and PPO without KL.")
     seed: int = arg(0, "Seed of the whole pipeline (the split by film stays the same).")
-    output_dir: str = arg(
-        "",
-        "Where everything goes; default: output/quickstart, with smollm2 output/quickstart_smollm2.",
-    )
+    output_dir: str = arg("", "Where it goes; default: output/quickstart, _smollm2 for that base.")
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"--seed must not be negative, got {self.seed}")

@@ -109,7 +109,8 @@ def write_plain(gguf_file: Path, folder: Path) -> None:
     from transformers.utils import logging as hf_logging
 
     hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    source = {"pretrained_model_name_or_path": gguf_file.parent, "gguf_file": gguf_file.name}
+    source: dict[str, Any] = {"gguf_file": gguf_file.name}
+    source["pretrained_model_name_or_path"] = str(gguf_file.parent)
     tokenizer: Any = AutoTokenizer.from_pretrained(**source)
     tokenizer.pad_token = PAD
     config: Any = AutoConfig.from_pretrained(**source)

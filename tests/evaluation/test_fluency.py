@@ -1,5 +1,7 @@
 """The reader: an independent language model's perplexity of whole texts."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ def reader_of(folder, lm):
 @pytest.fixture
 def indifferent(tmp_path):
     """All tokens are alike to it: its output weights are zero."""
-    lm = gpt2(WORDS)
+    lm: Any = gpt2(WORDS)
     torch.nn.init.zeros_(lm.get_input_embeddings().weight)
     return reader_of(tmp_path, lm)
 

@@ -1,6 +1,7 @@
-"""SmolLM2's package file becomes a Hugging Face folder; the file is made here, in the real format."""
+"""SmolLM2's package file becomes a Hugging Face folder; the file is made here, in its format."""
 
 import zipfile
+from typing import Any
 
 import gguf
 import numpy as np
@@ -79,7 +80,7 @@ def folder(package, tmp_path_factory):
 
 
 def test_the_folder_is_a_plain_model_with_the_files_weights_in_fp32(folder):
-    lm = AutoModelForCausalLM.from_pretrained(folder)
+    lm: Any = AutoModelForCausalLM.from_pretrained(folder)
     assert lm.dtype == torch.float32
     assert not hasattr(lm.config, "quantization_config")
     found = lm.get_input_embeddings().weight.detach().numpy()
@@ -89,11 +90,12 @@ def test_the_folder_is_a_plain_model_with_the_files_weights_in_fp32(folder):
 
 
 def test_its_tokenizer_has_a_pad_of_its_own_and_no_new_token(folder):
-    tokenizer = load_tokenizer(str(folder), flag="")
+    tokenizer: Any = load_tokenizer(str(folder), flag="")
     assert tokenizer.pad_token == PAD
     assert tokenizer.eos_token == "<|im_end|>"
     assert len(tokenizer) == len(TOKENS)
-    assert AutoTokenizer.from_pretrained(folder)("ab a").input_ids == [7, 8]
+    again: Any = AutoTokenizer.from_pretrained(folder)
+    assert again("ab a").input_ids == [7, 8]
 
 
 def test_only_a_whole_folder_of_this_version_is_taken_as_converted(folder, package, tmp_path):

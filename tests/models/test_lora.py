@@ -1,5 +1,7 @@
 """LoRA on both kinds of linear layers: GPT-2's Conv1D and Llama's Linear."""
 
+from typing import Any
+
 import pytest
 import torch
 from peft import PeftModel
@@ -12,7 +14,7 @@ from training.models import lora
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.lora import add_lora, linear_names, merged, save_adapter
 from training.models.policy import Policy
-from training.models.scalar import ScalarSettings, new_scalar_model
+from training.models.scalar import ScalarModel, ScalarSettings, new_scalar_model
 from training.objectives.sft import cross_entropy
 
 ARGS = SFTArgs(lora_rank=3, zero_stage=0)
@@ -156,11 +158,11 @@ def test_peft_reads_the_adapter_of_a_reward_model_with_its_head(name, lm_folders
         prefix=f"{model.backbone.base_model_prefix}.",
         head={"score.weight": model.head.weight.detach()},
     )
-    base = AutoModelForSequenceClassification.from_pretrained(
+    base: Any = AutoModelForSequenceClassification.from_pretrained(
         path, num_labels=1, pad_token_id=build_tokenizer().pad_token_id
     )
     found = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     with torch.no_grad():
-        expected = model.scores(model(TOKENS, MASK), MASK)
+        expected = ScalarModel.scores(model(TOKENS, MASK), MASK)
         scores = found(input_ids=TOKENS, attention_mask=MASK.long()).logits[:, 0]
     assert_close(scores, expected, rtol=1e-4, atol=1e-4)
