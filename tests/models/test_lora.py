@@ -149,6 +149,7 @@ def test_peft_reads_the_adapter_of_a_reward_model_with_its_head(name, lm_folders
     assert trained(model).keys() >= {"head.weight"}
     shake(model)
     inner = {n.removeprefix("backbone."): w for n, w in weights_of(model).items()}
+    head: Any = model.head
     save_adapter(
         model.backbone,
         inner,
@@ -156,7 +157,7 @@ def test_peft_reads_the_adapter_of_a_reward_model_with_its_head(name, lm_folders
         base=path,
         task="SEQ_CLS",
         prefix=f"{model.backbone.base_model_prefix}.",
-        head={"score.weight": model.head.weight.detach()},
+        head={"score.weight": head.weight.detach()},
     )
     base: Any = AutoModelForSequenceClassification.from_pretrained(
         path, num_labels=1, pad_token_id=build_tokenizer().pad_token_id
