@@ -62,15 +62,16 @@ SMOLLM2 = Recipe(
     pretrain="--objective lm --optimizer muon --learning_rate 3e-3 --muon_lr 1e-2 "
     "--weight_decay 0.1 --max_length 128 --batch_size 16 --max_steps 500 --max_seconds 150 "
     "--warmup_ratio 0.04 --min_lr_ratio 0.02 --log_every 100 --eval_every 500",
-    sft="--lora_rank 16 --learning_rate 5e-4 --max_steps 32 --batch_size 32 --max_length 128 "
-    "--max_eval_rows 128 --log_every 4",
-    reward="--lora_rank 16 --learning_rate 5e-4 --max_steps 40 --batch_size 4 --max_length 128 "
-    "--max_eval_rows 16 --normalization_samples 96 --normalization_new_tokens 32 --log_every 5",
-    ppo="--lora_rank 16 --max_steps 18 --rollout_batch_size 64 --minibatch_size 64 --ppo_epochs 1 "
-    "--actor_lr 1e-3 --critic_lr 5e-4 --warmup_ratio 0.05 --max_prompt_length 64 "
-    "--max_new_tokens 32 --kl_controller adaptive --kl_coef 0.05 --kl_target 6 --kl_horizon 256 "
-    "--max_eval_rows 64 --log_every 1",
-    test_prompts=300,
+    sft="--lora_rank 16 --micro_batch_tokens 1024 --learning_rate 5e-4 --max_steps 32 "
+    "--batch_size 32 --max_length 128 --max_eval_rows 128 --log_every 4",
+    reward="--lora_rank 16 --micro_batch_tokens 1024 --learning_rate 5e-4 --max_steps 40 "
+    "--batch_size 4 --max_length 128 --max_eval_rows 16 --normalization_samples 96 "
+    "--normalization_new_tokens 32 --log_every 5",
+    ppo="--lora_rank 16 --micro_batch_tokens 1024 --max_steps 14 --rollout_batch_size 48 "
+    "--minibatch_size 48 --ppo_epochs 1 --actor_lr 1e-3 --critic_lr 5e-4 --lr_scheduler constant "
+    "--warmup_ratio 0.05 --max_prompt_length 64 --max_new_tokens 32 --kl_controller adaptive "
+    "--kl_coef 0.05 --kl_target 6 --kl_horizon 256 --max_eval_rows 32 --log_every 1",
+    test_prompts=200,
     kl_target=6.0,
     base="smollm2",
     best_of=("4",),
