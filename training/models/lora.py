@@ -1,7 +1,7 @@
 """LoRA (arXiv:2106.09685) through the `peft` library: small trained matrices beside frozen ones.
 
-The model keeps its class and its names; only the linear layers of its blocks become peft's. peft
-is imported where it is needed, for it takes seconds.
+The model keeps its class; only the linear layers of its blocks become peft's. peft is imported
+where it is needed, for it takes seconds.
 """
 
 from pathlib import Path
