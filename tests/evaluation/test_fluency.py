@@ -5,9 +5,13 @@ from typing import Any
 import pytest
 import torch
 
+from tests.evaluation.material import prompts, write_jsonl
 from tests.tiny_models import CPU, PAD_ID, build_tokenizer, gpt2, write_lm
 from training.arguments.parsing import UserError
+from training.evaluation.comparison import format_table
 from training.evaluation.fluency import Reader
+from training.evaluation.inputs import read_inputs
+from training.evaluation.paired import PairedEvaluation
 
 TOKENIZER = build_tokenizer()
 WORDS = len(TOKENIZER)
@@ -64,3 +68,56 @@ def test_the_median_is_the_middle_text(tmp_path):
 def test_nothing_to_read_is_an_error(indifferent):
     with pytest.raises(UserError, match="no text"):
         indifferent.median_perplexity([])
+
+
+def test_an_evaluation_reads_both_sides_and_what_people_answered(evaluate_args, made, tmp_path):
+    rows = [{"prompt": row["prompt"], "response": " the sea"} for row in prompts(24)[:5]]
+    human = write_jsonl(tmp_path / "human.jsonl", [*rows, {"prompt": "else", "response": " a"}])
+    flags = {
+        "reader_model_name_or_path": str(made / "other_words"),
+        "human_path": [str(human)],
+        "best_of": [2],
+    }
+    args = evaluate_args(**flags, judge_text="prompt_and_response")
+    inputs = read_inputs(args)
+    assert inputs.human == [row["prompt"] + row["response"] for row in rows]
+    evaluation = PairedEvaluation(args, inputs, CPU)
+    summary = evaluation.run()
+    reader = Reader(str(made / "other_words"), device=CPU, dtype=torch.float32, token_budget=10_000)
+    expected = {
+        side: reader.median_perplexity([a + b for a, b in zip(inputs.texts, texts, strict=True)])
+        for side, texts in evaluation.sides.items()
+    }
+    expected["human"] = reader.median_perplexity(inputs.human)
+    assert summary["perplexity"] == pytest.approx(expected, rel=1e-4)
+    table = format_table(summary)
+    assert "reader's perplexity, median" in table
+    assert f"what people wrote: {expected['human']:.0f}" in table
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reader_model_name_or_path": "{made}/reward"}, "--reader_model.* holds a reward model"),
+        ({"human_path": ["{made}/prompts.jsonl"]}, "a demonstration needs 'prompt' and 'response'"),
+        ({"human_path": ["{made}/others.jsonl"]}, "none of its 1 rows answers one of the prompts"),
+    ],
+)
+def test_a_wrong_reader_is_one_line_before_any_model_is_loaded(
+    evaluate_args, made, changes, message
+):
+    write_jsonl(made / "others.jsonl", [{"prompt": "unknown", "response": " a"}])
+    flags = {"reader_model_name_or_path": "{made}/other_words", **changes}
+    placed = {
+        name: [text.format(made=made) for text in value]
+        if isinstance(value, list)
+        else value.format(made=made)
+        for name, value in flags.items()
+    }
+    with pytest.raises(UserError, match=message):
+        read_inputs(evaluate_args(**placed))
+
+
+def test_human_answers_are_refused_without_a_reader(evaluate_args):
+    with pytest.raises(UserError, match="--human_path is for a reader"):
+        evaluate_args(human_path=["x"])

@@ -86,6 +86,8 @@ def read_inputs(args: EvaluateArgs) -> Inputs:
     if args.reward_model_name_or_path:
         scorer, config = _checked_scorer(args, tokenizers)
         comparisons = _comparisons(args, tokenizers["before"], config)
+    if args.reader_model_name_or_path:
+        check_language_model(args.reader_model_name_or_path, flag="--reader_model_name_or_path")
     records = _prompts(args)
     encoded = {
         name: _encoded(args, records, tokenizer, name) for name, tokenizer in tokenizers.items()
