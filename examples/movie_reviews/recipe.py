@@ -68,14 +68,15 @@ SMOLLM2 = Recipe(
     "--batch_size 4 --max_length 128 --max_eval_rows 16 --normalization_samples 96 "
     "--normalization_new_tokens 32 --log_every 5",
     # The critic begins as the reward model, which was never asked for values in mid-sentence: with
-    # lambda below 1 its errors there taught the actor to stop after four tokens.
-    ppo="--lora_rank 16 --micro_batch_tokens 1024 --max_steps 12 --rollout_batch_size 64 "
-    "--minibatch_size 64 --ppo_epochs 1 --gae_lambda 1 --actor_lr 1e-3 --critic_lr 1e-3 "
+    # lambda below 1 its errors there taught the actor to stop after four tokens. Faster learning
+    # or a higher KL target buys a higher win rate with shorter text.
+    ppo="--lora_rank 16 --micro_batch_tokens 768 --max_steps 12 --rollout_batch_size 64 "
+    "--minibatch_size 64 --ppo_epochs 1 --gae_lambda 1 --actor_lr 6e-4 --critic_lr 1e-3 "
     "--lr_scheduler constant --warmup_ratio 0.05 --max_prompt_length 64 --max_new_tokens 32 "
-    "--kl_controller adaptive --kl_coef 0.05 --kl_target 6 --kl_horizon 256 --max_eval_rows 32 "
+    "--kl_controller adaptive --kl_coef 0.1 --kl_target 3 --kl_horizon 256 --max_eval_rows 32 "
     "--log_every 1",
     test_prompts=200,
-    kl_target=6.0,
+    kl_target=3.0,
     base="smollm2",
     best_of=("4",),
     notes="examples/movie_reviews/report_notes_smollm2.json",
