@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 
+SMOLLM2 = ["gguf>=0.17"]  # transformers reads GGUF files through it
 EVALUATE = ["scikit-learn>=1.6", "vaderSentiment>=3.3.2"]
 
 setup(
@@ -24,18 +25,21 @@ setup(
         "datasets>=4.0",
         "sentencepiece>=0.2",
         "tensorboard>=2.18",
+        "peft>=0.17",  # LoRA; imported only where it is asked for
         "tqdm>=4.66",
         "safetensors>=0.6",
         "numpy>=2.0",
     ],
     extras_require={
         "evaluate": EVALUATE,
+        "smollm2": SMOLLM2,
         "bench": [
             "trl>=1.12",
             "rich>=14.0",
         ],  # 1.12.0, pinned in constraints.txt, is the last with PPO
         "dev": [
             *EVALUATE,
+            *SMOLLM2,
             "pytest>=8.2",
             "pytest-timeout>=2.3",
             "hypothesis>=6.150",  # finds inputs that a reader of foreign files trips over

@@ -28,6 +28,7 @@ PROGRAMS = LAYERS[-1]
 # Library -> the only places that import it. The peers of benchmarks/ are fed with datasets.
 OWNER = {
     "deepspeed": ("training/runtime/",),
+    "peft": ("training/models/lora.py",),
     "datasets": ("training/data/sources.py", "benchmarks/gate.py"),
 }
 # Where `--help` must stay fast: libraries refused. Where maths must stay pure: libraries allowed.

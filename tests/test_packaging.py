@@ -90,7 +90,7 @@ def test_each_constraint_applies_to_every_python_or_has_a_pair_for_the_others():
 
 
 def test_every_library_that_the_code_imports_is_declared(package):
-    tops = ["training", "step1_sft", "step2_reward", "step3_ppo", "examples", "tests"]
+    tops = ["training", "step1_sft", "step2_reward", "step3_ppo", "examples", "benchmarks", "tests"]
     ours = {*tops, "setuptools", *sys.stdlib_module_names}
     declared = set(dependencies(package))
     undeclared = {

@@ -1,6 +1,6 @@
 """The whole example: data, pretraining, the three stages, a judged before and after.
 
-bash quickstart.sh [--smoke] [--controls] [--seed N] [--output_dir DIR]
+bash quickstart.sh [--base smollm2] [--smoke] [--controls] [--seed N] [--output_dir DIR]
 """
 
 import json
@@ -11,16 +11,16 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from examples.movie_reviews.recipe import (
-    FULL,
     NO_KL_PPO,
+    RECIPES,
     SHUFFLED_REWARD,
-    SMOKE,
     TINY_MODEL,
     Recipe,
 )
+from examples.movie_reviews.smollm2 import FOLDER as SMOLLM2_FOLDER
 from training.arguments.parsing import arg, parse_args, require
 from training.arguments.paths import REPOSITORY, cache_dir
 
@@ -33,10 +33,13 @@ LABELS = {"shuffled": "reward model of shuffled labels", "no_kl": "PPO without t
 class QuickstartArgs:
     """Flags of quickstart.sh."""
 
+    base: Literal["tiny", "smollm2"] = arg(
+        "tiny", "What learns: a GPT-2 pretrained here, or SmolLM2-135M with LoRA: text to be read."
+    )
     smoke: bool = arg(False, "The same path in small: two minutes, worse text.")
     controls: bool = arg(False, "Also run PPO with shuffled labels and PPO without KL.")
     seed: int = arg(0, "Seed of the whole pipeline (the split by film stays the same).")
-    output_dir: str = arg("", "Where everything goes; default: output/quickstart.")
+    output_dir: str = arg("", "Where it goes; default: output/quickstart, _smollm2 for that base.")
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
@@ -48,22 +51,29 @@ class Pipeline:
     def __init__(self, recipe: Recipe, args: QuickstartArgs) -> None:
         self.recipe = recipe
         self.seed = args.seed
-        self.output = Path(args.output_dir or REPOSITORY / "output" / "quickstart").resolve()
+        folder = "quickstart" if recipe.base == "tiny" else f"quickstart_{recipe.base}"
+        self.output = Path(args.output_dir or REPOSITORY / "output" / folder).resolve()
+        self.is_tiny = recipe.base == "tiny"
         self.data = f"example:{recipe.example}"
         self.seconds: dict[str, float] = {}
 
     def prepare(self) -> None:
         smoke = ["--smoke"] if self.recipe.example.endswith("smoke") else []
         self._run("data", [sys.executable, "examples/movie_reviews/prepare.py", *smoke])
+        if not self.is_tiny:
+            self._run("model", [sys.executable, "examples/movie_reviews/smollm2.py"])
 
     def pretrain(self) -> None:
+        """A tiny GPT-2: what the stages start from, or else the reader that judges their text."""
+        name, folder = ("pretrain", "base") if self.is_tiny else ("reader", "reader")
         tokenizer = cache_dir() / self.recipe.example / "tokenizer"
         flags = f"--init_from_scratch {TINY_MODEL} --tokenizer_name_or_path"
-        self._stage("pretrain", "step1_sft", "base",
+        self._stage(name, "step1_sft", folder,
                     f"{self.recipe.pretrain} {flags} {shlex.quote(str(tokenizer))}")  # fmt: skip
 
     def sft(self) -> None:
-        base = shlex.quote(str(self.output / "base"))
+        own = self.output / "base" if self.is_tiny else cache_dir() / SMOLLM2_FOLDER
+        base = shlex.quote(str(own))
         self._stage("sft", "step1_sft", "step1_sft",
                     f"{self.recipe.sft} --model_name_or_path {base}")  # fmt: skip
 
@@ -90,9 +100,14 @@ class Pipeline:
         self,
         policy: str = "step3_ppo",
         folder: str = ".",
-        best_of: tuple[str, ...] = ("--best_of", "4", "16"),
+        best_of: bool = True,
     ) -> dict[str, Any]:
         """Judge SFT against a policy on test films; the summary that evaluate.py writes."""
+        ns = self.recipe.best_of if best_of else ()
+        reader = () if self.is_tiny else (
+            *("--reader_model_name_or_path", str(self.output / "reader")),
+            *("--human_path", self.data),
+        )  # fmt: skip
         command = [
             sys.executable,
             "step3_ppo/evaluate.py",
@@ -100,12 +115,14 @@ class Pipeline:
             *("--labels", "SFT", "PPO", "--title", "Write the review that people rated higher"),
             *("--data_path", self.data, "--split", "test", "--group_by", "movie"),
             *("--max_prompts", str(self.recipe.test_prompts), "--max_new_tokens", "40"),
+            *("--generation_batch_size", "128"),
             *("--reward_model_name_or_path", str(self.output / "step2_reward")),
-            *("--comparisons_path", self.data, *best_of),
+            *("--comparisons_path", self.data, *(("--best_of", *ns) if ns else ())),
+            *reader,
             *("--judge", "examples/movie_reviews/judge.py", self.recipe.example),
             *("--judge_text", "prompt_and_response", "--judge_text_after", "Review:"),
             *("--kl_target", str(self.recipe.kl_target)),
-            *("--notes", "examples/movie_reviews/report_notes.json"),
+            *("--notes", self.recipe.notes),
             *("--seed", str(self.seed), "--output_dir", str(self.output / folder)),
         ]
         self._run("evaluate" if folder == "." else f"evaluate {policy}", command)
@@ -137,7 +154,7 @@ class Pipeline:
 def main() -> None:
     args = parse_args(QuickstartArgs)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    pipeline = Pipeline(SMOKE if args.smoke else FULL, args)
+    pipeline = Pipeline(RECIPES[args.base, args.smoke], args)
     pipeline.prepare()
     pipeline.pretrain()
     pipeline.sft()
@@ -162,7 +179,7 @@ def run_controls(pipeline: Pipeline) -> dict[str, Any]:
     for name, label in LABELS.items():
         logger.info("\ncontrol: %s", label)
         folder = f"controls/{name}"
-        results[name] = pipeline.evaluate(f"controls/{name}_ppo", folder, best_of=())
+        results[name] = pipeline.evaluate(f"controls/{name}_ppo", folder, best_of=False)
     return results
 
 

@@ -159,6 +159,12 @@ ANY_STAGE: dict[str, tuple[Flags, list[str]]] = {
         lambda p: ["--offload_optimizer", "true", "--zero_stage", "1"],
         ["--offload_optimizer needs --zero_stage 2 or 3", "--zero_stage 1"],
     ),
+    "LoRA under ZeRO-3": (
+        lambda p: ["--lora_rank", "4", "--zero_stage", "3"],
+        ["--lora_rank 4", "--zero_stage 0, 1 or 2", "got --zero_stage 3"],
+    ),
+    "LoRA of negative rank": (lambda p: ["--lora_rank", "-1"], ["--lora_rank", "-1"]),
+    "alpha without LoRA": (lambda p: ["--lora_alpha", "8"], ["--lora_alpha 8", "--lora_rank"]),
     "no micro-batch": (lambda p: ["--micro_batch_tokens", "0"], ["--micro_batch_tokens"]),
     "no share": (lambda p: ["--eval_fraction", "1.5"], ["--eval_fraction", "1.5"]),
     "number of weights": (

@@ -35,6 +35,7 @@ OWN_RESPONSES = 12
 ZERO = (0, 1, 2, 3)
 PROGRAMS = {"sft": "step1_sft", "reward": "step2_reward", "ppo": "step3_ppo"}
 SMALL = 96  # tokens of a micro-batch: about four sequences, so a step has several, ragged ones
+LORA = ("--lora_rank", "4", "--lora_alpha", "16")
 OWN_CONFIG = {
     "zero_optimization": {
         "stage": 3,
@@ -105,6 +106,11 @@ def all_cells() -> list[Cell]:
         Cell("sft-muon1", "sft", 1, flags=("--optimizer", "muon")),
         Cell(
             "sft-muon2", "sft", 2, like="sft-muon1", flags=("--optimizer", "muon"), tolerance=1e-3
+        ),
+        *(Cell(f"{stage}-lora1", stage, 1, flags=LORA) for stage in PROGRAMS),
+        *(
+            Cell(f"{stage}-lora{zero}of2", stage, 2, zero, like=f"{stage}-lora1", flags=LORA)
+            for stage, zero in (("sft", 0), ("sft", 1), ("reward", 2), ("ppo", 2))
         ),
         Cell("scratch-zero0", "sft", 1, 0, 2, flags=new),
         Cell("scratch-zero3", "sft", 2, 3, 2, like="scratch-zero0", flags=new),
@@ -466,6 +472,28 @@ def test_gradient_checkpointing_recomputes_each_block(runs, cell, without):
     if without:
         assert runs.record(cell)["blocks"] > 1.5 * runs.record(without)["blocks"]
     assert runs.record(cell)["blocks"] > 0
+
+
+# peft's own model class asks transformers under an older name.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.parametrize("cell", ["sft-lora1-1", "reward-lora1-1", "ppo-lora1-1", "ppo-lora2of2-2"])
+def test_with_lora_the_adapter_over_its_base_computes_what_the_merged_folder_does(runs, cell):
+    from peft import PeftModel
+
+    adapter = runs.path(cell) / "adapter"
+    base = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+    is_reward = CELLS[cell].stage == "reward"
+    kind: Any = AutoModelForSequenceClassification if is_reward else AutoModelForCausalLM
+    config = {"num_labels": 1} if is_reward else {}
+    model: Any = kind.from_pretrained(base, **config)
+    ids = torch.tensor([[4, 9, 7, 12, 5]])
+    with torch.no_grad():
+        start = model.eval()(ids).logits
+        found = PeftModel.from_pretrained(model, adapter).eval()(ids).logits
+        # Stage 1 gave the base, which has no PAD, a row for it.
+        expected = plain(kind, runs.path(cell))(ids).logits[..., : start.shape[-1]]
+    assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (found - start).abs().max() > 1e-3
 
 
 def test_no_op_was_compiled(runs, extensions):

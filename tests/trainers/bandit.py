@@ -12,6 +12,7 @@ from training.data.encode import EncodedPrompt
 from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import Sampling
 from training.models.loading import load_causal_lm
+from training.models.lora import add_lora
 from training.models.policy import ActorCritic, Policy
 from training.models.scalar import ScalarSettings
 from training.runtime import engine, optim
@@ -45,10 +46,13 @@ class Bandit:
     def __post_init__(self) -> None:
         is_shared = self.args.critic == "shared"
         actor, self.ref = self._policy(ActorCritic if is_shared else Policy), self._policy()
+        add_lora(actor.lm, self.args)
         critic = None
         if not is_shared:
+            scalar = scalar_model(self.folder, ScalarSettings())
+            add_lora(scalar.backbone, self.args)
             critic = engine.trainable(
-                scalar_model(self.folder, ScalarSettings()),
+                scalar,
                 self.args,
                 self.world,
                 partial(optim.adamw, args=self.args, lr=self.args.critic_lr),

@@ -68,6 +68,8 @@ class CommonArgs(EngineArgs, TemplateArgs):
     adam_betas: list[float] = arg([0.9, 0.95], "Adam's two betas.")
     adam_eps: float = arg(1e-5, "Adam's epsilon.")
     max_grad_norm: float = arg(1.0, "Gradients are scaled down to this norm; 0 does not clip.")
+    lora_rank: int = arg(0, "Train adapters of this rank (LoRA), not the model; 0: the model.")
+    lora_alpha: float = arg(0.0, "LoRA's alpha, its scale times its rank; 0: twice --lora_rank.")
     gradient_checkpointing: bool = arg(False, "Recompute activations in backward: less memory.")
     cpu_blocks: bool = arg(True, "On a CPU, compute each GPT-2 block as one function: faster.")
     profile_step: int = arg(0, "Write a profile of this step to output_dir/profile; 0: none.")
@@ -78,7 +80,14 @@ class CommonArgs(EngineArgs, TemplateArgs):
         positive = ("micro_batch_tokens", "log_every", "timeout_minutes", "adam_eps")
         for name in positive:
             check_positive(self, name)
-        for name in ("weight_decay", "max_grad_norm", "max_eval_rows", "profile_step"):
+        for name in (
+            "weight_decay",
+            "max_grad_norm",
+            "max_eval_rows",
+            "profile_step",
+            "lora_rank",
+            "lora_alpha",
+        ):
             check_not_negative(self, name)
         for name in ("eval_fraction", "warmup_ratio", "min_lr_ratio"):
             check_share(self, name)
@@ -99,6 +108,15 @@ class CommonArgs(EngineArgs, TemplateArgs):
         require(
             not self.offload_optimizer or self.zero_stage >= 2,
             f"--offload_optimizer needs --zero_stage 2 or 3, got --zero_stage {self.zero_stage}",
+        )
+        require(
+            self.lora_rank > 0 or not self.lora_alpha,
+            f"--lora_alpha {self.lora_alpha:g} scales an adapter: give --lora_rank as well",
+        )
+        require(
+            not self.lora_rank or self.zero_stage < 3,
+            f"--lora_rank {self.lora_rank} merges whole weights: use --zero_stage 0, 1 or 2, "
+            f"got --zero_stage {self.zero_stage}",
         )
         check_file(self, "deepspeed_config")
         check_can_write(self, "output_dir")

@@ -36,6 +36,10 @@ class EvaluateArgs(PromptArgs):
     reward_model_name_or_path: str = arg("", "Reward model of stage 2 that scores both sides.")
     best_of: list[int] = arg([], "Also judge the best of n `before` samples by the reward model.")
     comparisons_path: list[str] = arg([], "Held-out comparisons to measure the reward model on.")
+    reader_model_name_or_path: str = arg(
+        "", "Independent language model: how perplexed it is by each side's texts."
+    )
+    human_path: list[str] = arg([], "What people answered to the prompts, for the reader as well.")
     kl_target: float = arg(6.0, "The report warns of a KL above three times this; 0: never.")
     micro_batch_tokens: int = arg(4096, "Padded tokens per forward; bounds memory.")
     labels: list[str] = arg([], "Two names for the columns; default: the models' folder names.")
@@ -70,5 +74,9 @@ class EvaluateArgs(PromptArgs):
         require(
             not self.comparisons_path or bool(self.reward_model_name_or_path),
             "--comparisons_path measures a reward model: give --reward_model_name_or_path",
+        )
+        require(
+            not self.human_path or bool(self.reader_model_name_or_path),
+            "--human_path is for a reader: give --reader_model_name_or_path",
         )
         require(len(self.labels) in (0, 2), f"--labels takes two names, got {len(self.labels)}")

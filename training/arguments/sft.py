@@ -51,6 +51,11 @@ class SFTArgs(CommonArgs):
             f"got --zero_stage {self.zero_stage}",
         )
         require(
+            not self.lora_rank or (self.optimizer == "adamw" and not self.init_from_scratch),
+            "--lora_rank adapts a trained model with AdamW: leave out --init_from_scratch and "
+            "--optimizer muon",
+        )
+        require(
             not (self.init_from_scratch and self.model_name_or_path),
             "--init_from_scratch and --model_name_or_path exclude each other; give one",
         )

@@ -148,6 +148,9 @@ def table_rows(summary: Summary, *, labels: tuple[str, str] = ("SFT", "PPO")) ->
         values = [summary[key]["before"], summary[key]["after"], *(summary[s][key] for s in others)]
         form = {"length": "{:.1f}", "distinct2": "{:.2f}", "duplicates": "{:.1%}"}[key]
         rows.append([title, *(form.format(value) for value in values)])
+    if read := summary.get("perplexity"):
+        cells = [read["before"], read["after"], *(read[side] for side in others)]
+        rows.append(["reader's perplexity, median", *(f"{cell:.0f}" for cell in cells)])
     if summary.get("kl") is not None:
         kls = ["0.0", f"{summary['kl']:.1f}", *(_optional_kl(summary[side]) for side in others)]
         rows.append([f"KL to {labels[0]}, nats", *kls])
@@ -190,6 +193,9 @@ def format_table(summary: Summary, *, labels: tuple[str, str] = ("SFT", "PPO")) 
         lines.append("  ".join(cells).rstrip())
         if index == 0:
             lines.append("-" * (sum(widths) + 2 * (len(widths) - 1)))
+    if "human" in summary.get("perplexity", {}):
+        human = summary["perplexity"]["human"]
+        lines += ["", f"the reader's median perplexity of what people wrote: {human:.0f}"]
     if accuracy := reward_model_lines(summary):
         lines += ["", "reward model on held-out comparisons", *(f"  {line}" for line in accuracy)]
     return "\n".join(lines)

@@ -17,7 +17,12 @@ from training.data.encode import (
     encode_groups,
     encode_prompts,
 )
-from training.data.records import Prompt, group_from_row, prompt_from_row
+from training.data.records import (
+    Prompt,
+    demonstration_from_row,
+    group_from_row,
+    prompt_from_row,
+)
 from training.data.sources import read_rows
 from training.evaluation.judge_file import load_judge_file
 from training.evaluation.judges import Judge
@@ -60,6 +65,7 @@ class Inputs:
     texts: list[str]  # the prompts as the user wrote them
     groups: list[str]  # what the intervals resample
     given: list[str] | None  # what judges read before a response
+    human: list[str]  # what a judge would read of the answers that people gave
     judges: dict[str, Judge]
     scorer: ScalarSettings | None  # of the reward model
     comparisons: list[EncodedGroup]
@@ -80,6 +86,8 @@ def read_inputs(args: EvaluateArgs) -> Inputs:
     if args.reward_model_name_or_path:
         scorer, config = _checked_scorer(args, tokenizers)
         comparisons = _comparisons(args, tokenizers["before"], config)
+    if args.reader_model_name_or_path:
+        check_language_model(args.reader_model_name_or_path, flag="--reader_model_name_or_path")
     records = _prompts(args)
     encoded = {
         name: _encoded(args, records, tokenizer, name) for name, tokenizer in tokenizers.items()
@@ -95,13 +103,14 @@ def read_inputs(args: EvaluateArgs) -> Inputs:
         )
         for name, prompts in encoded.items()
     }
+    reads_prompt = args.judge_text == "prompt_and_response"
+    given = [_given(r, args.judge_text_after) if reads_prompt else "" for r in records]
     return Inputs(
         **sides,
         texts=[record.text for record in records],
         groups=[_group(record, args.group_by) for record in records],
-        given=[_given(record, args.judge_text_after) for record in records]
-        if args.judge_text == "prompt_and_response"
-        else None,
+        given=given if reads_prompt else None,
+        human=_human(args, dict(zip((r.text for r in records), given, strict=True))),
         judges=load_judge_file(args.judge[0], args.judge[1:]) if args.judge else {},
         scorer=scorer,
         comparisons=comparisons,
@@ -174,6 +183,18 @@ def _encoded(
     )
     logger.info("prompts for %s: %s", name, report.summary())
     return prompts
+
+
+def _human(args: EvaluateArgs, given: Mapping[str, str]) -> list[str]:
+    """What people answered to these prompts, as judges would read it."""
+    if not args.human_path:
+        return []
+    rows = read_rows(args.human_path, stage="sft", split=args.split, seed=args.seed)
+    answers = [demonstration_from_row(row, source) for row, source in rows]
+    texts = [given[answer.prompt] + answer.response for answer in answers if answer.prompt in given]
+    if not texts:
+        raise UserError(f"--human_path: none of its {len(answers)} rows answers one of the prompts")
+    return texts
 
 
 def _group(record: Prompt, field: str) -> str:

@@ -17,7 +17,7 @@ MODULE_NAME = "judge_file"
 # Other entries of a summary.
 TAKEN = {
     *("prompts", "groups", "before", "after", "length", "distinct2", "duplicates"),
-    *("kl", "reward_model", "reward_model_score", "samples", "seconds"),
+    *("kl", "perplexity", "reward_model", "reward_model_score", "samples", "seconds"),
 }
 
 

@@ -9,6 +9,7 @@ import torch
 
 from training.arguments.evaluate import EvaluateArgs
 from training.evaluation.comparison import Summary, compare
+from training.evaluation.fluency import Reader
 from training.evaluation.held_out_pairs import accuracy_entry
 from training.evaluation.inputs import Inputs, Side
 from training.evaluation.sampling import (
@@ -83,6 +84,8 @@ class PairedEvaluation:
         )
         self.sides |= others
         self._add_scores(summary, scores)
+        if self._args.reader_model_name_or_path:
+            summary["perplexity"] = self._perplexity()
         summary["kl"] = self._kl(after) if inputs.share_tokens else None
         for n in self._args.best_of:
             summary[f"best_of_{n}"]["kl"] = best_of_n_kl(n)
@@ -152,6 +155,25 @@ class PairedEvaluation:
                 summary[SCORE] = means | win
             else:
                 summary[side][SCORE] = {"mean": _mean(values)} | win
+
+    def _perplexity(self) -> dict[str, float]:
+        """What the independent reader makes of each side, and of what people wrote."""
+        inputs, args = self._inputs, self._args
+        device = next(self._policies["before"].parameters()).device
+        reader = Reader(
+            args.reader_model_name_or_path,
+            device=device,
+            dtype=compute_dtype(args.dtype, device),
+            token_budget=args.micro_batch_tokens,
+        )
+        given = inputs.given or [""] * len(inputs.texts)
+        texts = {
+            side: [a + b for a, b in zip(given, responses, strict=True)]
+            for side, responses in self.sides.items()
+        }
+        if inputs.human:
+            texts["human"] = inputs.human
+        return {side: reader.median_perplexity(read) for side, read in texts.items()}
 
     def _kl(self, after: Sequence[Sequence[int]]) -> float:
         """KL(after || before) in nats per response, over the after model's own samples."""

@@ -17,6 +17,7 @@ class CachedModelDecoder:
     """
 
     is_static = False
+    casts_weights = False
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype

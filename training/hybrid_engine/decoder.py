@@ -16,6 +16,8 @@ class Decoder(Protocol):
     # Whether rows are independent and all tensors stay where they are: new rows may then be
     # admitted beside others, and a step may be recorded as a CUDA graph.
     is_static: bool
+    # Whether `load` brings matrices into the type and order that it multiplies them in.
+    casts_weights: bool
 
     def load(self, model: nn.Module) -> None:
         """Take the current weights of a plain model; called once a rollout."""

@@ -48,12 +48,13 @@ class HybridEngine:
         gather: Gather = _no_gather,
     ) -> None:
         self._lm = lm
-        self._view = InferenceView(lm, gather, device)
         self._sampling = sampling
         self._eos_id, self._pad_id = eos_id, pad_id
         self._device = device
         self._batch_size = batch_size
         self._decoder = decoder_for(lm, dtype)
+        matrix_dtype = None if self._decoder.casts_weights else dtype
+        self._view = InferenceView(lm, gather, device, matrix_dtype)
         self._scheduler: Scheduler | None = None
 
     @contextmanager

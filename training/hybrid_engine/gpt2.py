@@ -36,6 +36,7 @@ class GPT2Decoder:
     """
 
     is_static = True
+    casts_weights = True
 
     def __init__(self, config: Any, dtype: torch.dtype) -> None:
         self._config = config

@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 Gather = Callable[[Iterable[nn.Parameter]], AbstractContextManager[Any]]
 
@@ -15,31 +16,89 @@ class InferenceView:
     """The actor as generation sees it.
 
     Under ZeRO 0-2 every rank has whole weights and the view is the trained module itself, called
-    past the engine's wrappers. Under ZeRO-3 a module's hooks gather each layer for each token,
-    which costs several times the decoding; there the view is a second model without hooks, filled
-    once a rollout, module by module, so that the peak is the view plus one module.
+    past the engine's wrappers, where nothing about it must differ. Otherwise it is a second model
+    without hooks, filled once a rollout, module by module:
+
+    - under ZeRO-3, whose hooks gather each layer for each token at several times the cost of
+      decoding; so the peak is the view plus one module;
+    - with LoRA, which is merged here and nowhere else;
+    - with `matrix_dtype`, in which it keeps linear layers, the LM head included.
+
+    What needs no change shares its storage with the trained module.
     """
 
-    def __init__(self, lm: nn.Module, gather: Gather, device: torch.device) -> None:
+    def __init__(
+        self,
+        lm: nn.Module,
+        gather: Gather,
+        device: torch.device,
+        matrix_dtype: torch.dtype | None = None,
+    ) -> None:
         self._lm = lm
         self._gather = gather
         self._device = device
+        self._matrix_dtype = matrix_dtype
         self._shadow: nn.Module | None = None
         self._is_sharded = any(hasattr(parameter, "ds_id") for parameter in lm.parameters())
 
     def refresh(self) -> nn.Module:
         """The model to generate with; valid until the weights are next updated."""
-        if not self._is_sharded:
-            return self._lm
         if self._shadow is None:
-            config = copy.deepcopy(self._lm.config)
-            self._shadow = type(self._lm)(config).to(self._device)
-            self._shadow.requires_grad_(False)
+            if not self._is_second_model_needed():
+                return self._lm
+            self._shadow = self._build()
         targets = dict(self._shadow.named_modules())
         with torch.no_grad():
             for name, module in self._lm.named_modules():
-                own = dict(module.named_parameters(recurse=False))
-                with self._gather(own.values()):
-                    for key, parameter in own.items():
-                        targets[name].get_parameter(key).copy_(parameter)
+                if name not in targets:
+                    continue  # the inside of a LoRA layer
+                with self._gather(module.parameters(recurse=False)):
+                    for key, weight in _plain_weights(module).items():
+                        self._put(weight, targets[name].get_parameter(key))
         return self._shadow
+
+    def _is_second_model_needed(self) -> bool:
+        modules = list(self._lm.modules())
+        has_lora = any(hasattr(module, "base_layer") for module in modules)
+        is_cast = any(
+            self._dtype_of(module, weight) != weight.dtype
+            for module in modules
+            for weight in module.parameters(recurse=False)
+        )
+        return self._is_sharded or has_lora or is_cast
+
+    def _dtype_of(self, module: nn.Module, weight: Tensor) -> torch.dtype:
+        """What the view keeps a module's weight in."""
+        is_matrix = isinstance(module, nn.Linear | Conv1D)
+        return self._matrix_dtype if is_matrix and self._matrix_dtype else weight.dtype
+
+    def _build(self) -> nn.Module:
+        """A model of the same class whose weights are still to come."""
+        config = copy.deepcopy(self._lm.config)
+        with torch.random.fork_rng():  # whoever trains draws as if there were no view
+            shadow: nn.Module = type(self._lm)(config).to(self._device)
+        for module in shadow.modules():
+            for key, weight in list(module.named_parameters(recurse=False)):
+                dtype = self._dtype_of(module, weight)
+                if dtype != weight.dtype:  # a new parameter: a tied embedding keeps its type
+                    setattr(module, key, nn.Parameter(weight.detach().to(dtype)))
+        return shadow.requires_grad_(False)
+
+    def _put(self, weight: Tensor, target: nn.Parameter) -> None:
+        """Share the storage of `weight` where that will do, else copy."""
+        is_alike = weight.dtype == target.dtype and weight.device == target.device
+        if is_alike and isinstance(weight, nn.Parameter) and not self._is_sharded:
+            target.data = weight.data
+        else:
+            target.copy_(weight)
+
+
+def _plain_weights(module: Any) -> dict[str, Tensor]:
+    """A module's own parameters by name; those of a LoRA layer with its adapter merged."""
+    base = getattr(module, "base_layer", None)
+    if base is None:
+        return dict(module.named_parameters(recurse=False))
+    weights: dict[str, Tensor] = dict(base.named_parameters(recurse=False))
+    for adapter in module.active_adapters:
+        weights["weight"] = weights["weight"].float() + module.get_delta_weight(adapter)
+    return weights

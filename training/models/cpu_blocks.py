@@ -63,9 +63,15 @@ def _has_dropout(block: Any) -> bool:
 
 def _is_standard(block: Any) -> bool:
     attention = block.attn
+    # A LoRA layer answers for its frozen matrix as if there were no adapter.
+    is_plain = all(
+        type(block.get_submodule(place)).__name__ == "Conv1D"
+        for place in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    )
     is_tanh_gelu = isinstance(block.mlp.act, nn.GELU) and block.mlp.act.approximate == "tanh"
     return (
-        is_tanh_gelu
+        is_plain
+        and is_tanh_gelu
         and attention.config._attn_implementation == "eager"
         and attention.scale_attn_weights
         and not attention.scale_attn_by_inverse_layer_idx

@@ -125,6 +125,7 @@ class _HeadLoss(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         wants_gradient = any(ctx.needs_input_grad)
+        wants_weight = ctx.needs_input_grad[1]  # not of a frozen head
         low_weight = weight.to(dtype)
         logprobs = torch.empty(len(tokens), dtype=torch.float32, device=hidden.device)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -147,11 +148,12 @@ class _HeadLoss(torch.autograd.Function):
                     logits[inside] = scaled.mul_(scale)  # the gradient takes the logits' place
             if wants_gradient:
                 grad_hidden[block] = logits @ low_weight
+            if wants_weight:
                 product = (logits.T @ piece).to(weight.dtype)
                 grad_weight = product if grad_weight is None else grad_weight.add_(product)
         ctx.mark_non_differentiable(logprobs)
         if wants_gradient:
-            if grad_weight is None:
+            if wants_weight and grad_weight is None:
                 grad_weight = torch.zeros_like(weight)
             ctx.gradients = grad_hidden, grad_weight
         return total, logprobs
@@ -161,7 +163,8 @@ class _HeadLoss(torch.autograd.Function):
         grad_hidden, grad_weight = ctx.gradients
         del ctx.gradients
         none = (None,) * 5
-        return grad_hidden.mul_(grads[0]), grad_weight.mul_(grads[0]), *none
+        scaled = None if grad_weight is None else grad_weight.mul_(grads[0])
+        return grad_hidden.mul_(grads[0]), scaled, *none
 
 
 def _softmax_loss(

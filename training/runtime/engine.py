@@ -113,6 +113,8 @@ def trainable(
 
     if args.gradient_checkpointing:
         _checkpoint_activations(module)
+    if args.zero_stage != 3:
+        _cast_frozen_matrices(module, compute_dtype(args.dtype, world.device))
     module.train()
     module.to(world.device)
     engine, *_ = deepspeed.initialize(
@@ -132,7 +134,7 @@ def frozen(module: nn.Module, args: CommonArgs, world: World) -> nn.Module:
     module.requires_grad_(False)
     module.eval()
     if args.zero_stage != 3:
-        _cast_matrices(module, compute_dtype(args.dtype, world.device))
+        _cast_frozen_matrices(module, compute_dtype(args.dtype, world.device))
         return module.to(world.device)
     import deepspeed
 
@@ -143,15 +145,20 @@ def frozen(module: nn.Module, args: CommonArgs, world: World) -> nn.Module:
     return wrapped
 
 
-def _cast_matrices(module: nn.Module, dtype: torch.dtype) -> None:
-    """Keep the blocks' matrices in the type that they are multiplied in: the products are the same.
+def _cast_frozen_matrices(module: nn.Module, dtype: torch.dtype) -> None:
+    """Keep what is not trained in the type that it is multiplied in: the products are the same.
 
-    Autocast would cast them in each forward. Norms, embeddings and the head stay in fp32.
+    Autocast would cast it in each forward. Norms, embeddings and heads stay in fp32.
     """
     from transformers.pytorch_utils import Conv1D
 
-    for child in module.modules():
-        if isinstance(child, Conv1D):
+    models: list[Any] = [m for m in module.modules() if hasattr(m, "get_output_embeddings")]
+    heads = [model.get_output_embeddings() for model in models]
+    inside = {id(child): child for model in models for child in model.modules()}
+    for child in inside.values():
+        is_matrix = isinstance(child, nn.Linear | Conv1D)
+        is_head = any(child is head for head in heads)
+        if is_matrix and not is_head and not child.weight.requires_grad:
             child.to(dtype)
 
 

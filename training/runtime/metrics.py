@@ -6,6 +6,7 @@ Rank 0 alone writes; on the other ranks every call does nothing.
 import json
 import logging
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -126,6 +127,8 @@ def prepare_output(args: CommonArgs) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "complete.json").unlink(missing_ok=True)
+        for adapter in folder.glob("**/adapter"):
+            shutil.rmtree(adapter)  # of a run with LoRA; this one may have none
         text = json.dumps(asdict(args), indent=2)
         (folder / "args.json").write_text(text + "\n", encoding="utf-8")
     except OSError as error:

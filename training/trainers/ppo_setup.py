@@ -13,6 +13,7 @@ from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import Sampling
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.loading import check_fits, load_causal_lm, load_config
+from training.models.lora import add_lora
 from training.models.policy import ActorCritic, Policy
 from training.models.scalar import (
     ScalarSettings,
@@ -105,6 +106,9 @@ def load_models(
         actor = policy(ActorCritic if is_shared else Policy)
         ref, reward_model = policy(), scalar()
         critic = None if is_shared else scalar()
+    for lm in (actor.lm, critic.backbone if critic else None):
+        if lm is not None:
+            add_lora(lm, args)
     if args.cpu_blocks:
         for model in (actor, ref, reward_model, critic):
             if model is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from training.arguments.reward import RewardArgs
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.loading import check_fits, load_config
+from training.models.lora import add_lora
 from training.models.scalar import (
     ScalarModel,
     ScalarSettings,
@@ -51,7 +52,8 @@ def new_reward_model(args: RewardArgs, world: World, tokenizer: Tokenizer) -> Sc
 
 
 def reward_engine(model: ScalarModel, args: RewardArgs, world: World) -> TrainingEngine:
-    """A training engine around the reward model."""
+    """A training engine around the reward model; with LoRA its head is trained in full."""
+    add_lora(model.backbone, args)
     if args.cpu_blocks:
         use_cpu_blocks(model)
     return trainable(model, args, world, partial(optim.adamw, args=args, lr=args.learning_rate))

@@ -3,6 +3,9 @@
 from functools import partial
 from pathlib import Path
 
+from torch import Tensor
+
+from training.models import lora
 from training.models.loading import save_causal_lm
 from training.models.scalar import ScalarModel, ScalarSettings, save_scalar_model
 from training.models.tokenizers import Tokenizer
@@ -13,9 +16,15 @@ from training.trainers.ppo_setup import Models
 
 
 def save_policy(engine: TrainingEngine, tokenizer: Tokenizer, world: World, folder: Path) -> None:
-    """Publish the engine's causal LM as a Hugging Face folder."""
+    """Publish the engine's causal LM as a Hugging Face folder, LoRA merged and beside it."""
     lm = engine.module.lm
-    write = partial(save_causal_lm, lm, full_weights(lm, world), tokenizer)
+    weights = full_weights(lm, world)
+
+    def write(folder: Path) -> None:
+        save_causal_lm(lm, lora.merged(lm, weights), tokenizer, folder)
+        base = lm.config.name_or_path
+        lora.save_adapter(lm, weights, folder, base=base, task="CAUSAL_LM")
+
     checkpoint.publish(folder, write, world)
 
 
@@ -25,20 +34,49 @@ def save_critic(models: Models, tokenizer: Tokenizer, world: World, folder: Path
         save_scalar(models.critic, tokenizer, world, folder)
         return
     module = models.actor.module
-    prefix = f"lm.{module.lm.base_model_prefix}."
-    names = {prefix: "backbone.", "value_head.": "head."}
-    weights = {
-        new + name.removeprefix(old): tensor
-        for name, tensor in full_weights(module, world).items()
-        for old, new in names.items()
-        if name.startswith(old)
+    weights = full_weights(module, world)
+    inside = {name.removeprefix("lm."): weight for name, weight in weights.items()}
+    prefix = f"{module.lm.base_model_prefix}."
+    parts = {
+        f"backbone.{name.removeprefix(prefix)}": weight
+        for name, weight in lora.merged(module.lm, inside).items()
+        if name.startswith(prefix)
+    }
+    parts |= {
+        f"head.{name.removeprefix('value_head.')}": weight
+        for name, weight in weights.items()
+        if name.startswith("value_head.")
     }
     scalar = ScalarModel(module.lm.base_model, ScalarSettings(), compute_dtype=module.compute_dtype)
-    checkpoint.publish(folder, partial(save_scalar_model, scalar, weights, tokenizer), world)
+    checkpoint.publish(folder, partial(save_scalar_model, scalar, parts, tokenizer), world)
 
 
 def save_scalar(engine: TrainingEngine, tokenizer: Tokenizer, world: World, folder: Path) -> None:
-    """Publish the engine's scalar model as it is."""
-    model = engine.module
-    write = partial(save_scalar_model, model, full_weights(model, world), tokenizer)
+    """Publish the engine's scalar model as it is, LoRA merged and beside it."""
+    model: ScalarModel = engine.module
+    weights = full_weights(model, world)
+
+    def write(folder: Path) -> None:
+        save_scalar_model(model, lora.merged(model, weights), tokenizer, folder)
+        _save_scalar_adapter(model, weights, folder)
+
     checkpoint.publish(folder, write, world)
+
+
+def _save_scalar_adapter(model: ScalarModel, weights: dict[str, Tensor], folder: Path) -> None:
+    """The adapter of a plain scalar model brings its head; else it is the backbone's alone."""
+    backbone = model.backbone
+    inner = {name.removeprefix("backbone."): weight for name, weight in weights.items()}
+    base = backbone.config.name_or_path
+    if not model.settings.is_plain:
+        lora.save_adapter(backbone, inner, folder, base=base, task="FEATURE_EXTRACTION")
+        return
+    lora.save_adapter(
+        backbone,
+        inner,
+        folder,
+        base=base,
+        task="SEQ_CLS",
+        prefix=f"{backbone.base_model_prefix}.",
+        head={"score.weight": weights["head.weight"]},
+    )

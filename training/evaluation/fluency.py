@@ -1,0 +1,50 @@
+"""How readable texts are to a language model that had no part in training: perplexities."""
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+import torch
+
+from training.arguments.parsing import UserError
+from training.evaluation.sampling import check_language_model, load_policy, response_logprobs
+from training.models.loading import position_limit
+from training.models.policy import Policy
+from training.models.tokenizers import Tokenizer
+
+FLAG = "--reader_model_name_or_path"
+
+
+class Reader:
+    """A causal LM with its own tokenizer; each text is read from its first word on."""
+
+    def __init__(
+        self, path: str, *, device: torch.device, dtype: torch.dtype, token_budget: int
+    ) -> None:
+        config, tokenizer = check_language_model(path, flag=FLAG)
+        self._tokenizer: Tokenizer = tokenizer
+        self._limit = position_limit(config)
+        self._policy: Policy = load_policy(path, tokenizer, flag=FLAG, device=device, dtype=dtype)
+        self._token_budget = token_budget
+
+    def median_perplexity(self, texts: Sequence[str]) -> float:
+        """The middle one of the texts' perplexities per token of the reader."""
+        return median(self.perplexities(texts))
+
+    def perplexities(self, texts: Sequence[str]) -> list[float]:
+        """exp(-mean log-probability of a token) of each text, its end included."""
+        eos: int = self._tokenizer.eos_token_id
+        room = self._limit - 1 if self._limit else None
+        rows = [
+            [*self._tokenizer.encode(text, add_special_tokens=False), eos][:room] for text in texts
+        ]
+        if not rows:
+            raise UserError(f"{FLAG}: there is no text to read")
+        sums = response_logprobs(
+            self._policy,
+            [[eos]] * len(rows),
+            rows,
+            temperature=1.0,
+            token_budget=self._token_budget,
+        )
+        return [math.exp(-total / len(row)) for total, row in zip(sums.tolist(), rows, strict=True)]
