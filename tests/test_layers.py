@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up. A unit imports itself and what stands in a lower row.
 LAYERS = [
-    {"training.arguments", "training.tensors"},
+    {"training.arguments", "training.intervals", "training.tensors"},
     {
         "training.hybrid_engine",
         "training.models",

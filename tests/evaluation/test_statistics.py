@@ -5,7 +5,6 @@ from training.evaluation.statistics import (
     best_of_n_kl,
     bootstrap_interval,
     paired_wins,
-    wilson_interval,
 )
 
 
@@ -81,25 +80,6 @@ def test_a_higher_level_gives_a_wider_interval():
 def test_values_without_groups_are_refused():
     with pytest.raises(ValueError, match="each value needs its group, got 2 and 1"):
         bootstrap_interval([0.0, 1.0], ["a"], seed=0)
-
-
-def test_wilson_interval_of_a_published_case():
-    # 81 of 263: the worked example of Newcombe 1998, Statistics in Medicine 17, table I.
-    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-
-
-@pytest.mark.parametrize("n", [1, 10, 500])
-def test_wilson_interval_stays_inside_0_and_1(n):
-    low, high = wilson_interval(0, n)
-    assert low == 0.0
-    assert 0.0 < high < 1.0
-    assert wilson_interval(n, n) == pytest.approx((1.0 - high, 1.0))
-
-
-@pytest.mark.parametrize(("successes", "n"), [(1, 0), (3, 2), (-1, 2)])
-def test_impossible_counts_are_refused(successes, n):
-    with pytest.raises(ValueError, match="successes must lie in"):
-        wilson_interval(successes, n)
 
 
 @pytest.mark.parametrize(("n", "nats"), [(1, 0.0), (4, 0.6363), (16, 1.8351)])

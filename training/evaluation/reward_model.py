@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from training.data.groups import Verdict
-from training.evaluation.statistics import bootstrap_interval, wilson_interval
+from training.evaluation.statistics import bootstrap_interval
+from training.intervals import wilson_interval
 
 
 def accuracy_report(found: Sequence[Verdict], *, seed: int) -> dict[str, Any]:

@@ -1,5 +1,3 @@
-import math
-
 import pytest
 
 from training.data.annotation.agreement import (
@@ -8,7 +6,6 @@ from training.data.annotation.agreement import (
     cohen_kappa,
     krippendorff_alpha,
     percent_agreement,
-    wilson_interval,
 )
 
 # The example of the Wikipedia article on Krippendorff's alpha: three coders, gaps, nominal 0.691.
@@ -65,12 +62,3 @@ def test_the_error_explains_the_agreement(error):
 
 def test_agreement_by_chance_is_an_error_of_a_half():
     assert annotator_error(0.5) == annotator_error(0.3) == 0.5
-
-
-def test_wilsons_interval():
-    low, high = wilson_interval(8, 10)
-    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
-    assert wilson_interval(0, 0) == (0.0, 1.0)
-    low, high = wilson_interval(0, 10)
-    assert low == 0.0
-    assert math.isclose(high, 0.2775, abs_tol=1e-3)

@@ -77,13 +77,3 @@ def annotator_error(agreement: float | None) -> float | None:
     if agreement is None:
         return None
     return 0.5 if agreement <= 0.5 else (1.0 - math.sqrt(2.0 * agreement - 1.0)) / 2.0
-
-
-def wilson_interval(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson, 1927)."""
-    if not total:
-        return 0.0, 1.0
-    share, scale = hits / total, 1.0 + z * z / total
-    middle = (share + z * z / (2 * total)) / scale
-    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total**2)) / scale
-    return max(middle - half, 0.0), min(middle + half, 1.0)

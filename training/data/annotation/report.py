@@ -12,10 +12,10 @@ from training.data.annotation.agreement import (
     cohen_kappa,
     krippendorff_alpha,
     percent_agreement,
-    wilson_interval,
 )
 from training.data.annotation.export import Task
 from training.data.annotation.votes import TIE, Ledger, Question
+from training.intervals import wilson_interval
 
 SHOWN_IDS = 20  # of annotations dropped for one reason
 TOO_FAST = 0.1  # of an annotator's median time
@@ -105,9 +105,9 @@ def _annotators(tasks: Sequence[Task], questions: Sequence[Question]) -> dict[st
 
 
 def _position(chose_left: Sequence[bool]) -> dict[str, Any]:
-    low, high = wilson_interval(sum(chose_left), len(chose_left))
     if not chose_left:
         return {}
+    low, high = wilson_interval(sum(chose_left), len(chose_left))
     share = sum(chose_left) / len(chose_left)
     return {"left": _rounded(share), "left_interval": [_rounded(low), _rounded(high)]}
 
