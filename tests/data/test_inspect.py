@@ -1,0 +1,142 @@
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.data.annotation.exports import annotation, chosen, task
+from tests.tiny_models import build_tokenizer
+from training.arguments.inspection import InspectArgs
+from training.arguments.paths import REPOSITORY
+from training.data.inspect import histogram, in_words, inspect
+
+
+def write(folder, name: str, rows: list[Any]) -> str:
+    file = folder / name
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(file)
+
+
+def look(folder, rows, **flags):
+    return inspect(InspectArgs(data_path=[write(folder, "data.jsonl", rows)], **flags))
+
+
+def pair(prompt="p", better="good", worse="bad", **more):
+    return {"prompt": prompt, "chosen": better, "rejected": worse, **more}
+
+
+def test_every_bad_row_is_named_with_its_line(tmp_path):
+    rows = [pair(), {"prompt": "p", "chosen": "x"}, pair("q", label=2), pair("r", "same", "same")]
+    findings = look(tmp_path, rows)
+    assert [error.split(": ")[0].rsplit(":", 1)[1] for error in findings.errors] == ["2", "3", "4"]
+    assert (findings.rows, len(findings.records)) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "stage"),
+    [
+        (pair(), "reward"),
+        ({"prompt": "p", "responses": ["a", "b"], "pairs": [[0, 1]]}, "reward"),
+        ({"prompt": "p", "response": "r"}, "sft"),
+        ({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]},
+         "sft"),
+        ({"text": "t"}, "pretrain"),
+        ({"prompt": "p"}, "ppo"),
+    ],
+)  # fmt: skip
+def test_the_stage_goes_by_the_columns(tmp_path, row, stage):
+    assert look(tmp_path, [row]).stage == stage
+
+
+def test_duplicates_and_conflicts_name_both_places(tmp_path):
+    rows = [pair(), pair("q"), pair(), pair(better="bad", worse="good"), pair("q", label=0.2)]
+    findings = look(tmp_path, rows)
+    (duplicate,) = findings.duplicates
+    assert [part.rsplit(":", 1)[1] for part in duplicate.split(" = ")] == ["3", "1"]
+    lines = [[p.rsplit(":", 1)[1] for p in text.split(" against ")] for text in findings.conflicts]
+    assert lines == [["4", "1"], ["5", "2"]]
+
+
+def test_a_tie_conflicts_with_nothing(tmp_path):
+    assert look(tmp_path, [pair(), pair(better="bad", worse="good", label=0.5)]).conflicts == []
+
+
+def test_a_held_out_prompt_that_is_trained_on_is_a_leak(tmp_path):
+    held_out = write(tmp_path, "eval.jsonl", [pair("What  is RAIN?"), pair("new")])
+    findings = look(tmp_path, [pair("what is rain?")], eval_data_path=[held_out])
+    (leak,) = findings.leaks
+    assert leak.startswith(f"{held_out}:1 = ")
+
+
+def test_lengths_are_counted_in_tokens_with_eos_and_what_would_be_cut(tmp_path):
+    folder = tmp_path / "tokenizer"
+    build_tokenizer(["w0", "w1", "<unk>", "<eos>"]).save_pretrained(folder)
+    rows = [pair("w0 w1", "w0", "w1 w1 w1"), pair("w0", "w1", "w0 w0")]
+    flags = {"tokenizer_name_or_path": str(folder), "max_length": 4}
+    findings = look(tmp_path, rows, **flags)
+    assert sorted(findings.lengths) == [3, 4, 4, 6]
+    assert (findings.unit, findings.over_limit) == ("tokens", 1)
+
+
+def test_the_histogram_counts_everything_once():
+    lengths = [1, 2, 3, 4, 7, 8, 500, 1000]
+    found = dict(histogram(lengths))
+    assert sum(found.values()) == len(lengths)
+    assert found["512-1023"] == 1
+    assert dict(histogram([])) == {}
+
+
+def test_a_label_studio_export_is_inspected_as_its_comparisons(tmp_path):
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps([task(1, annotation(1, 7, chosen("left")))]))
+    findings = inspect(InspectArgs(data_path=[str(file)]))
+    assert (findings.stage, findings.rows, findings.errors) == ("reward", 1, [])
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "training.data.inspect", *words],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_program_prints_reports_and_tells_by_its_status(tmp_path):
+    good, bad = write(tmp_path, "good.jsonl", [pair()]), write(tmp_path, "bad.jsonl", [pair(), {}])
+    done = run(good, "--report", str(tmp_path / "report.json"))
+    assert done.returncode == 0, done.stderr
+    assert "stage reward: 1 rows, 1 ResponseGroup" in done.stdout
+    assert json.loads((tmp_path / "report.json").read_text())["errors"] == []
+    done = run(bad)
+    assert done.returncode == 2
+    assert f"{bad}:2: " in done.stdout
+    assert "torch" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ((), "name the data"),
+        (("nowhere.jsonl",), "nowhere.jsonl: no such file"),
+        (("--data_path", "x", "--max_length", "0"), "--max_length"),
+        (("{bad}",), "no stage has rows of the columns ['x']"),
+        (("{good}", "--tokenizer_name_or_path", "./none"), "--tokenizer_name_or_path"),
+        (("{good}", "--report", "/proc/none/r.json"), "--report"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, words, named):
+    files = {"{bad}": write(tmp_path, "b.jsonl", [{"x": 1}]),
+             "{good}": write(tmp_path, "g.jsonl", [pair()])}  # fmt: skip
+    done = run(*(files.get(word, word) for word in words))
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_words_show_some_of_many(tmp_path):
+    lines = in_words(look(tmp_path, [pair()] * 30), 256)
+    assert "duplicates: 29" in lines
+    assert lines.count("  ...") == 1

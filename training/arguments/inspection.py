@@ -1,0 +1,28 @@
+"""Flags of `python -m training.data.inspect`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from training.arguments.annotation import VoteArgs
+from training.arguments.common import TemplateArgs, check_positive
+from training.arguments.parsing import arg, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectArgs(TemplateArgs, VoteArgs):
+    """What is in a data file, without loading a model."""
+
+    data_path: list[str] = arg([], "Files, folders, Hub data sets or example:NAME.")
+    eval_data_path: list[str] = arg([], "Held-out data, to be checked against the rest.")
+    stage: Literal["auto", "sft", "reward", "ppo", "pretrain"] = arg(
+        "auto", "Whose rows they are; auto goes by the columns of the first row."
+    )
+    tokenizer_name_or_path: str = arg("", "Count tokens with this tokenizer, else characters.")
+    max_length: int = arg(256, "Tokens a row may have, to count those that would be cut.")
+    report: str = arg("", "The findings as JSON; they are printed in words in any case.")
+
+    def __post_init__(self) -> None:
+        require(bool(self.data_path), "name the data: python -m training.data.inspect PATH")
+        check_positive(self, "max_length")
+        self.check_templates()
+        self.check_votes()

@@ -1,0 +1,298 @@
+"""Look at data before training on it: errors, duplicates, conflicts, lengths, leaks.
+
+python -m training.data.inspect PATH [PATH ...] [--tokenizer_name_or_path output/step1_sft]
+
+Every bad row is listed by file and line, not only the first. Exit status 2 when there is one.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from training.arguments.inspection import InspectArgs
+from training.arguments.parsing import UserError, exit_with_user_error, parse_args
+from training.data.annotation.convert import rows_of_export
+from training.data.files import Row
+from training.data.records import (
+    Conversation,
+    Demonstration,
+    Prompt,
+    ResponseGroup,
+    Text,
+    group_from_row,
+    prompt_from_row,
+    sft_record_from_row,
+    text_from_row,
+)
+from training.data.sources import read_rows
+
+SHOWN = 10  # errors and examples of each kind
+BINS = 8  # of the histogram of lengths
+
+Record = Demonstration | Conversation | Text | ResponseGroup | Prompt
+FROM_ROW: dict[str, Callable[[Any, str], Record]] = {
+    "sft": sft_record_from_row,
+    "reward": group_from_row,
+    "ppo": partial(prompt_from_row, prompt_id=0),
+    "pretrain": text_from_row,
+}
+
+
+@dataclass
+class Findings:
+    """What one look at the data has found."""
+
+    stage: str
+    rows: int
+    errors: list[str] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    duplicates: list[str] = field(default_factory=list)  # "source = source"
+    conflicts: list[str] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    unit: str = "characters"
+    over_limit: int = 0
+    leaks: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "stage": self.stage,
+            "rows": self.rows,
+            "errors": self.errors,
+            "duplicates": self.duplicates,
+            "conflicts": self.conflicts,
+            "leaks": self.leaks,
+            "length_unit": self.unit,
+            "lengths": dict(histogram(self.lengths)),
+            "longest": max(self.lengths, default=0),
+            "over_max_length": self.over_limit,
+        }
+
+
+def inspect(args: InspectArgs) -> Findings:
+    """Read all rows of --data_path, and compare them with those of --eval_data_path."""
+    rows = _rows(args, args.data_path)
+    stage = _stage_of(rows[0]) if args.stage == "auto" else args.stage
+    findings = Findings(stage, len(rows))
+    findings.records, findings.errors = checked(rows, stage)
+    findings.duplicates = duplicates(findings.records)
+    findings.conflicts = conflicts(findings.records)
+    measure, findings.unit = _measure(args)
+    findings.lengths = [length for record in findings.records for length in measure(record)]
+    if args.tokenizer_name_or_path:
+        findings.over_limit = sum(length > args.max_length for length in findings.lengths)
+    if args.eval_data_path:
+        held_out, errors = checked(_rows(args, args.eval_data_path, "dev"), stage)
+        findings.errors += errors
+        findings.leaks = leaks(findings.records, held_out)
+    return findings
+
+
+def _rows(args: InspectArgs, paths: Sequence[str], split: str = "train") -> list[Row]:
+    stage = "reward" if args.stage == "auto" else args.stage
+    convert = partial(rows_of_export, args=args) if stage == "reward" else None
+    return read_rows(paths, stage=stage, split=split, seed=0, convert=convert)
+
+
+def _stage_of(row: Row) -> str:
+    """The stage whose rows have these columns."""
+    values, source = row
+    if "chosen" in values or "pairs" in values:
+        return "reward"
+    if "response" in values or "messages" in values:
+        return "sft"
+    if "text" in values:
+        return "pretrain"
+    if "prompt" in values:
+        return "ppo"
+    raise UserError(
+        f"{source}: no stage has rows of the columns {sorted(map(str, values))}; name one with "
+        "--stage to see what it misses"
+    )
+
+
+def checked(rows: Sequence[Row], stage: str) -> tuple[list[Record], list[str]]:
+    """The records of all good rows, and what is wrong with the others."""
+    records, errors = [], []
+    for row, source in rows:
+        try:
+            records.append(FROM_ROW[stage](row, source))
+        except UserError as error:
+            errors.append(str(error))
+    return records, errors
+
+
+def duplicates(records: Sequence[Record]) -> list[str]:
+    """Records that say what an earlier one has said."""
+    first: dict[Any, str] = {}
+    found = []
+    for record in records:
+        key = _content(record)
+        if key in first:
+            found.append(f"{record.source} = {first[key]}")
+        first.setdefault(key, record.source)
+    return found
+
+
+def conflicts(records: Sequence[Record]) -> list[str]:
+    """Comparisons that stand in the data both ways round."""
+    first: dict[tuple[str, str, str], str] = {}
+    found = []
+    for record in records:
+        if not isinstance(record, ResponseGroup):
+            continue
+        for pair in record.pairs:
+            if pair.label == 0.5:
+                continue
+            sides = (pair.chosen, pair.rejected)[:: 1 if pair.label > 0.5 else -1]
+            better, worse = (record.responses[side] for side in sides)
+            opposite = first.get((record.prompt, worse, better))
+            if opposite is not None:
+                found.append(f"{record.source} against {opposite}")
+            first.setdefault((record.prompt, better, worse), record.source)
+    return found
+
+
+def leaks(train: Sequence[Record], held_out: Sequence[Record]) -> list[str]:
+    """Held-out rows whose prompt (or text) is also trained on, white space and case aside."""
+    trained = {_question(record): record.source for record in train}
+    return [
+        f"{record.source} = {trained[_question(record)]}"
+        for record in held_out
+        if _question(record) in trained
+    ]
+
+
+def histogram(lengths: Sequence[int]) -> Iterator[tuple[str, int]]:
+    """Counts by length, in at most BINS ranges of doubling width."""
+    if not lengths:
+        return
+    edges = [1]
+    while edges[-1] <= max(lengths):
+        edges.append(edges[-1] * 2)
+    edges = [0, *edges[-BINS:]]
+    for low, high in pairwise(edges):
+        count = sum(low <= length < high for length in lengths)
+        if count:
+            yield f"{low}-{high - 1}", count
+
+
+def _content(record: Record) -> Any:
+    """All that a record says, without where it stands."""
+    if isinstance(record, Demonstration):
+        return record.prompt, record.response
+    if isinstance(record, Conversation):
+        return record.messages
+    if isinstance(record, ResponseGroup):
+        return record.prompt, frozenset(
+            (record.responses[pair.chosen], record.responses[pair.rejected], pair.label)
+            for pair in record.pairs
+        )
+    return record.text
+
+
+def _question(record: Record) -> str:
+    """What must not be on both sides of a split."""
+    if isinstance(record, Conversation):
+        text = next(turn.content for turn in record.messages if turn.role == "user")
+    elif isinstance(record, Demonstration | ResponseGroup):
+        text = record.prompt
+    else:
+        text = record.text
+    return " ".join(text.lower().split())
+
+
+def _measure(args: InspectArgs) -> tuple[Callable[[Record], list[int]], str]:
+    """From a record to the lengths of its sequences: in tokens, with EOS, or in characters."""
+    if not args.tokenizer_name_or_path:
+        return (lambda record: [sum(map(len, texts)) for texts in _sequences(record)]), "characters"
+    from training.data.chat import plain_ids
+
+    tokenizer = _tokenizer(args.tokenizer_name_or_path)
+    template = args.prompt_template.replace("\\n", "\n").replace("\\t", "\t")
+
+    def tokens(record: Record) -> list[int]:
+        lengths = []
+        for prompt, response in _sequences(record):
+            texts = [template.replace("{prompt}", prompt)] if prompt else []
+            ids = plain_ids(tokenizer, [*texts, response] if response else texts)
+            lengths.append(sum(map(len, ids)) + (not isinstance(record, Prompt)))
+        return lengths
+
+    return tokens, "tokens"
+
+
+def _tokenizer(path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--tokenizer_name_or_path: none can be loaded from {path}: {reason}"
+        ) from error
+
+
+def _sequences(record: Record) -> list[tuple[str, str]]:
+    """(prompt, response) of each sequence that a stage would make."""
+    if isinstance(record, Demonstration):
+        return [(record.prompt, record.response)]
+    if isinstance(record, Conversation):
+        return [("", "\n".join(turn.content for turn in record.messages))]
+    if isinstance(record, ResponseGroup):
+        return [(record.prompt, response) for response in record.responses]
+    if isinstance(record, Prompt):
+        return [(record.text, "")]
+    return [("", record.text)]
+
+
+def in_words(findings: Findings, max_length: int) -> list[str]:
+    """The findings for a terminal."""
+    kinds = Counter(type(record).__name__ for record in findings.records)
+    lines = [
+        f"stage {findings.stage}: {findings.rows} rows, "
+        + (", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none readable")
+    ]
+    for title, found in (
+        ("bad rows", findings.errors),
+        ("duplicates", findings.duplicates),
+        ("conflicts (a comparison both ways)", findings.conflicts),
+        ("held-out rows that are trained on", findings.leaks),
+    ):
+        if found:
+            lines.append(f"{title}: {len(found)}")
+            lines += [f"  {text}" for text in found[:SHOWN]]
+            lines += ["  ..."] if len(found) > SHOWN else []
+    lines.append(f"lengths in {findings.unit}:")
+    lines += [f"  {bounds}: {count}" for bounds, count in histogram(findings.lengths)]
+    if findings.over_limit:
+        lines.append(f"over --max_length {max_length}, to be cut: {findings.over_limit}")
+    return lines
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    is_named = bool(words) and not words[0].startswith("-")
+    args = parse_args(InspectArgs, ["--data_path", *words] if is_named else words)
+    try:
+        findings = inspect(args)
+        if args.report:
+            text = json.dumps(findings.as_json(), indent=2, ensure_ascii=False) + "\n"
+            Path(args.report).expanduser().write_text(text, encoding="utf-8")
+    except UserError as error:
+        exit_with_user_error("inspect", str(error))
+    except OSError as error:
+        exit_with_user_error("inspect", f"--report {args.report}: {error.strerror}")
+    sys.stdout.write("\n".join(in_words(findings, args.max_length)) + "\n")
+    if findings.errors:
+        raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()
