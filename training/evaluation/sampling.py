@@ -48,10 +48,13 @@ def load_policy(
     return policy.requires_grad_(False).eval()
 
 
-def sampling_of(args: SamplingArgs, *, max_new_tokens: int | None = None) -> Sampling:
+def sampling_of(
+    args: SamplingArgs, *, max_new_tokens: int | None = None, temperature: float | None = None
+) -> Sampling:
+    """The flags' sampling, with another length or temperature."""
     return Sampling(
         max_new_tokens=max_new_tokens or args.max_new_tokens,
-        temperature=args.temperature,
+        temperature=temperature or args.temperature,
         top_k=args.top_k,
         top_p=args.top_p,
     )

@@ -1,0 +1,150 @@
+"""Annotation tasks from sampled responses: which ones, in which order, with which page. Pure."""
+
+import math
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from difflib import SequenceMatcher
+from itertools import combinations
+from typing import Any
+
+PAIRWISE_CONFIG = """\
+<View>
+  <Style>
+    .pair { display: flex; gap: 20px; }
+    .pair > * { flex: 1; border: 1px solid #ccc; border-radius: 6px; padding: 12px; }
+  </Style>
+  <Text name="prompt" value="$prompt"/>
+  <Header value="Which answer is better? Click it, then submit; skip if you cannot tell."/>
+  <Pairwise name="comparison" toName="answer1,answer2"/>
+  <View className="pair">
+    <View><Text name="answer1" value="$answer1"/></View>
+    <View><Text name="answer2" value="$answer2"/></View>
+  </View>
+</View>
+"""
+RANKER_CONFIG = """\
+<View>
+  <Text name="prompt" value="$prompt"/>
+  <Header value="Drag the answers into order, the best one on top, then submit."/>
+  <List name="answers" value="$items" title="Answers"/>
+  <Ranker name="rank" toName="answers"/>
+</View>
+"""
+
+Task = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A response and where it came from."""
+
+    text: str
+    temperature: float
+    sample: int
+
+
+def distinct(candidates: Sequence[Sampled], count: int, *, most_alike: float) -> list[Sampled]:
+    """At most `count` responses that say different things, of as many temperatures as there are.
+
+    Empty ones and those more alike than `most_alike` (0: nothing shared, 1: the same words) to
+    one that is taken are left out.
+    """
+    by_temperature: dict[float, list[Sampled]] = {}
+    for candidate in candidates:
+        by_temperature.setdefault(candidate.temperature, []).append(candidate)
+    turns = [
+        group[turn]
+        for turn in range(max(map(len, by_temperature.values()), default=0))
+        for group in by_temperature.values()
+        if turn < len(group)
+    ]
+    taken: list[Sampled] = []
+    for candidate in turns:
+        if len(taken) == count:
+            break
+        if candidate.text.strip() and all(
+            likeness(candidate.text, other.text) <= most_alike for other in taken
+        ):
+            taken.append(candidate)
+    return taken
+
+
+def likeness(first: str, second: str) -> float:
+    """How alike two texts are, 0 to 1, by their words in order; case and punctuation aside."""
+    left, right = _words(first), _words(second)
+    if left == right:
+        return 1.0
+    return SequenceMatcher(None, left, right, autojunk=False).ratio()
+
+
+def _words(text: str) -> list[str]:
+    # A Chinese character stands for a word.
+    return re.findall(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+", text.lower())
+
+
+def pairwise_tasks(
+    prompt: str, responses: Sequence[Sampled], *, pairs: int, seed: str
+) -> list[Task]:
+    """`pairs` comparisons of these responses (0: all), left and right at random.
+
+    The first ones use each response once.
+    """
+    draw = random.Random(f"pairs {seed}")
+    order = list(range(len(responses)))
+    draw.shuffle(order)
+    disjoint = list(zip(order[::2], order[1::2], strict=False))
+    rest = [pair for pair in combinations(order, 2) if pair not in disjoint]
+    draw.shuffle(rest)
+    chosen = [*disjoint, *rest][: pairs or None]
+    return [_pair(prompt, [responses[i] for i in draw.sample(pair, 2)]) for pair in chosen]
+
+
+def _pair(prompt: str, sides: Sequence[Sampled]) -> Task:
+    data: Task = {"prompt": prompt}
+    for number, side in enumerate(sides, start=1):
+        data[f"answer{number}"] = side.text
+        data[f"origin{number}"] = _origin(side)
+    return {"data": data}
+
+
+def ranker_task(prompt: str, responses: Sequence[Sampled], *, seed: str) -> Task:
+    """All responses to be put in order; the order they stand in says nothing.
+
+    Label Studio sorts numeric ids, and keeps the given order if nobody moves anything.
+    """
+    shuffled = random.Random(f"rank {seed}").sample(list(responses), len(responses))
+    items = [
+        {"id": f"a{number}", "title": f"Answer {number}", "body": response.text}
+        for number, response in enumerate(shuffled, start=1)
+    ]
+    origins = {f"a{number}": _origin(r) for number, r in enumerate(shuffled, start=1)}
+    return {"data": {"prompt": prompt, "items": items, "origins": origins}}
+
+
+def _origin(response: Sampled) -> dict[str, Any]:
+    return {key: value for key, value in asdict(response).items() if key != "text"}
+
+
+def with_prediction(task: Task, scores: tuple[float, float], *, model_version: str) -> Task:
+    """The task with what a reward model would choose, marked as its prediction.
+
+    `score` is its certainty: the Bradley-Terry probability of the side it prefers.
+    """
+    left, right = scores
+    certainty = 1.0 / (1.0 + math.exp(-abs(left - right)))
+    region = {
+        "id": "prediction",
+        "from_name": "comparison",
+        "to_name": "comparison",
+        "type": "pairwise",
+        "value": {"selected": "left" if left >= right else "right"},
+    }
+    prediction = {"result": [region], "score": round(certainty, 6), "model_version": model_version}
+    return {**task, "predictions": [prediction]}
+
+
+def least_certain_first(tasks: Sequence[Task]) -> list[Task]:
+    """Tasks with predictions, those that a person's choice would teach most about first."""
+    return sorted(tasks, key=lambda task: float(task["predictions"][0]["score"]))
