@@ -142,10 +142,17 @@ class Collector:
             if lines and lines[0] == header:
                 found = dict(_kept(lines[1:]))
                 logger.info("going on: %d of %d prompts are drawn", len(found), len(self._prompts))
+                self._write_progress("w", header, found)
                 return found
             logger.info("%s is of other flags or prompts: begun anew", self._progress)
-        self._progress.write_text(header + "\n", encoding="utf-8")
+        self._write_progress("w", header, {})
         return {}
+
+    def _write_progress(self, mode: str, header: str, found: Responses) -> None:
+        lines = [header] if header else []
+        lines += [json.dumps([key, [asdict(r) for r in kept]]) for key, kept in found.items()]
+        with self._progress.open(mode, encoding="utf-8") as file:
+            file.write("".join(line + "\n" for line in lines))
 
     def _sample(self, prompts: Sequence[EncodedPrompt]) -> Responses:
         """Distinct responses of each prompt, kept in the progress file chunk by chunk."""
@@ -170,14 +177,12 @@ class Collector:
             for place, engine in enumerate(engines):
                 for prompt, sampled in self._drawn(engine, place, chunk, each):
                     candidates[prompt.prompt_id].append(sampled)
-            for prompt_id, drawn in candidates.items():
-                found[prompt_id] = distinct(
-                    drawn, args.samples_per_prompt, most_alike=args.most_alike
-                )
-            with self._progress.open("a", encoding="utf-8") as file:
-                for prompt in chunk:
-                    responses = [asdict(r) for r in found[prompt.prompt_id]]
-                    file.write(json.dumps([prompt.prompt_id, responses]) + "\n")
+            kept = {
+                prompt_id: distinct(drawn, args.samples_per_prompt, most_alike=args.most_alike)
+                for prompt_id, drawn in candidates.items()
+            }
+            self._write_progress("a", "", kept)
+            found |= kept
             logger.info("%d of %d prompts", start + len(chunk), len(prompts))
         return found
 
