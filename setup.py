@@ -24,6 +24,7 @@ setup(
         "accelerate>=1.10",  # transformers loads ZeRO-3 weights through it
         "datasets>=4.0",
         "sentencepiece>=0.2",
+        "protobuf>=4.0",  # sentencepiece's own model files are read through it
         "tensorboard>=2.18",
         "peft>=0.17",  # LoRA; imported only where it is asked for
         "tqdm>=4.66",

@@ -1,0 +1,174 @@
+"""SentencePiece models as tokenizers that `AutoTokenizer` loads with equal ids.
+
+A model is trained without normalisation and with bytes for what it has not seen, so that decoding
+gives back what was encoded, Chinese and line breaks included. Models from elsewhere keep their own
+normalisation; one that cannot be reproduced id for id is refused.
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from training.arguments.parsing import UserError
+
+EOS, PAD, UNK = "<|endoftext|>", "<|pad|>", "<unk>"
+SPACE = "\u2581"  # how SentencePiece writes a space
+# Encoded by both sides of a conversion, to be compared.
+PROBES = (
+    "A plain sentence, with 123 numbers.",
+    " two  spaces and a tab\tand\na new line ",
+    "虽然缺点多多，但是很好看！“引号”…",
+    "naïve café ﬁne Ⅷ ① ½ \uff46\uff55\uff4c\uff4c",
+    "👩\u200d🚀 emoji, 龘 rare, \u00e9 and e\u0301",
+    "",
+)
+
+Tokenizer = Any
+
+
+def train_model(texts: Iterable[str], *, vocab_size: int) -> bytes:
+    """A unigram model of these texts (Kudo, arXiv:1804.10959), as the bytes of a `.model` file.
+
+    `vocab_size` counts EOS, PAD, the unknown and 256 bytes; texts of few different characters may
+    give a smaller one.
+    """
+    import sentencepiece
+
+    if vocab_size < 300:
+        raise UserError(
+            f"--vocab_size must be at least 300 (256 of them are bytes), got {vocab_size}"
+        )
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(_pieces(texts)),
+            model_writer=model,
+            vocab_size=vocab_size,
+            model_type="unigram",
+            character_coverage=0.9999,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            hard_vocab_limit=False,
+            max_sentence_length=2**20,
+            unk_id=0,
+            bos_id=-1,
+            eos_id=1,
+            pad_id=2,
+            unk_piece=UNK,
+            eos_piece=EOS,
+            pad_piece=PAD,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"--tokenizer sentencepiece: training failed: {reason}") from error
+    return model.getvalue()
+
+
+def _pieces(texts: Iterable[str]) -> Iterable[str]:
+    """Lines, since the trainer takes none with a line break in it."""
+    count = 0
+    for text in texts:
+        for line in text.splitlines():
+            if line.strip():
+                count += 1
+                yield line
+    if not count:
+        raise UserError("--tokenizer sentencepiece: --data_path holds no text to train on")
+
+
+def load_model(path: str, *, flag: str) -> Tokenizer:
+    """The tokenizer of a `.model` file."""
+    try:
+        data = Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise UserError(f"{flag}: {path} cannot be read: {error.strerror}") from error
+    return tokenizer_of(data, name=f"{flag}: {path}")
+
+
+def tokenizer_of(data: bytes, *, name: str) -> Tokenizer:
+    """A fast tokenizer with the ids of a SentencePiece model; EOS and PAD are added if missing."""
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+    from transformers import PreTrainedTokenizerFast
+
+    proto: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_proto=data)
+    except RuntimeError as error:
+        raise UserError(f"{name} is no SentencePiece model: {error}") from error
+    proto.ParseFromString(data)
+    if not proto.pieces:
+        raise UserError(f"{name} is no SentencePiece model: it has no pieces")
+    backend = _backend(proto, name)
+    texts = [*PROBES, *(piece.piece.replace(SPACE, " ") for piece in proto.pieces[-200:])]
+    _check_ids(processor, backend, texts, name)
+    control = [piece.piece for piece in proto.pieces if piece.type == piece.CONTROL]
+    eos = next((piece for piece in (EOS, "</s>", "<eos>") if piece in control), EOS)
+    pad = next((piece for piece in (PAD, "<pad>") if piece in control), PAD)
+    tokenizer: Tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend,
+        eos_token=eos,
+        pad_token=pad,
+        unk_token=proto.pieces[proto.trainer_spec.unk_id].piece,
+        clean_up_tokenization_spaces=False,
+    )
+    return tokenizer
+
+
+def _backend(proto: Any, name: str) -> Any:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, normalizers
+
+    trainer = proto.trainer_spec
+    vocabulary = [(piece.piece, piece.score) for piece in proto.pieces]
+    if trainer.model_type == trainer.UNIGRAM:
+        model: Any = models.Unigram(
+            vocabulary, unk_id=trainer.unk_id, byte_fallback=trainer.byte_fallback
+        )
+    elif trainer.model_type == trainer.BPE:
+        from transformers.convert_slow_tokenizer import generate_merges
+
+        ids = {piece: index for index, (piece, _) in enumerate(vocabulary)}
+        scores = dict(vocabulary)
+        model = models.BPE(
+            ids,
+            generate_merges(ids, scores),
+            unk_token=proto.pieces[trainer.unk_id].piece,
+            fuse_unk=True,
+            byte_fallback=trainer.byte_fallback,
+        )
+    else:
+        raise UserError(f"{name}: only unigram and BPE models are read")
+    backend = Backend(model)
+    backend.normalizer = normalizers.Sequence(_normalizers(proto.normalizer_spec))
+    parts = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if proto.normalizer_spec.add_dummy_prefix:
+        parts.append(decoders.Strip(" ", 1, 0))
+    backend.decoder = decoders.Sequence(parts)
+    return backend
+
+
+def _normalizers(spec: Any) -> list[Any]:
+    from tokenizers import Regex, normalizers
+
+    steps: list[Any] = []
+    if spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    if spec.add_dummy_prefix:
+        steps.append(normalizers.Prepend(" "))
+    return [*steps, normalizers.Replace(" ", SPACE)]
+
+
+def _check_ids(processor: Any, backend: Any, texts: Sequence[str], name: str) -> None:
+    for text in texts:
+        if processor.encode(text) != backend.encode(text, add_special_tokens=False).ids:
+            raise UserError(
+                f"{name}: this model's normalisation or pieces cannot be reproduced exactly (as in "
+                f"{text[:30]!r}); train one with --tokenizer sentencepiece"
+            )
