@@ -19,10 +19,10 @@ def main() -> None:
     from training.trainers.fit import epochs, fit
     from training.trainers.sample import sample_responses
     from training.trainers.saving import save_policy
-    from training.trainers.sft import SFTTrainer, sft_engine, sft_schedule
+    from training.trainers.sft import SFTTrainer, sft_engine, sft_schedule, stage1_tokenizer
 
     with distributed.session(args) as world:
-        tokenizer = starting_point.load_starting_tokenizer(args)
+        tokenizer = stage1_tokenizer(args, world)
         starting_point.check_starting_model(args, tokenizer)
         data = load_sft(args, tokenizer)
 

@@ -254,6 +254,10 @@ SFT_CASES: dict[str, tuple[Flags, list[str]]] = {
         lambda p: ["--init_from_scratch", str(p.base / "config.json")],
         ["--init_from_scratch", "--model_name_or_path"],
     ),
+    "new tokens for an old model": (
+        lambda p: ["--tokenizer", "sentencepiece"],
+        ["--tokenizer sentencepiece", "--init_from_scratch"],
+    ),
     "no such model": (lambda p: ["--model_name_or_path", "./no"], ["--model_name_or_path", "./no"]),
     "a model without weights of its own": (
         lambda p: ["--model_name_or_path", "", "--init_from_scratch", p.file("{}", "new.json")],

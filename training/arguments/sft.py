@@ -15,6 +15,10 @@ class SFTArgs(CommonArgs):
     model_name_or_path: str = arg("", "Folder or Hub name; default: the quickstart base, else new.")
     init_from_scratch: str = arg("", "JSON model config: start from random weights instead.")
     tokenizer_name_or_path: str = arg("", "Tokenizer, when the model folder has none.")
+    tokenizer: Literal["given", "sentencepiece"] = arg(
+        "given", "sentencepiece: train one on this stage's own text, for a model from scratch."
+    )
+    vocab_size: int = arg(4000, "Tokens of --tokenizer sentencepiece, at most.")
     objective: Literal["response", "lm"] = arg(
         "response", "response: loss on responses only; lm: packed plain text."
     )
@@ -59,4 +63,14 @@ class SFTArgs(CommonArgs):
             not (self.init_from_scratch and self.model_name_or_path),
             "--init_from_scratch and --model_name_or_path exclude each other; give one",
         )
+        require(
+            self.tokenizer == "given" or bool(self.init_from_scratch),
+            "--tokenizer sentencepiece makes new tokens, so it needs a new model: give "
+            "--init_from_scratch config.json",
+        )
+        require(
+            self.tokenizer == "given" or not self.tokenizer_name_or_path,
+            "--tokenizer sentencepiece and --tokenizer_name_or_path exclude each other; give one",
+        )
+        check_positive(self, "vocab_size")
         check_file(self, "init_from_scratch")

@@ -69,6 +69,22 @@ def load_sft(args: SFTArgs, tokenizer: Tokenizer) -> Split[EncodedText]:
     return _encoded(records, lambda part: _sft_rows(part, tokenizer, args))
 
 
+def plain_texts(args: SFTArgs) -> list[str]:
+    """Stage 1's training text as it stands in the data, for a tokenizer to be trained on."""
+    stage = "pretrain" if args.objective == "lm" else "sft"
+    from_row = text_from_row if args.objective == "lm" else sft_record_from_row
+    texts = []
+    for row, source in read_rows(args.data_path, stage=stage, split="train", seed=args.seed):
+        record = from_row(row, source)
+        if isinstance(record, Text):
+            texts.append(record.text)
+        elif isinstance(record, Demonstration):
+            texts += [record.prompt, record.response]
+        else:
+            texts += [message.content for message in record.messages]
+    return texts
+
+
 def load_comparisons(args: RewardArgs, tokenizer: Tokenizer) -> Split[EncodedGroup]:
     """Stage 2: prompts with their responses and the comparisons among them."""
     records = _records(args, "reward", group_from_row, key=lambda group: group.prompt)

@@ -1,8 +1,9 @@
 """SentencePiece models as tokenizers that `AutoTokenizer` loads with equal ids.
 
 A model is trained without normalisation and with bytes for what it has not seen, so that decoding
-gives back what was encoded, Chinese and line breaks included. Models from elsewhere keep their own
-normalisation; one that cannot be reproduced id for id is refused.
+gives back what was encoded, Chinese and line breaks included (not a text that spells out a special
+token, a byte such as "<0x41>" or SentencePiece's own sign for a space). Models from elsewhere keep
+their own normalisation; one that cannot be reproduced id for id is refused.
 """
 
 import io
@@ -104,7 +105,8 @@ def tokenizer_of(data: bytes, *, name: str) -> Tokenizer:
     if not proto.pieces:
         raise UserError(f"{name} is no SentencePiece model: it has no pieces")
     backend = _backend(proto, name)
-    texts = [*PROBES, *(piece.piece.replace(SPACE, " ") for piece in proto.pieces[-200:])]
+    plain = [piece.piece for piece in proto.pieces if piece.type == piece.NORMAL]
+    texts = [*PROBES, *(piece.replace(SPACE, " ") for piece in plain[-200:])]
     _check_ids(processor, backend, texts, name)
     control = [piece.piece for piece in proto.pieces if piece.type == piece.CONTROL]
     eos = next((piece for piece in (EOS, "</s>", "<eos>") if piece in control), EOS)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from training.arguments.parsing import UserError
+from training.models.sentencepieces import load_model
 
 PAD_TOKEN = "<|pad|>"
 
@@ -12,13 +13,15 @@ Tokenizer = Any
 
 
 def load_tokenizer(path: str, *, flag: str) -> Tokenizer:
-    """The tokenizer of a folder or Hub name, with PAD distinct from EOS.
+    """The tokenizer of a folder, Hub name or SentencePiece `.model`, with PAD distinct from EOS.
 
     GPT-2 has no PAD token. Padding with EOS would hide real EOS tokens from every mask made by
     id, so a `<|pad|>` token is added; `load_causal_lm` gives it an embedding row.
     """
     from transformers import AutoTokenizer
 
+    if path.endswith(".model"):
+        return load_model(path, flag=flag)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:

