@@ -3,8 +3,8 @@
 The arithmetic is that of `transformers` under bf16 autocast (products in bf16; norms, residual
 stream and sums in fp32) in fewer passes over memory, which is what a CPU spends its time on:
 weights are cast once a forward, softmax and GELU stay in the products' type, and what backward
-needs is kept in it. Padding takes part in attention's products alone; what is left of it is 0 (its worth is
-in benchmarks/README.md).
+needs is kept in it. Padding takes part in attention's products alone; what is left of it is 0
+(its worth is in benchmarks/README.md).
 """
 
 from functools import partial
