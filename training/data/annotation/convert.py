@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from training.arguments.annotation import VoteArgs
 from training.arguments.parsing import UserError
 from training.data.annotation.config import LabelConfig, read_config
+from training.data.annotation.count import collect_votes
 from training.data.annotation.export import Task, is_export, tasks_of
 from training.data.annotation.merge import comparison_row
 from training.data.annotation.report import Report, account, in_words
-from training.data.annotation.votes import collect_votes
 from training.data.files import Row
 
 logger = logging.getLogger(__name__)
