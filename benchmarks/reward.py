@@ -17,8 +17,15 @@ from benchmarks.models import (
     write_models,
 )
 from benchmarks.paired import compare
-from benchmarks.setting import LEARNING_RATE, OurSide, peer_dtype, training_seconds, trl_common
-from training.arguments.parsing import arg, parse_args, require
+from benchmarks.setting import (
+    LEARNING_RATE,
+    OurSide,
+    peer_dtype,
+    require_ragged,
+    training_seconds,
+    trl_common,
+)
+from training.arguments.parsing import arg, parse_args
 from training.runtime.roofline import Machine
 
 STEPS = 2  # optimizer steps of a run
@@ -34,11 +41,7 @@ class RewardBenchmarkArgs(TrainingBenchmarkArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.prompt < self.shortest <= self.answer,
-            "--prompt must be below --shortest, and that at most --answer; got "
-            f"{self.prompt}, {self.shortest}, {self.answer}",
-        )
+        require_ragged(self.prompt, self.shortest, self.answer)
 
 
 Pairs = list[tuple[list[int], list[int], list[int]]]  # prompt, chosen, rejected
@@ -134,7 +137,9 @@ def trl(args: RewardBenchmarkArgs) -> Callable[[], float]:
 
 def least_seconds(args: RewardBenchmarkArgs, machine: Machine) -> float:
     """Roofline of a run: forwards and backwards over real tokens, one pass of Adam a step."""
-    lengths = [args.prompt + len(response) for _, *sides in pairs_of(args) for response in sides]
+    lengths = []
+    for _, chosen, rejected in pairs_of(args):
+        lengths += [args.prompt + len(chosen), len(rejected)]  # a shared prompt is computed once
     return training_seconds(args.size, machine, lengths, targets=0, steps=STEPS)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.arguments import BenchmarkArgs, TrainingBenchmarkArgs
 from benchmarks.models import model_shape, write_models
+from training.arguments.parsing import require
 from training.models.work import ADAM_BYTES, TRAINING
 from training.runtime.roofline import Machine
 
@@ -77,3 +78,12 @@ def our_dtype(args: BenchmarkArgs) -> Any:
     from training.runtime.engine import compute_dtype
 
     return compute_dtype(args.dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def require_ragged(prompt: int, shortest: int, longest: int) -> None:
+    """The flags of ragged data fit together."""
+    require(
+        prompt < shortest <= longest,
+        "--prompt must be below --shortest, and that at most --answer; got "
+        f"{prompt}, {shortest}, {longest}",
+    )

@@ -17,7 +17,14 @@ from benchmarks.models import (
     write_models,
 )
 from benchmarks.paired import compare
-from benchmarks.setting import LEARNING_RATE, OurSide, peer_dtype, training_seconds, trl_common
+from benchmarks.setting import (
+    LEARNING_RATE,
+    OurSide,
+    peer_dtype,
+    require_ragged,
+    training_seconds,
+    trl_common,
+)
 from training.arguments.parsing import arg, parse_args, require
 from training.runtime.roofline import Machine
 
@@ -35,11 +42,7 @@ class SFTBenchmarkArgs(TrainingBenchmarkArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.prompt < self.shortest <= self.answer,
-            "--prompt must be below --shortest, and that at most --answer; got "
-            f"{self.prompt}, {self.shortest}, {self.answer}",
-        )
+        require_ragged(self.prompt, self.shortest, self.answer)
         require(self.prompt == 1 or self.peer == "none", "--prompt above 1 needs --peer none")
 
 

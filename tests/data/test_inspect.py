@@ -122,13 +122,15 @@ def test_the_program_prints_reports_and_tells_by_its_status(tmp_path):
         ((), "name the data"),
         (("nowhere.jsonl",), "nowhere.jsonl: no such file"),
         (("--data_path", "x", "--max_length", "0"), "--max_length"),
+        (("{text}",), "give --stage ppo or pretrain"),
         (("{bad}",), "no stage has rows of the columns ['x']"),
         (("{good}", "--tokenizer_name_or_path", "./none"), "--tokenizer_name_or_path"),
         (("{good}", "--report", "/proc/none/r.json"), "--report"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, words, named):
-    files = {"{bad}": write(tmp_path, "b.jsonl", [{"x": 1}]),
+    (tmp_path / "p.txt").write_text("a prompt\n")
+    files = {"{text}": str(tmp_path / "p.txt"), "{bad}": write(tmp_path, "b.jsonl", [{"x": 1}]),
              "{good}": write(tmp_path, "g.jsonl", [pair()])}  # fmt: skip
     done = run(*(files.get(word, word) for word in words))
     assert done.returncode == 2

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,19 @@ def test_progress_of_other_flags_is_not_used(args, monkeypatch):
     collected(args, max_new_tokens=8)
     collected(args, max_new_tokens=8, tasks="both", output=args.output)
     assert called == [6]
+
+
+def test_progress_of_an_earlier_model_of_that_name_is_not_used(args, made, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(made / "before", folder)
+    first = collected(args, model=str(folder)).tasks
+    shutil.copy(made / "after" / "model.safetensors", folder / "model.safetensors")
+    assert collected(args, model=str(folder)).tasks != first
+
+
+def test_the_outputs_folder_is_made(args, tmp_path):
+    elsewhere = replace(args, output=str(tmp_path / "new" / "folder" / "tasks.json"))
+    assert write_tasks(elsewhere, collected(elsewhere))[0].is_file()
 
 
 def test_files_hold_the_tasks_and_the_page_for_them(args, tmp_path):

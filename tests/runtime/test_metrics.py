@@ -70,3 +70,16 @@ def test_other_ranks_write_and_say_nothing(args, alone, tmp_path, caplog):
     write_json(second, tmp_path / "report.json", {})
     assert list(tmp_path.iterdir()) == []
     assert caplog.messages == []
+
+
+def test_an_earlier_adapter_of_this_run_goes_and_nobody_elses(args, alone, tmp_path):
+    out = tmp_path / "out"
+    ours = [out / "adapter", out / "last" / "adapter", out / "critic" / "adapter"]
+    others = [out / "step1_sft" / "adapter", out / "src" / "adapter"]
+    for folder in [*ours, *others]:
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("{}")
+    with MetricLogger(args, alone, total_steps=1):
+        pass
+    assert not any(folder.exists() for folder in ours)
+    assert all(folder.exists() for folder in others)

@@ -21,8 +21,6 @@ class CollectArgs(PromptArgs):
     pairs_per_prompt: int = arg(0, "Comparisons of each prompt; 0: each response once.")
     reward_model: str = arg("", "Adds its choices as predictions, least certain tasks first.")
     output: str = arg("tasks.json", "The tasks; the labelling config is written beside them.")
-    label_studio_url: str = arg("", "Also make a project there; token in LABEL_STUDIO_API_KEY.")
-    project_title: str = arg("Responses", "Title of the project.")
     micro_batch_tokens: int = arg(4096, "Padded tokens per forward; bounds memory.")
 
     def __post_init__(self) -> None:
@@ -58,10 +56,4 @@ class CollectArgs(PromptArgs):
         require(
             self.output.endswith(".json"), f"--output must name a .json file, got {self.output}"
         )
-        check_can_write(self, "output_folder")
-
-    @property
-    def output_folder(self) -> str:
-        from pathlib import Path
-
-        return str(Path(self.output).expanduser().absolute().parent)
+        check_can_write(self, "output")

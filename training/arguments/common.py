@@ -144,9 +144,12 @@ def check_file(args: object, name: str) -> None:
 
 
 def check_can_write(args: object, name: str) -> None:
-    """The folder, or the nearest one above it that exists, can be written to."""
-    path = Path(getattr(args, name))
-    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    """The folder (of a file, its folder), or the nearest one above it that exists, takes files."""
+    path = Path(getattr(args, name)).expanduser()
+    places = (path, *path.absolute().parents)
+    if path.is_file():
+        places = places[1:]
+    nearest = next(folder for folder in places if folder.exists())
     reason = "may not be written to" if nearest.is_dir() else "is not a folder"
     require(
         nearest.is_dir() and os.access(nearest, os.W_OK), f"--{name} {path}: {nearest} {reason}"

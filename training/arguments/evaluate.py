@@ -35,7 +35,9 @@ class EvaluateArgs(PromptArgs):
     judge_text_after: str = arg("", "Of the prompt, leave out this text and all that is before it.")
     reward_model_name_or_path: str = arg("", "Reward model of stage 2 that scores both sides.")
     best_of: list[int] = arg([], "Also judge the best of n `before` samples by the reward model.")
-    comparisons_path: list[str] = arg([], "Held-out comparisons to measure the reward model on.")
+    comparisons_path: list[str] = arg(
+        [], "Held-out rows of stage 2, no exports: for the reward model."
+    )
     reader_model_name_or_path: str = arg(
         "", "Independent language model: how perplexed it is by each side's texts."
     )

@@ -86,3 +86,9 @@ def require(condition: bool, message: str) -> None:
     """Raise `UserError(message)` unless `condition` holds."""
     if not condition:
         raise UserError(message)
+
+
+def with_flag(flag: str, words: Sequence[str]) -> list[str]:
+    """The command line with `flag` before its first word, if that stands there without one."""
+    is_bare = bool(words) and not words[0].startswith("-")
+    return [flag, *words] if is_bare else list(words)

@@ -1,4 +1,4 @@
-"""Reads one data file into rows; each row knows the line that it came from.
+"""Reads one data file into rows, each of which knows its line; writes small files.
 
 Knows formats (JSON Lines, JSON, CSV, Parquet, text), not what the rows mean.
 """
@@ -177,3 +177,18 @@ def _text_rows(path: str, text: str, stage: str) -> list[Row]:
             rows.append(({"text": "\n".join(block)}, f"{path}:{start}"))
             block = []
     return rows
+
+
+def as_text(value: Any) -> str:
+    """JSON that people read."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_text(path: str, text: str, flag: str) -> None:
+    """Write what `flag` names a file for."""
+    target = Path(path).expanduser()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{flag} {path}: cannot be written: {error.strerror}") from error

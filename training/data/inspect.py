@@ -5,20 +5,18 @@ python -m training.data.inspect PATH [PATH ...] [--tokenizer_name_or_path output
 Every bad row is listed by file and line, not only the first. Exit status 2 when there is one.
 """
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from training.arguments.inspection import InspectArgs
-from training.arguments.parsing import UserError, exit_with_user_error, parse_args
+from training.arguments.parsing import UserError, exit_with_user_error, parse_args, with_flag
 from training.data.annotation.convert import rows_of_export
-from training.data.files import Row
+from training.data.files import Row, as_text, write_text
 from training.data.records import (
     Conversation,
     Demonstration,
@@ -94,6 +92,8 @@ def inspect(args: InspectArgs) -> Findings:
 
 
 def _rows(args: InspectArgs, paths: Sequence[str], split: str = "train") -> list[Row]:
+    if args.stage == "auto" and any(path.endswith(".txt") for path in paths):
+        raise UserError("a .txt file may hold prompts or texts: give --stage ppo or pretrain")
     stage = "reward" if args.stage == "auto" else args.stage
     convert = partial(rows_of_export, args=args) if stage == "reward" else None
     return read_rows(paths, stage=stage, split=split, seed=0, convert=convert)
@@ -277,18 +277,13 @@ def in_words(findings: Findings, max_length: int) -> list[str]:
 
 
 def main() -> None:
-    words = sys.argv[1:]
-    is_named = bool(words) and not words[0].startswith("-")
-    args = parse_args(InspectArgs, ["--data_path", *words] if is_named else words)
+    args = parse_args(InspectArgs, with_flag("--data_path", sys.argv[1:]))
     try:
         findings = inspect(args)
         if args.report:
-            text = json.dumps(findings.as_json(), indent=2, ensure_ascii=False) + "\n"
-            Path(args.report).expanduser().write_text(text, encoding="utf-8")
+            write_text(args.report, as_text(findings.as_json()), "--report")
     except UserError as error:
         exit_with_user_error("inspect", str(error))
-    except OSError as error:
-        exit_with_user_error("inspect", f"--report {args.report}: {error.strerror}")
     sys.stdout.write("\n".join(in_words(findings, args.max_length)) + "\n")
     if findings.errors:
         raise SystemExit(2)

@@ -26,7 +26,7 @@ from training.data.annotation.tasks import (
     ranker_task,
     with_prediction,
 )
-from training.data.chat import load_chat_template
+from training.data.chat import load_chat_template, plain_ids
 from training.data.encode import EncodedPrompt, check_prompt_template, encode_prompts
 from training.data.records import Prompt, prompt_from_row
 from training.data.sources import read_rows
@@ -40,9 +40,15 @@ from training.evaluation.sampling import (
 )
 from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import SampleKey
-from training.models.loading import check_fits
-from training.models.scalar import load_scalar_model, read_settings
+from training.models.loading import check_fits, load_config
+from training.models.scalar import (
+    BACKBONE_FOLDER,
+    ScalarSettings,
+    load_scalar_model,
+    read_settings,
+)
 from training.models.tokenizers import Tokenizer, check_same_tokenizer, load_tokenizer
+from training.runtime.checkpoint import check_complete
 from training.runtime.engine import compute_dtype
 
 logger = logging.getLogger(__name__)
@@ -53,8 +59,6 @@ SPARE = 2
 OTHER_FLAGS = {
     "output",
     "reward_model",
-    "label_studio_url",
-    "project_title",
     "tasks",
     "pairs_per_prompt",
     "generation_batch_size",
@@ -86,6 +90,7 @@ class Collector:
             flags=f"--max_prompt_length {args.max_prompt_length} and --max_new_tokens "
             f"{args.max_new_tokens} can",
         )
+        self._scorer = _checked_scorer(args, self._tokenizer) if args.reward_model else None
         self._prompts = _prompts(args, self._tokenizer)
         self._progress = Path(f"{args.output}.progress.jsonl").expanduser()
 
@@ -136,9 +141,13 @@ class Collector:
     def _known(self) -> Responses:
         """What an earlier run with the same flags has drawn."""
         settings = {k: v for k, v in asdict(self._args).items() if k not in OTHER_FLAGS}
-        header = json.dumps({**settings, "texts": [p.text for p in self._prompts]})
+        weights = sorted(Path(self._args.model).expanduser().glob("*.safetensors"))
+        of_model = [[file.name, *_stamp(file)] for file in weights]
+        header = json.dumps(
+            {**settings, "weights": of_model, "texts": [p.text for p in self._prompts]}
+        )
         if self._progress.is_file():
-            lines = self._progress.read_text(encoding="utf-8").splitlines()
+            lines = self._progress.read_text(encoding="utf-8", errors="replace").splitlines()
             if lines and lines[0] == header:
                 found = dict(_kept(lines[1:]))
                 logger.info("going on: %d of %d prompts are drawn", len(found), len(self._prompts))
@@ -151,8 +160,14 @@ class Collector:
     def _write_progress(self, mode: str, header: str, found: Responses) -> None:
         lines = [header] if header else []
         lines += [json.dumps([key, [asdict(r) for r in kept]]) for key, kept in found.items()]
-        with self._progress.open(mode, encoding="utf-8") as file:
-            file.write("".join(line + "\n" for line in lines))
+        try:
+            self._progress.parent.mkdir(parents=True, exist_ok=True)
+            with self._progress.open(mode, encoding="utf-8") as file:
+                file.write("".join(line + "\n" for line in lines))
+        except OSError as error:
+            raise UserError(
+                f"--output: {self._progress} cannot be written: {error.strerror}"
+            ) from error
 
     def _sample(self, prompts: Sequence[EncodedPrompt]) -> Responses:
         """Distinct responses of each prompt, kept in the progress file chunk by chunk."""
@@ -204,23 +219,20 @@ class Collector:
         self, prompts: Sequence[EncodedPrompt], by_prompt: Sequence[Sequence[Task]]
     ) -> list[Task]:
         """The tasks with the reward model's choices."""
-        args, flag = self._args, "--reward_model"
-        settings = read_settings(args.reward_model, flag=flag, hint="give a folder of stage 2")
-        tokenizer = load_tokenizer(args.reward_model, flag=flag)
-        check_same_tokenizer(self._tokenizer, tokenizer, args.model, args.reward_model)
+        args, tokenizer = self._args, self._tokenizer
+        assert self._scorer is not None
         scorer = load_scalar_model(
             args.reward_model,
-            settings,
+            self._scorer,
             device=self._device,
             compute_dtype=compute_dtype(args.dtype, self._device),
             tokens=len(tokenizer),
         ).eval()
         flat = [(p, task) for p, tasks in zip(prompts, by_prompt, strict=True) for task in tasks]
         sides = [(p, task["data"][key]) for p, task in flat for key in ("answer1", "answer2")]
-        responses = [
-            [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-            for _, text in sides
-        ]
+        # As stage 2 will encode them once they are comparisons.
+        texts = plain_ids(tokenizer, [text for _, text in sides])
+        responses = [[*ids, tokenizer.eos_token_id] for ids in texts]
         scores = response_scores(
             scorer,
             [prompt.input_ids for prompt, _ in sides],
@@ -233,6 +245,28 @@ class Collector:
             with_prediction(task, (scores[2 * n], scores[2 * n + 1]), model_version=version)
             for n, (_, task) in enumerate(flat)
         ]
+
+
+def _checked_scorer(args: CollectArgs, tokenizer: Tokenizer) -> ScalarSettings:
+    """The reward model's settings, after what its files can tell was checked."""
+    path, flag, hint = args.reward_model, "--reward_model", "give a folder of stage 2"
+    settings = read_settings(path, flag=flag, hint=hint)
+    check_complete(path, flag=flag, hint="wait for it, or start it again")
+    check_same_tokenizer(tokenizer, load_tokenizer(path, flag=flag), args.model, path)
+    folder = path if settings.is_plain else str(Path(path) / BACKBONE_FOLDER)
+    check_fits(
+        load_config(folder, flag=flag, hint=hint),
+        args.max_prompt_length + args.max_new_tokens,
+        flags=f"--max_prompt_length {args.max_prompt_length} and --max_new_tokens "
+        f"{args.max_new_tokens} (for --reward_model) can",
+    )
+    return settings
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """Tells a file from a later one of its name."""
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _prompts(args: CollectArgs, tokenizer: Tokenizer) -> list[EncodedPrompt]:

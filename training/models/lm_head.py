@@ -107,6 +107,8 @@ def head_loss(
     each logit exists once, and backward only scales what is there.
     """
     banned = -1 if banned_token is None else banned_token
+    if not torch.is_grad_enabled():  # a Parameter asks for its gradient even then
+        hidden, weight = hidden.detach(), weight.detach()
     arguments = (hidden, weight, tokens, token_loss, 1.0 / temperature, banned, dtype)
     loss, logprobs = _HeadLoss.apply(*arguments)  # type: ignore[no-untyped-call]
     return loss, logprobs

@@ -20,7 +20,7 @@ def load_tokenizer(path: str, *, flag: str) -> Tokenizer:
     """
     from transformers import AutoTokenizer
 
-    if path.endswith(".model"):
+    if path.endswith(".model") and not Path(path).expanduser().is_dir():
         return load_model(path, flag=flag)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)

@@ -127,8 +127,9 @@ def prepare_output(args: CommonArgs) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "complete.json").unlink(missing_ok=True)
-        for adapter in folder.glob("**/adapter"):
-            shutil.rmtree(adapter)  # of a run with LoRA; this one may have none
+        for adapter in (folder / "adapter", folder / "last/adapter", folder / "critic/adapter"):
+            if (adapter / "adapter_config.json").is_file():
+                shutil.rmtree(adapter)  # of an earlier run with LoRA; this one may have none
         text = json.dumps(asdict(args), indent=2)
         (folder / "args.json").write_text(text + "\n", encoding="utf-8")
     except OSError as error:

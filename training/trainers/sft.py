@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from training.arguments.parsing import UserError
 from training.arguments.sft import SFTArgs
 from training.data.batches import epoch_batches
 from training.data.encode import EncodedText
@@ -111,8 +112,15 @@ def stage1_tokenizer(args: SFTArgs, world: World) -> Tokenizer:
     """The tokenizer that the flags name, or a new one of the stage's own text."""
     if args.tokenizer == "given":
         return load_starting_tokenizer(args)
-    model = train_model(plain_texts(args), vocab_size=args.vocab_size) if world.is_main else b""
-    model = world.gather(model)[0]
+    model, mistake = b"", ""
+    if world.is_main:
+        try:
+            model = train_model(plain_texts(args), vocab_size=args.vocab_size)
+        except UserError as error:
+            mistake = str(error)
+    model, mistake = world.gather((model, mistake))[0]
+    if mistake:
+        raise UserError(mistake)  # on every rank: the others must not wait for this one
     return tokenizer_of(model, name="--tokenizer sentencepiece")
 
 

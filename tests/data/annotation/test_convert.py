@@ -155,6 +155,52 @@ def test_a_skip_after_a_vote_does_not_take_it_back(tmp_path):
     assert pairs_of(rows) == [LEFT]
 
 
+@pytest.mark.parametrize("later", [[], [*chosen("left"), *chosen("right")], chosen("none")])
+def test_a_later_submission_without_a_vote_takes_the_earlier_vote_back(tmp_path, later):
+    both = task(1, annotation(1, 7, chosen("left")), annotation(2, 7, later))
+    good = task(2, annotation(3, 7, chosen("right")))
+    rows, report = converted(write(tmp_path, [both, good]))
+    assert pairs_of(rows) == [RIGHT]
+    assert report["dropped"]["superseded by the same annotator"] == 1
+
+
+def test_people_without_a_name_do_not_supersede_each_other(tmp_path):
+    votes = [annotation(n, None, chosen("left")) for n in (1, 2)]
+    rows, report = converted(write(tmp_path, [task(1, *votes)]), votes="all")
+    assert pairs_of(rows) == [LEFT, LEFT]
+    assert report["used"] == 2
+
+
+def test_answers_with_one_id_are_not_told_apart_by_a_guess(tmp_path):
+    data = items("x", "y", "z")
+    data["items"][1]["id"] = "a1"
+    tasks = [task(1, annotation(1, 7, ranked("a1", "a3")), data=data),
+             task(2, annotation(2, 7, ranked("a1", "a2")), data=items("x", "y"))]  # fmt: skip
+    _, report = converted(write(tmp_path, tasks))
+    assert report["dropped"] == {"two answers of the task have one id": 1}
+
+
+def test_a_comparison_that_names_its_annotator_is_no_export(tmp_path):
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "annotator": 1, "annotation_id": 2}
+    with pytest.raises(UserError, match="is no Label Studio export"):
+        read_export(write(tmp_path, [row]))
+
+
+def test_ratings_inside_a_tasks_answers_are_data(tmp_path):
+    data = items("x", "y")
+    for item in data["items"]:
+        item["rating"] = 4
+    tasks = [task(1, annotation(1, 7, ranked("a2", "a1")), data=data)]
+    rows, _ = converted(write_flat(tmp_path, tasks, "csv"))
+    assert pairs_of(rows) == [("y", "x", 1.0)]
+
+
+def test_many_votes_against_a_tiny_error_are_certain(tmp_path):
+    sides = ["right"] * 60
+    rows, _ = converted(write(tmp_path, three_votes(*sides)), annotator_error="1e-12")
+    assert pairs_of(rows) == [RIGHT]
+
+
 def three_votes(*sides: str) -> list[Any]:
     votes = [annotation(n, n, chosen(side)) for n, side in enumerate(sides, start=1)]
     return [task(1, *votes)]
@@ -302,10 +348,12 @@ def test_ratings_compare_one_annotators_responses_to_one_prompt(tmp_path):
         rating_task(3, "q", "alone", annotation(5, 1, rated(4))),
         rating_task(4, "q", "by another", annotation(6, 2, rated(1))),
         rating_task(5, "q", "no number", annotation(7, 1, rated("5"))),
+        rating_task(6, "p", "by nobody", annotation(8, None, rated(1))),
     ]
     rows, report = converted(write(tmp_path, tasks))
     assert pairs_of(rows) == [("good", "bad", 1.0)]
     assert report["dropped"] == {
+        "a rating by nobody named, comparable with no other": 1,
         "a rating that is no number": 1,
         "rated as all others of its prompt": 2,
         "the only rating of its prompt by its annotator": 2,

@@ -59,6 +59,8 @@ def ranking_of(
     if not isinstance(ranked, Mapping):
         raise NoVoteError("a ranking that is no object")
     place = {item: index for index, (item, _) in enumerate(answers)}
+    if len(place) < len(answers):
+        raise NoVoteError("two answers of the task have one id")
     levels: list[list[int]] = []
     is_one_list = not config.buckets and set(ranked) <= {config.control}
     for name in [config.control] if is_one_list else _bucket_names(ranked, config):

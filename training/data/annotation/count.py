@@ -66,25 +66,27 @@ def _one_control(tasks: Sequence[Task], config: LabelConfig) -> LabelConfig:
 def _latest(
     task: Task, config: LabelConfig, ties: Ties, ledger: Ledger
 ) -> list[tuple[Annotation, Region | None]]:
-    """Annotations with something to read, the last one of each annotator, with its region."""
+    """The last submission of each annotator, with its region where it can be read.
+
+    A later one takes the place of an earlier one whatever it says; a skip says nothing and leaves
+    an earlier submission as it is. Who is not named may be anybody.
+    """
+    last: dict[str, Annotation] = {}
+    for annotation in task.annotations:
+        before = last.get(annotation.annotator)
+        is_later = before is None or annotation.updated_at >= before.updated_at
+        if is_later and not annotation.is_skipped:
+            last[annotation.annotator] = annotation
     kept: list[tuple[Annotation, Region | None]] = []
     for annotation in task.annotations:
+        latest = last.get(annotation.annotator, annotation)
         try:
+            if annotation.annotator and latest is not annotation and not annotation.is_skipped:
+                raise NoVoteError("superseded by the same annotator")
             kept.append((annotation, _region_of(annotation, config, ties)))
         except NoVoteError as reason:
             ledger.drop(str(reason), task, annotation)
-    last: dict[str, Annotation] = {}
-    for annotation, _ in kept:
-        before = last.get(annotation.annotator)
-        if before is None or annotation.updated_at >= before.updated_at:
-            last[annotation.annotator] = annotation
-    final = []
-    for annotation, region in kept:
-        if annotation.annotator and last[annotation.annotator] is not annotation:
-            ledger.drop("superseded by the same annotator", task, annotation)
-        else:
-            final.append((annotation, region))
-    return final
+    return kept
 
 
 def _region_of(annotation: Annotation, config: LabelConfig, ties: Ties) -> Region | None:

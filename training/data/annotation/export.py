@@ -57,7 +57,8 @@ def is_export(row: Mapping[str, Any]) -> bool:
     """Whether a row of a file is one of an export."""
     if isinstance(row.get("annotations"), list) and isinstance(row.get("data"), Mapping):
         return True
-    return "annotation_id" in row and "annotator" in row
+    is_comparison = any(key in row for key in ("chosen", "rejected", "pairs"))
+    return "annotation_id" in row and "annotator" in row and not is_comparison
 
 
 def read_export(path: str) -> list[Task]:
@@ -160,6 +161,8 @@ def _flat_regions(name: str, value: Any) -> list[Region]:
             return []
     if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
         return []
+    if any("id" in item for item in value):
+        return []  # answers of a task, which may have ratings of their own
     kinds = [next((VALUE_TYPES[key] for key in item if key in VALUE_TYPES), "") for item in value]
     if not all(kinds):
         return []

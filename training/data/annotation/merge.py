@@ -56,4 +56,5 @@ def evidence(votes: Sequence[Vote], error: float) -> float:
     lead = sum(2.0 * vote.share - 1.0 for vote in votes)
     if error >= TIE:
         return TIE
-    return 1.0 / (1.0 + math.exp(-lead * math.log((1.0 - error) / error)))
+    odds = math.exp(-abs(lead) * math.log((1.0 - error) / error))  # against the side that leads
+    return 1.0 / (1.0 + odds) if lead >= 0 else odds / (1.0 + odds)

@@ -63,6 +63,8 @@ def add_ratings(
             prompt = text_of(task.data.get(config.prompt_key(task.data)), "prompt")
             response = text_of(task.data.get(config.response_key(task.data)), "answer")
             rating = region.value.get("rating") if region is not None else None
+            if not annotation.annotator:
+                raise NoVoteError("a rating by nobody named, comparable with no other")
             if isinstance(rating, bool) or not isinstance(rating, int | float):
                 raise NoVoteError("a rating that is no number")
         except NoVoteError as reason:

@@ -88,6 +88,11 @@ def _annotators(tasks: Sequence[Task], questions: Sequence[Question]) -> dict[st
     """Of each annotator: how many annotations, agreement with others, position, times."""
     counts = Counter(item.annotator for task in tasks for item in task.annotations)
     others = agreement_with_others(_units(questions))
+    times: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    for task in tasks:
+        for item in task.annotations:
+            if item.lead_time is not None and not item.is_skipped:
+                times[item.annotator].append((item.lead_time, task.task_id))
     decided: dict[str, list[bool]] = defaultdict(list)
     for question in questions:
         for vote in question.votes:
@@ -98,7 +103,7 @@ def _annotators(tasks: Sequence[Task], questions: Sequence[Question]) -> dict[st
             "annotations": count,
             "agreement_with_others": _rounded(others.get(annotator)),
             **_position(decided[annotator]),
-            **_times(tasks, annotator),
+            **_times(times[annotator]),
         }
         for annotator, count in sorted(counts.items())
     }
@@ -112,13 +117,8 @@ def _position(chose_left: Sequence[bool]) -> dict[str, Any]:
     return {"left": _rounded(share), "left_interval": [_rounded(low), _rounded(high)]}
 
 
-def _times(tasks: Sequence[Task], annotator: str) -> dict[str, Any]:
-    times = [
-        (item.lead_time, task.task_id)
-        for task in tasks
-        for item in task.annotations
-        if item.annotator == annotator and item.lead_time is not None and not item.is_skipped
-    ]
+def _times(times: Sequence[tuple[float, str]]) -> dict[str, Any]:
+    """The median of (seconds, task id), and the tasks far from it."""
     if not times:
         return {}
     median = statistics.median(time for time, _ in times)
