@@ -24,31 +24,23 @@ from training.data.annotation.tasks import (
     least_certain_first,
     pairwise_tasks,
     ranker_task,
-    with_prediction,
 )
-from training.data.chat import load_chat_template, plain_ids
+from training.data.chat import load_chat_template
 from training.data.encode import EncodedPrompt, check_prompt_template, encode_prompts
 from training.data.records import Prompt, prompt_from_row
 from training.data.sources import read_rows
+from training.evaluation.predictions import Predictor
 from training.evaluation.sampling import (
     check_language_model,
     hybrid_engine,
     load_policy,
-    response_scores,
     response_texts,
     sampling_of,
 )
 from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import SampleKey
-from training.models.loading import check_fits, load_config
-from training.models.scalar import (
-    BACKBONE_FOLDER,
-    ScalarSettings,
-    load_scalar_model,
-    read_settings,
-)
-from training.models.tokenizers import Tokenizer, check_same_tokenizer, load_tokenizer
-from training.runtime.checkpoint import check_complete
+from training.models.loading import check_fits
+from training.models.tokenizers import Tokenizer
 from training.runtime.engine import compute_dtype
 
 logger = logging.getLogger(__name__)
@@ -90,7 +82,8 @@ class Collector:
             flags=f"--max_prompt_length {args.max_prompt_length} and --max_new_tokens "
             f"{args.max_new_tokens} can",
         )
-        self._scorer = _checked_scorer(args, self._tokenizer) if args.reward_model else None
+        if args.reward_model:
+            self._predictor = Predictor(args, self._tokenizer, device)
         self._prompts = _prompts(args, self._tokenizer)
         self._progress = Path(f"{args.output}.progress.jsonl").expanduser()
 
@@ -135,7 +128,10 @@ class Collector:
             for prompt in prompts
         ]
         if self._args.reward_model:
-            return least_certain_first(self._predicted(prompts, by_prompt))
+            pairs_of = list(zip(prompts, by_prompt, strict=True))
+            tokens = [prompt.input_ids for prompt, tasks in pairs_of for _ in tasks]
+            flat = [task for tasks in by_prompt for task in tasks]
+            return least_certain_first(self._predictor.predict(tokens, flat))
         return [task for tasks in by_prompt for task in tasks]
 
     def _known(self) -> Responses:
@@ -214,53 +210,6 @@ class Collector:
         texts = response_texts(self._tokenizer, inputs, rows)
         for (prompt, sample), text in zip(jobs, texts, strict=True):
             yield prompt, Sampled(text, self._args.temperatures[place], sample)
-
-    def _predicted(
-        self, prompts: Sequence[EncodedPrompt], by_prompt: Sequence[Sequence[Task]]
-    ) -> list[Task]:
-        """The tasks with the reward model's choices."""
-        args, tokenizer = self._args, self._tokenizer
-        assert self._scorer is not None
-        scorer = load_scalar_model(
-            args.reward_model,
-            self._scorer,
-            device=self._device,
-            compute_dtype=compute_dtype(args.dtype, self._device),
-            tokens=len(tokenizer),
-        ).eval()
-        flat = [(p, task) for p, tasks in zip(prompts, by_prompt, strict=True) for task in tasks]
-        sides = [(p, task["data"][key]) for p, task in flat for key in ("answer1", "answer2")]
-        # As stage 2 will encode them once they are comparisons.
-        texts = plain_ids(tokenizer, [text for _, text in sides])
-        responses = [[*ids, tokenizer.eos_token_id] for ids in texts]
-        scores = response_scores(
-            scorer,
-            [prompt.input_ids for prompt, _ in sides],
-            responses,
-            pad_id=tokenizer.pad_token_id,
-            token_budget=args.micro_batch_tokens,
-        ).tolist()
-        version = Path(args.reward_model).name
-        return [
-            with_prediction(task, (scores[2 * n], scores[2 * n + 1]), model_version=version)
-            for n, (_, task) in enumerate(flat)
-        ]
-
-
-def _checked_scorer(args: CollectArgs, tokenizer: Tokenizer) -> ScalarSettings:
-    """The reward model's settings, after what its files can tell was checked."""
-    path, flag, hint = args.reward_model, "--reward_model", "give a folder of stage 2"
-    settings = read_settings(path, flag=flag, hint=hint)
-    check_complete(path, flag=flag, hint="wait for it, or start it again")
-    check_same_tokenizer(tokenizer, load_tokenizer(path, flag=flag), args.model, path)
-    folder = path if settings.is_plain else str(Path(path) / BACKBONE_FOLDER)
-    check_fits(
-        load_config(folder, flag=flag, hint=hint),
-        args.max_prompt_length + args.max_new_tokens,
-        flags=f"--max_prompt_length {args.max_prompt_length} and --max_new_tokens "
-        f"{args.max_new_tokens} (for --reward_model) can",
-    )
-    return settings
 
 
 def _stamp(file: Path) -> tuple[int, int]:
