@@ -1,6 +1,7 @@
 """Flags that say how annotations become comparisons."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from training.arguments.common import check_file
@@ -46,4 +47,14 @@ class AnnotationArgs(VoteArgs):
     def __post_init__(self) -> None:
         require(bool(self.export), "name the exported file")
         check_file(self, "export")
+        files = [Path(path).expanduser().resolve() for path in self._files if path]
+        require(
+            len(set(files)) == len(files),
+            "--export, --output and --report must be different files, got "
+            f"{', '.join(path for path in self._files if path)}",
+        )
         self.check_votes()
+
+    @property
+    def _files(self) -> tuple[str, str, str]:
+        return self.export, self.output, self.report

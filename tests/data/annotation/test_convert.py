@@ -17,10 +17,12 @@ from tests.data.annotation.exports import (
     write,
     write_flat,
 )
-from training.arguments.annotation import VoteArgs
+from training.arguments.annotation import AnnotationArgs, VoteArgs
 from training.arguments.parsing import UserError
-from training.data.annotation.convert import convert
+from training.data.annotation.convert import convert, rows_of_export
 from training.data.annotation.export import read_export
+from training.data.annotation.report import in_words
+from training.data.files import read_file
 from training.data.records import group_from_row
 
 ARGS = VoteArgs()
@@ -380,7 +382,9 @@ def test_with_several_controls_one_must_be_named(tmp_path):
         converted(path)
     rows, _ = converted(path, label_control="safer")
     assert pairs_of(rows) == [RIGHT]
-    with pytest.raises(UserError, match="--label_control nicer: the export has only"):
+    with pytest.raises(
+        UserError, match=r"the control nicer .* is not in the export, which has comparison, safer"
+    ):
         converted(path, label_control="nicer")
 
 
@@ -414,6 +418,28 @@ def test_what_is_no_export_is_said_so(tmp_path):
     path = write(tmp_path, [{"prompt": "p", "chosen": "a", "rejected": "b"}])
     with pytest.raises(UserError, match=r"is no Label Studio export.*'prompt'"):
         read_export(path)
+
+
+def test_tasks_that_nobody_has_labelled_are_recognised(tmp_path):
+    path = write(tmp_path, [{"data": {"prompt": "p", "answer1": "a", "answer2": "b"}}])
+    with pytest.raises(UserError, match="tasks without annotations: import them"):
+        read_export(path)
+    with pytest.raises(UserError, match="tasks without annotations: import them"):
+        rows_of_export(read_file(path, stage="reward"), path, ARGS)
+
+
+def test_no_file_is_written_over_another(tmp_path):
+    path = write(tmp_path, three_votes("left"))
+    other = str(tmp_path / "other.json")
+    for files in ({"output": path}, {"report": path}, {"output": other, "report": other}):
+        with pytest.raises(UserError, match="must be different files"):
+            AnnotationArgs(**{"export": path, **files})  # type: ignore[arg-type]
+
+
+def test_tied_questions_are_said_to_be_left_out(tmp_path):
+    tasks = [*three_votes("left", "right"), task(2, annotation(9, 1, chosen("left")))]
+    _, report = converted(write(tmp_path, tasks), votes="majority")
+    assert any("1 questions whose votes are tied" in line for line in in_words(report, 1))
 
 
 def test_an_export_without_any_vote_is_an_error_with_the_reasons(tmp_path):

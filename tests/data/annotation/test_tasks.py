@@ -48,6 +48,20 @@ def test_duplicates_near_duplicates_and_empty_responses_are_left_out():
     assert len(distinct(candidates, 5, most_alike=0.9)) == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("fine\n\ttext", True),
+        ("汉字 \u00e9 👩\u200d🚀", True),
+        ("a\x00b", False),
+        ("\x12", False),
+        (" ", False),
+    ],
+)
+def test_control_characters_are_not_shown_to_people(text, shown):
+    assert bool(distinct(sampled(text), 1, most_alike=0.5)) == shown
+
+
 def test_responses_come_from_as_many_temperatures_as_there_are():
     cold = sampled("a", "b", "c", temperature=0.5)
     hot = sampled("x", "y", "z", temperature=1.5)

@@ -7,7 +7,7 @@ from training.arguments.annotation import VoteArgs
 from training.arguments.parsing import UserError
 from training.data.annotation.config import LabelConfig, read_config
 from training.data.annotation.count import collect_votes
-from training.data.annotation.export import Task, is_export, tasks_of
+from training.data.annotation.export import UNLABELLED, Task, is_export, is_unlabelled, tasks_of
 from training.data.annotation.merge import comparison_row
 from training.data.annotation.report import Report, account, in_words
 from training.data.files import Row
@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 def rows_of_export(rows: list[Row], path: str, args: VoteArgs) -> list[Row]:
     """The comparisons that an export stands for, its account logged; other rows as they are."""
+    if is_unlabelled(rows[0][0]):
+        raise UserError(UNLABELLED.format(path))
     if not is_export(rows[0][0]):
         return rows
     converted, report = convert(tasks_of(rows, path), path, args)
@@ -49,6 +51,7 @@ def convert(tasks: Sequence[Task], path: str, args: VoteArgs) -> tuple[list[Row]
         raise UserError(
             f"{path}: no comparison is left of {report['annotations']} annotations"
             + (f" ({reasons})" if reasons else "")
+            + ("; name the columns with --label_config" if "the task has no" in reasons else "")
         )
     return rows, report
 

@@ -55,8 +55,8 @@ def _one_control(tasks: Sequence[Task], config: LabelConfig) -> LabelConfig:
     if not named:
         if found:
             raise UserError(
-                f"--label_control {config.control}: the export has only "
-                f"{', '.join(sorted(control for control, _ in found))}"
+                f"the control {config.control} (of --label_config or --label_control) is not in "
+                f"the export, which has {', '.join(sorted(control for control, _ in found))}"
             )
         return LabelConfig(**{**vars(config), "kind": config.kind or "pairwise"})
     control, kind = next(iter(named))

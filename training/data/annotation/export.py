@@ -14,6 +14,10 @@ from training.data.files import Row, read_file
 
 # What JSON_MIN and CSV add to a task's own data.
 ROW_KEYS = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time"}
+UNLABELLED = (
+    "{}: these are tasks without annotations: import them into Label Studio, and give what it "
+    "exports once people have labelled them"
+)
 VALUE_TYPES = {"selected": "pairwise", "ranker": "ranker", "rating": "rating"}
 
 
@@ -61,9 +65,16 @@ def is_export(row: Mapping[str, Any]) -> bool:
     return "annotation_id" in row and "annotator" in row and not is_comparison
 
 
+def is_unlabelled(row: Mapping[str, Any]) -> bool:
+    """Whether a row is a task as it is imported, which nobody has seen yet."""
+    return isinstance(row.get("data"), Mapping) and "annotations" not in row
+
+
 def read_export(path: str) -> list[Task]:
     """The tasks of an export file, in its order."""
     rows = read_file(path, stage="reward")
+    if is_unlabelled(rows[0][0]):
+        raise UserError(UNLABELLED.format(path))
     if not is_export(rows[0][0]):
         raise UserError(
             f"{path}: is no Label Studio export (neither 'data' and 'annotations' nor 'annotator' "

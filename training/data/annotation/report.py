@@ -163,6 +163,11 @@ def in_words(report: Report, pairs: int) -> list[str]:
     rest = [f"{report[key]} {key.replace('_', ' ')}" for key in unvoted if report[key]]
     if rest:
         lines.append(f"  not votes: {', '.join(rest)}")
+    if report.get("undecided_questions"):
+        lines.append(
+            f"  {report['undecided_questions']} questions whose votes are tied are left out "
+            "(--ties half keeps them)"
+        )
     agreement = report["agreement"]
     if agreement["comparisons"]:
         alpha = agreement["krippendorff_alpha"]

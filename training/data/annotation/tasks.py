@@ -3,6 +3,7 @@
 import math
 import random
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
@@ -48,8 +49,8 @@ class Sampled:
 def distinct(candidates: Sequence[Sampled], count: int, *, most_alike: float) -> list[Sampled]:
     """At most `count` responses that say different things, of as many temperatures as there are.
 
-    Empty ones and those more alike than `most_alike` (0: nothing shared, 1: the same words) to
-    one that is taken are left out.
+    Empty ones and those with control characters are left out, and those more alike than
+    `most_alike` (0: nothing shared, 1: the same words) to one that is taken.
     """
     by_temperature: dict[float, list[Sampled]] = {}
     for candidate in candidates:
@@ -64,11 +65,17 @@ def distinct(candidates: Sequence[Sampled], count: int, *, most_alike: float) ->
     for candidate in turns:
         if len(taken) == count:
             break
-        if candidate.text.strip() and all(
+        if is_showable(candidate.text) and all(
             likeness(candidate.text, other.text) <= most_alike for other in taken
         ):
             taken.append(candidate)
     return taken
+
+
+def is_showable(text: str) -> bool:
+    """Text that is not empty, without control characters, which a page or its database refuse."""
+    controls = (char for char in text if unicodedata.category(char) == "Cc")
+    return bool(text.strip()) and all(char in "\t\n\r" for char in controls)
 
 
 def likeness(first: str, second: str) -> float:
