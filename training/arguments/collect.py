@@ -56,4 +56,4 @@ class CollectArgs(PromptArgs):
         require(
             self.output.endswith(".json"), f"--output must name a .json file, got {self.output}"
         )
-        check_can_write(self, "output")
+        check_can_write(self, "output", is_file=True)

@@ -143,12 +143,10 @@ def check_file(args: object, name: str) -> None:
     require(not value or Path(value).is_file(), f"--{name}: no file at {value}")
 
 
-def check_can_write(args: object, name: str) -> None:
-    """The folder (of a file, its folder), or the nearest one above it that exists, takes files."""
+def check_can_write(args: object, name: str, *, is_file: bool = False) -> None:
+    """The folder (a file's folder), or the nearest one above it that exists, can be written to."""
     path = Path(getattr(args, name)).expanduser()
-    places = (path, *path.absolute().parents)
-    if path.is_file():
-        places = places[1:]
+    places = path.absolute().parents if is_file else (path, *path.absolute().parents)
     nearest = next(folder for folder in places if folder.exists())
     reason = "may not be written to" if nearest.is_dir() else "is not a folder"
     require(
