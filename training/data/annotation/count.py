@@ -1,6 +1,7 @@
 """From the annotations of an export to questions with votes, and an account of the rest."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from training.arguments.parsing import UserError
 from training.data.annotation.choices import answers_of, choice_of, ranking_of
@@ -58,9 +59,9 @@ def _one_control(tasks: Sequence[Task], config: LabelConfig) -> LabelConfig:
                 f"the control {config.control} (of --label_config or --label_control) is not in "
                 f"the export, which has {', '.join(sorted(control for control, _ in found))}"
             )
-        return LabelConfig(**{**vars(config), "kind": config.kind or "pairwise"})
+        return replace(config, kind=config.kind or "pairwise")
     control, kind = next(iter(named))
-    return LabelConfig(**{**vars(config), "control": control, "kind": kind})
+    return replace(config, control=control, kind=kind)
 
 
 def _latest(
