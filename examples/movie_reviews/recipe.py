@@ -25,12 +25,12 @@ class Recipe:
 FULL = Recipe(
     example="movie_reviews",
     # One cycle of at most one pass over the text; the bound in seconds is for slower machines.
-    pretrain="--objective lm --optimizer muon --learning_rate 3e-3 --muon_lr 1e-2 "
-    "--weight_decay 0.1 --max_length 128 --batch_size 16 --max_steps 1400 --max_seconds 200 "
-    "--warmup_ratio 0.04 --min_lr_ratio 0.02 --log_every 100 --eval_every 1400",
+    pretrain="--objective lm --optimizer muon --learning_rate 1.6e-2 --muon_lr 1e-2 "
+    "--weight_decay 0.1 --max_length 128 --batch_size 16 --max_steps 1000 --max_seconds 200 "
+    "--warmup_ratio 0.04 --min_lr_ratio 0.02 --log_every 100 --eval_every 1000",
     sft="--learning_rate 1.5e-3 --num_epochs 2 --batch_size 32 --log_every 50",
     reward="--learning_rate 7e-4 --num_epochs 2 --batch_size 4 --log_every 50",
-    ppo="--max_steps 40 --rollout_batch_size 192 --minibatch_size 96 --ppo_epochs 2 "
+    ppo="--max_steps 32 --rollout_batch_size 192 --minibatch_size 96 --ppo_epochs 2 "
     "--actor_lr 3e-4 --critic_lr 3e-4 --warmup_ratio 0.075 --max_prompt_length 48 "
     "--max_new_tokens 40 --kl_controller adaptive --kl_coef 0.3 --kl_target 5.5 --kl_horizon 768 "
     "--max_eval_rows 200 --log_every 4",
