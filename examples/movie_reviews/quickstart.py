@@ -115,7 +115,7 @@ class Pipeline:
             *("--labels", "SFT", "PPO", "--title", "Write the review that people rated higher"),
             *("--data_path", self.data, "--split", "test", "--group_by", "movie"),
             *("--max_prompts", str(self.recipe.test_prompts), "--max_new_tokens", "40"),
-            *("--generation_batch_size", "128"),
+            *("--generation_batch_size", "512"),
             *("--reward_model_name_or_path", str(self.output / "step2_reward")),
             *("--comparisons_path", self.data, *(("--best_of", *ns) if ns else ())),
             *reader,
