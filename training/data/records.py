@@ -19,7 +19,7 @@ from training.data.checks import (
 )
 
 ROLES = ("system", "user", "assistant")
-PAIR_KEYS = ("chosen", "rejected", "label", "weight", "margin", "gap")
+PAIR_KEYS = ("chosen", "rejected", "label", "weight", "margin", "gap", "annotator", "votes")
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Pair:
     weight: float = 1.0
     margin: float = 0.0
     gap: float | None = None  # by how much people rated chosen higher; for evaluation alone
+    # (annotator, 1 for chosen, 0 for rejected or a half); for evaluation alone
+    votes: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,9 @@ def prompt_from_row(row: Mapping[str, Any], source: str, prompt_id: int) -> Prom
 def group_from_row(row: Mapping[str, Any], source: str) -> ResponseGroup:
     """{"prompt", "chosen", "rejected"} or {"prompt", "responses", "pairs"} -> ResponseGroup.
 
-    The first form may carry `label`, `weight`, `margin` and `gap`. In the second a pair is
-    [i, j], [i, j, label] or an object with those names; `gaps` may hold one number a pair.
+    The first form may carry `label`, `weight`, `margin` and `gap`, and who judged: `annotator`, one
+    person's name or number, or `votes`, {name: 1 for chosen, 0 for rejected}. In the second a pair
+    is [i, j], [i, j, label] or an object with those names; `gaps` may hold one number a pair.
     """
     if row.get("responses") is not None or row.get("pairs") is not None:
         return _group_of_many(row, source)
@@ -226,7 +229,32 @@ def _pair(chosen: int, rejected: int, values: Mapping[str, Any], at: str, source
         raise UserError(f"{source}: '{at}margin' must not be negative, got {margin:g}")
     gap = values.get("gap")
     known = None if gap is None else number_value(gap, f"{at}gap", source, 0.0)
-    return Pair(chosen, rejected, label, weight, margin, known)
+    votes = _votes(values, label, at, source)
+    return Pair(chosen, rejected, label, weight, margin, known, votes)
+
+
+def _votes(
+    values: Mapping[str, Any], label: float, at: str, source: str
+) -> tuple[tuple[str, float], ...]:
+    """Who judged the comparison. Columns of these names that hold anything else are not ours."""
+    cast = values.get("votes")
+    if isinstance(cast, Mapping):
+        shares = {
+            str(name): number_value(share, f"{at}votes: {name}", source, 0.5)
+            for name, share in cast.items()
+            if share is not None  # Parquet has a null for whom another row names
+        }
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise UserError(
+                    f"{source}: '{at}votes' of {show(name)} must lie between 0 (for rejected) and "
+                    f"1 (for chosen), got {share:g}"
+                )
+        return tuple(shares.items())
+    person = values.get("annotator")
+    if isinstance(person, bool) or not isinstance(person, int | str) or not str(person).strip():
+        return ()
+    return ((str(person), 0.5 if label == 0.5 else float(label > 0.5)),)
 
 
 def _messages(value: Any, source: str) -> tuple[Message, ...]:
