@@ -39,6 +39,7 @@ def main() -> None:
         points = []
         for share in sorted(set(args.data_size_curve) - {1.0}):  # the whole was just trained on
             part = Split(nested_part(data.train, share, seed=args.seed), data.held_out)
+            reward_setup.announce_part(share, part.train, data.train)
             judged = train(args_of_part(args, share), world, tokenizer, part, None, keep=False)
             points.append((share, judged.report))
         if args.data_size_curve:

@@ -237,24 +237,23 @@ def _votes(
     values: Mapping[str, Any], label: float, at: str, source: str
 ) -> tuple[tuple[str, float], ...]:
     """Who judged the comparison. Columns of these names that hold anything else are not ours."""
-    cast = values.get("votes")
-    if isinstance(cast, Mapping):
-        shares = {
-            str(name): number_value(share, f"{at}votes: {name}", source, 0.5)
-            for name, share in cast.items()
-            if share is not None  # Parquet has a null for whom another row names
-        }
-        for name, share in shares.items():
-            if not 0 <= share <= 1:
-                raise UserError(
-                    f"{source}: '{at}votes' of {show(name)} must lie between 0 (for rejected) and "
-                    f"1 (for chosen), got {share:g}"
-                )
-        return tuple(shares.items())
-    person = values.get("annotator")
-    if isinstance(person, bool) or not isinstance(person, int | str) or not str(person).strip():
-        return ()
-    return ((str(person), 0.5 if label == 0.5 else float(label > 0.5)),)
+    cast, person = values.get("votes"), values.get("annotator")
+    if not isinstance(cast, Mapping):
+        is_name = isinstance(person, int | str) and not isinstance(person, bool)
+        cast = {person: 0.5 if label == 0.5 else float(label > 0.5)} if is_name else {}
+    votes = []
+    for key, value in cast.items():
+        name = text_value(str(key), f"{at}annotator", source, allow_empty=True)
+        if value is None or not name.strip():  # Parquet has a null for whom another row names
+            continue
+        share = number_value(value, f"{at}votes: {name}", source, 0.5)
+        if not 0 <= share <= 1:
+            raise UserError(
+                f"{source}: '{at}votes' of {show(name)} must lie between 0 (for rejected) and 1 "
+                f"(for chosen), got {share:g}"
+            )
+        votes.append((name, share))
+    return tuple(votes)
 
 
 def _messages(value: Any, source: str) -> tuple[Message, ...]:

@@ -12,7 +12,7 @@ from training.evaluation.statistics import Floats
 
 DRAWS = 1000
 MOST_WORK = 20_000_000  # responses and comparisons of all draws: about two seconds
-FEWEST_DRAWS = 200
+FEWEST_DRAWS = 100
 
 Side = Literal["longer", "shorter"]
 
@@ -38,7 +38,8 @@ def chance_accuracies(held: HeldOutPairs, scores: Floats, *, seed: int) -> Float
     by_prompt = np.argsort(held.prompt, kind="stable")
     dealt, found = np.empty_like(scores), np.empty(draws)
     for draw in range(draws):
-        dealt[by_prompt] = scores[np.lexsort((generator.random(len(scores)), held.prompt))]
+        # In the order of (prompt, random number), written back in the order of (prompt, place).
+        dealt[by_prompt] = scores[np.argsort(held.prompt + generator.random(len(scores)))]
         found[draw] = (dealt[better] > dealt[worse]).mean()
     return found
 

@@ -8,7 +8,6 @@ from typing import Any
 from training.evaluation.charts import Dot, Interval, interval_chart, reliability_chart
 from training.evaluation.page import PAGE
 from training.evaluation.parts import (
-    CHARTS,
     Charts,
     Rows,
     broken,
@@ -17,6 +16,7 @@ from training.evaluation.parts import (
     side_by_side,
     tiles,
 )
+from training.evaluation.reward_warnings import length_range
 
 Report = Mapping[str, Any]
 
@@ -61,9 +61,9 @@ def write_reward_page(report: Report, worst: Rows, metrics: Rows, path: Path) ->
         body += [_baselines(report), _calibration(report), *_slices(report)]
     body += [
         _data_sizes(report),
-        _worst(worst),
         learning_curves({"": metrics}, charts=DRIFT, heading="Score drift over evaluations"),
-        learning_curves({"": metrics}, charts=CHARTS),
+        learning_curves({"": metrics}),
+        _worst(worst),
         how_to_read(NOTES),
     ]
     page = PAGE.substitute(title=escape(title), body="\n".join(part for part in body if part))
@@ -89,7 +89,7 @@ def _headline(report: Report) -> str:
     calibration, correlation = report["calibration"], report["length_correlation"]
     cells = [
         (f"{whole['accuracy']:.1%}", "accuracy"),
-        (f"{chance[0]:.1%} to {chance[1]:.1%}", "luck alone"),
+        (f"{chance[0]:.0%} to {chance[1]:.0%}", "luck alone"),
         (f"{rule['accuracy']:.1%}", f"always the {rule['prefers']} response"),
         (f"{calibration['ece']:.3f}", "calibration error (ECE)"),
         (
@@ -147,12 +147,12 @@ def _calibration(report: Report) -> str:
     word = "surer than right" if excess > 0 else "more often right than sure"
     return (
         "<h2>Is it as sure as it is right?</h2>"
+        f"<p>On average it is {calibration['confidence']:.1%} sure and "
+        f"{calibration['confidence'] - excess:.1%} of people agree: {abs(excess):.1%} {word}.</p>"
         '<div class="charts"><figure class="card"><figcaption>Reliability'
         "<span>across: its chance for the side that it prefers; up: the share of people who "
         "agree. Dots below the line: over-confident</span></figcaption>"
         f"{reliability_chart(dots)}</figure></div>"
-        f"<p>On average it is {calibration['confidence']:.1%} sure and "
-        f"{calibration['confidence'] - excess:.1%} of people agree: {abs(excess):.1%} {word}.</p>"
     )
 
 
@@ -160,7 +160,7 @@ def _slices(report: Report) -> list[str]:
     gaps = [(_range(p, "{:.2f}"), p) for p in report["by_gap"]]
     raters = [(_range(p, "{:.0%}"), p) for p in report["by_raters"]]
     sure = [(_range(p, "{:.2f}"), p) for p in report["by_score_difference"]]
-    lengths = [(_length_range(p), p) for p in report["by_length"]]
+    lengths = [(length_range(p), p) for p in report["by_length"]]
     people = []
     for name, part in report["by_annotator"].items():
         agree = part["agreement_with_others"]
@@ -185,19 +185,6 @@ def _counted(label: str, part: Report) -> str:
 
 def _range(part: Report, form: str) -> str:
     return f"{form.format(part['low'])} to {form.format(part['high'])}"
-
-
-def _length_range(part: Report) -> str:
-    """Bins of half-integer edges, in words."""
-    low, high = part["low"], part["high"]
-    if low is None:
-        return f"shorter by {-high + 0.5:.0f} or more"
-    if high is None:
-        return f"longer by {low + 0.5:.0f} or more"
-    if low < 0 < high:
-        return "equally long"
-    near, far = sorted((abs(low), abs(high)))
-    return f"{'longer' if low > 0 else 'shorter'} by {near + 0.5:.0f} to {far - 0.5:.0f}"
 
 
 def _short(name: str) -> str:

@@ -71,7 +71,7 @@ class RewardRun:
         return metrics
 
     def save(self, folder: Path) -> None:
-        """evaluation.json of the model that has just been saved in `folder`."""
+        """evaluation.json of the model that has just been saved in `folder`, if it was."""
         if not self._world.is_main:
             return
         report: Report = {"all": {"pairs": 0, "accuracy": None, "interval": None}}
@@ -80,7 +80,8 @@ class RewardRun:
             report = accuracy_report(self._held, difference, seed=self._args.seed)
             if folder == Path(self._args.output_dir):
                 self._kept = self._step, self._scores
-        write_json(self._world, folder / FILE, report)
+        if folder.is_dir():  # a run whose weights are not kept has no last/
+            write_json(self._world, folder / FILE, report)
 
     def finish(self) -> None:
         """Judge the kept model, and write and log all there is to say."""

@@ -12,8 +12,8 @@ FEWEST_PROMPTS = 20
 OVERCONFIDENT = 0.05
 # A correlation with length of 0.7: half of what scores differ by is length.
 LENGTH_SHARE = 0.5
-# Fewer votes of one annotator have an interval of more than 30 points.
-FEWEST_VOTES = 30
+# Fewer votes of one annotator, or comparisons of one kind, have an interval of over 30 points.
+FEWEST_OF_A_KIND = 30
 
 CHANCE = 0.5
 
@@ -96,6 +96,15 @@ def _length(report: Mapping[str, Any], is_above_chance: bool) -> Iterator[tuple[
             f"({report['all']['accuracy']:.1%} against {rule['accuracy']:.1%}): see the accuracy "
             "by length",
         )
+    for part in report["by_length"] if is_above_chance else ():
+        low, high = part["interval"]
+        if part["pairs"] >= FEWEST_OF_A_KIND and high < CHANCE:
+            yield (
+                "length bias",
+                f"in tokens: where people prefer the response that is {length_range(part)}, it is "
+                f"worse than guessing: {part['accuracy']:.1%} [{low:.1%}, {high:.1%}] of "
+                f"{part['pairs']} comparisons",
+            )
     if correlation is not None and correlation**2 >= LENGTH_SHARE:
         what = "longer" if correlation > 0 else "shorter"
         yield (
@@ -103,6 +112,19 @@ def _length(report: Mapping[str, Any], is_above_chance: bool) -> Iterator[tuple[
             f"length explains {correlation**2:.0%} of what scores differ by ({what} scores "
             f"higher): PPO will learn to write {what}",
         )
+
+
+def length_range(part: Mapping[str, Any]) -> str:
+    """A bin of `slices.length_edges`, in words."""
+    low, high = part["low"], part["high"]
+    if low is None:
+        return f"shorter by {-high + 0.5:.0f} or more"
+    if high is None:
+        return f"longer by {low + 0.5:.0f} or more"
+    if low < 0 < high:
+        return "equally long"
+    near, far = sorted((abs(low), abs(high)))
+    return f"{'longer' if low > 0 else 'shorter'} by {near + 0.5:.0f} to {far - 0.5:.0f}"
 
 
 def _confidence(calibration: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -119,7 +141,7 @@ def _confidence(calibration: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _annotators(annotators: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     for name, entry in annotators.items():
         others = entry["others"]
-        if not others or min(entry["pairs"], others["pairs"]) < FEWEST_VOTES:
+        if not others or min(entry["pairs"], others["pairs"]) < FEWEST_OF_A_KIND:
             continue
         if entry["interval"][1] < others["interval"][0]:
             people = entry["agreement_with_others"]
