@@ -179,8 +179,9 @@ def test_luck_knows_that_comparisons_share_responses():
     assert same.std() == pytest.approx(found.std(), rel=0.08)  # in rows of their own as well
 
 
-def test_equal_scores_have_no_luck():
-    assert chance_accuracies(held_out_pairs(pair_rows(5)), np.ones(10), seed=0).max() == 0.0
+def test_scores_that_are_equal_within_each_prompt_have_no_luck():
+    scores = np.repeat(np.arange(5.0), 2)  # dealt among prompts, they would differ
+    assert chance_accuracies(held_out_pairs(pair_rows(5)), scores, seed=0).max() == 0.0
 
 
 def test_the_length_rule_is_learnt_from_what_training_comparisons_say():
