@@ -14,10 +14,10 @@ from tests.evaluation.material import byte_tokenizer, read_jsonl, write_jsonl, w
 from training.arguments.parsing import UserError
 from training.data.encode import EncodedGroup
 from training.data.records import Pair
-from training.evaluation.held_out_pairs import accuracy_entry
 from training.evaluation.inputs import read_inputs
 from training.evaluation.paired import PairedEvaluation
 from training.evaluation.results import side_labels, start_output, write_results
+from training.evaluation.reward_model import accuracy_entry
 from training.evaluation.sampling import (
     load_policy,
     response_logprobs,
