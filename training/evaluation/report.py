@@ -14,6 +14,7 @@ from training.evaluation.comparison import (
     Summary,
     guards,
     judge_names,
+    length_unit,
     other_sides,
     reward_model_lines,
     table_rows,
@@ -114,7 +115,8 @@ def _tiles(summary: Summary, labels: tuple[str, str]) -> str:
         tiles.append((f"{summary['kl']:.1f}", f"nats of KL to {labels[0]}"))
     distinct, length = summary["distinct2"], summary["length"]
     tiles.append((f"{distinct['after']:.2f}", f"distinct-2, from {distinct['before']:.2f}"))
-    tiles.append((f"{length['after']:.1f}", f"words a response, from {length['before']:.1f}"))
+    unit = length_unit(summary)
+    tiles.append((f"{length['after']:.1f}", f"{unit} a response, from {length['before']:.1f}"))
     cells = (
         f'<div class="card tile"><div class="big">{escape(big)}</div>'
         f'<div class="what">{escape(what)}</div></div>'
