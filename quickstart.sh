@@ -10,4 +10,4 @@ repo="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=install.sh
 . "$repo/install.sh"
 
-PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}" exec python -m examples.movie_reviews.quickstart "$@"
+PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}" exec python -m examples.quickstart "$@"
