@@ -1,6 +1,7 @@
 """A whole example: data, pretraining, the three stages, a judged before and after.
 
-bash quickstart.sh [--base smollm2] [--smoke] [--controls] [--seed N] [--output_dir DIR]
+bash quickstart.sh [--example chinese_reviews] [--base smollm2] [--smoke] [--controls] [--seed N]
+    [--output_dir DIR]
 """
 
 import json
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from examples.chinese_reviews.recipe import RECIPES as CHINESE
 from examples.common.recipe import NO_KL_PPO, SHUFFLED_REWARD, TINY_MODEL, Base, Recipe
 from examples.movie_reviews.recipe import RECIPES as MOVIES
 from examples.movie_reviews.smollm2 import FOLDER as SMOLLM2_FOLDER
@@ -23,6 +25,7 @@ logger = logging.getLogger("quickstart")
 
 RECIPES: dict[str, dict[tuple[Base, bool], Recipe]] = {
     "movie_reviews": MOVIES,
+    "chinese_reviews": CHINESE,
 }
 LABELS = {"shuffled": "reward model of shuffled labels", "no_kl": "PPO without the KL penalty"}
 
@@ -31,7 +34,9 @@ LABELS = {"shuffled": "reward model of shuffled labels", "no_kl": "PPO without t
 class QuickstartArgs:
     """Flags of quickstart.sh."""
 
-    example: Literal["movie_reviews"] = arg("movie_reviews", "English film reviews.")
+    example: Literal["movie_reviews", "chinese_reviews"] = arg(
+        "movie_reviews", "English film reviews, or Chinese ones of books, hotels and computers."
+    )
     base: Base = arg(
         "tiny", "What learns: a GPT-2 pretrained here, or SmolLM2-135M with LoRA: text to be read."
     )
@@ -42,6 +47,10 @@ class QuickstartArgs:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
+        require(
+            (self.base, self.smoke) in RECIPES[self.example],
+            f"--base {self.base} does not know Chinese; leave out --base or --example",
+        )
 
     @property
     def recipe(self) -> Recipe:
