@@ -10,7 +10,7 @@ import json
 import logging
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.chinese_reviews.archives import PACKAGE, Review, read_reviews
-from examples.chinese_reviews.rows import ppo_rows, reward_rows, sft_rows
+from examples.chinese_reviews.rows import ppo_rows, reward_rows, sft_rows, shared_opening
 from examples.common.fetch import fetch
 from examples.common.prepared import (
     Row,
@@ -34,6 +34,7 @@ from training.arguments.paths import cache_dir
 log = logging.getLogger("prepare")
 
 EXAMPLE = "chinese_reviews"
+SPLITS = ("train", "dev", "test")
 MIN_CHARS = 8  # of a review that is imitated or compared
 MAX_WRITTEN = 60  # characters; longer ones are not worth imitating in 40 tokens
 MAX_COMPARED = 100
@@ -47,12 +48,12 @@ class PrepareArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much to prepare: shares of the parts that the reviews come in."""
+    """How much to prepare, in shares."""
 
-    parts: float = 1.0  # taken at all
-    judge: float = 0.5
-    dev: float = 0.04
-    test: float = 0.08
+    parts: float = 1.0  # of the parts that the reviews come in, taken at all
+    judge: float = 0.5  # of those
+    dev: float = 0.08  # of the openings of the other reviews
+    test: float = 0.17
 
 
 FULL, SMOKE = Size(), Size(parts=0.25)
@@ -76,7 +77,7 @@ def prepare(folder: Path, reviews: Sequence[Review], *, size: Size, seed: int) -
     """Write every file into a folder beside, then move it into place; return the manifest."""
 
     def write(made: Path) -> Row:
-        splits = split_by_part(reviews, size=size, seed=seed)
+        splits = split(reviews, size=size, seed=seed)
         stages = stage_rows(splits, seed)
         write_stages(made, stages)
         return {
@@ -88,51 +89,58 @@ def prepare(folder: Path, reviews: Sequence[Review], *, size: Size, seed: int) -
     return put_in_cache(folder, write)
 
 
-def split_by_part(reviews: Sequence[Review], *, size: Size, seed: int) -> dict[str, list[Review]]:
-    """The judge's reviews, and train, dev and test; no part is in two of them."""
-    parts = sorted({review.part for review in reviews})
-    random.Random(seed).shuffle(parts)
+def split(reviews: Sequence[Review], *, size: Size, seed: int) -> dict[str, list[Review]]:
+    """The judge's reviews by part; train, dev and test of the others by opening.
+
+    So no model reads a piece of a review that the judge reads, and how a test review begins is new
+    to all models.
+    """
+    parts = _shuffled({review.part for review in reviews}, seed)
     parts = parts[: round(len(parts) * size.parts)]
-    ends = [round(len(parts) * share) for share in (size.judge, size.dev, size.test)]
-    members = {}
-    for name, count in zip(("judge", "dev", "test"), ends, strict=True):
-        members[name], parts = parts[:count], parts[count:]
-    members["train"] = parts
-    split_of = {part: name for name, chosen in members.items() for part in chosen}
-    splits: dict[str, list[Review]] = {name: [] for name in members}
-    for review in reviews:
-        if review.part in split_of:
-            splits[split_of[review.part]].append(review)
-    return splits
+    judges = set(parts[: round(len(parts) * size.judge)])
+    others = set(parts) - judges
+    left = [review for review in reviews if review.part in others]
+    openings = _shuffled({shared_opening(review) for review in left}, seed)
+    dev_end = round(len(openings) * size.dev)
+    test_end = dev_end + round(len(openings) * size.test)
+    dev, test = set(openings[:dev_end]), set(openings[dev_end:test_end])
+    splits: dict[str, list[Review]] = {"train": [], "dev": [], "test": []}
+    for review in left:
+        shared = shared_opening(review)
+        splits["dev" if shared in dev else "test" if shared in test else "train"].append(review)
+    return {"judge": [review for review in reviews if review.part in judges], **splits}
+
+
+def _shuffled(names: Iterable[str], seed: int) -> list[str]:
+    ordered = sorted(names)
+    random.Random(seed).shuffle(ordered)
+    return ordered
 
 
 def stage_rows(splits: Mapping[str, Sequence[Review]], seed: int) -> dict[str, list[Row]]:
     """The rows of every file."""
     judged = [{"text": review.text, "label": review.label} for review in splits["judge"]]
     stages: dict[str, list[Row]] = {"judge": judged}
-    for split in ("train", "dev", "test"):
-        reviews = [r for r in splits[split] if len(r.text) >= MIN_CHARS]
-        if split != "test":
-            stages[f"pretrain.{split}"] = [{"text": review.text} for review in splits[split]]
-        written = [r for r in reviews if len(r.text) <= MAX_WRITTEN]
-        stages[f"sft.{split}"] = sft_rows(written, seed)
-        stages[f"reward.{split}"] = reward_rows([r for r in reviews if len(r.text) <= MAX_COMPARED])
-    stages["ppo.train"] = ppo_rows(stages["sft.train"])
-    # Openings that were trained on are no test.
-    stages["ppo.dev"] = ppo_rows(stages["sft.dev"], stages["sft.train"])
-    stages["ppo.test"] = ppo_rows(stages["sft.test"], [*stages["sft.train"], *stages["sft.dev"]])
+    for name in SPLITS:
+        reviews = [r for r in splits[name] if len(r.text) >= MIN_CHARS]
+        if name != "test":
+            stages[f"pretrain.{name}"] = [{"text": review.text} for review in splits[name]]
+        stages[f"sft.{name}"] = sft_rows([r for r in reviews if len(r.text) <= MAX_WRITTEN], seed)
+        stages[f"ppo.{name}"] = ppo_rows(stages[f"sft.{name}"])
+        compared = [r for r in reviews if len(r.text) <= MAX_COMPARED]
+        stages[f"reward.{name}"] = reward_rows(compared)
     return stages
 
 
 def counts(splits: Mapping[str, Sequence[Review]], stages: Mapping[str, Sequence[Row]]) -> Row:
     """What was split and what was written, in numbers."""
     pairs = {
-        f"pairs.{split}": sum(len(row["pairs"]) for row in stages[f"reward.{split}"])
-        for split in ("train", "dev", "test")
+        f"pairs.{name}": sum(len(row["pairs"]) for row in stages[f"reward.{name}"])
+        for name in SPLITS
     }
     return {
-        **{f"reviews.{split}": len(reviews) for split, reviews in splits.items()},
-        **{f"liked.{split}": sum(r.label for r in reviews) for split, reviews in splits.items()},
+        **{f"reviews.{name}": len(reviews) for name, reviews in splits.items()},
+        **{f"liked.{name}": sum(r.label for r in reviews) for name, reviews in splits.items()},
         **{name: len(rows) for name, rows in stages.items()},
         **pairs,
     }

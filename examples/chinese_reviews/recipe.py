@@ -6,7 +6,7 @@ CHINESE = Task(
     folder="examples/chinese_reviews",
     output="quickstart_chinese",
     title="Go on with a Chinese review as a content customer would",
-    group_by="part",
+    group_by="opening",
     judge_text_after="评论：",
     tokenizer="--tokenizer sentencepiece --vocab_size 4096",
 )
@@ -15,12 +15,12 @@ NOTES = "examples/chinese_reviews/report_notes.json"
 FULL = Recipe(
     task=CHINESE,
     example="chinese_reviews",
-    # Some five passes over the text, which is short.
+    # Some seven passes over the text, which is short.
     pretrain="--objective lm --optimizer muon --learning_rate 3e-3 --muon_lr 1e-2 "
-    "--weight_decay 0.1 --max_length 128 --batch_size 16 --max_steps 800 "
-    "--warmup_ratio 0.04 --min_lr_ratio 0.02 --log_every 100 --eval_every 400",
+    "--weight_decay 0.1 --max_length 128 --batch_size 16 --max_steps 1200 "
+    "--warmup_ratio 0.04 --min_lr_ratio 0.02 --log_every 100 --eval_every 600",
     sft="--learning_rate 1.5e-3 --num_epochs 2 --batch_size 32 --log_every 50",
-    reward="--learning_rate 7e-4 --num_epochs 3 --batch_size 8 --group_average pair_mean "
+    reward="--learning_rate 7e-4 --num_epochs 2 --batch_size 8 --group_average pair_mean "
     "--log_every 50",
     ppo="--max_steps 40 --rollout_batch_size 192 --minibatch_size 96 --ppo_epochs 2 "
     "--actor_lr 3e-4 --critic_lr 3e-4 --warmup_ratio 0.075 --max_prompt_length 24 "

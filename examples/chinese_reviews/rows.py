@@ -10,7 +10,7 @@ from examples.common.prepared import Row
 
 PREFIX = "评论："
 GIVEN_CHARS = 4  # of a review that is to be continued
-SHARED_CHARS = (2, 1)  # with which reviews of both labels must begin to be compared
+SHARED_CHARS = 2  # with which reviews must begin to be compared
 
 
 def opening(text: str, chars: int) -> str:
@@ -25,6 +25,11 @@ def _is_latin(char: str) -> bool:
     return char.isascii() and char.isalnum()
 
 
+def shared_opening(review: Review) -> str:
+    """What a review has in common with those that it is compared with; splits keep it together."""
+    return opening(review.text, SHARED_CHARS)
+
+
 def sft_rows(reviews: Sequence[Review], seed: int) -> list[Row]:
     """The opening is given, the rest is to be written; shuffled, so any part is a fair one."""
     rows = []
@@ -32,38 +37,32 @@ def sft_rows(reviews: Sequence[Review], seed: int) -> list[Row]:
         given = opening(review.text, GIVEN_CHARS)
         rest = review.text[len(given) :]
         if rest.strip():
-            rows.append({"prompt": PREFIX + given, "response": rest, "part": review.part})
+            row = {"prompt": PREFIX + given, "response": rest, "opening": shared_opening(review)}
+            rows.append(row)
     random.Random(seed).shuffle(rows)
     return rows
 
 
-def ppo_rows(rows: Iterable[Row], known: Iterable[Row] = ()) -> list[Row]:
-    """Each prompt once, less those of `known` rows."""
-    parts = {row["prompt"]: row["part"] for row in rows}
-    for row in known:
-        parts.pop(row["prompt"], None)
-    return [{"prompt": prompt, "part": part} for prompt, part in parts.items()]
+def ppo_rows(rows: Iterable[Row]) -> list[Row]:
+    """Each prompt once."""
+    openings = {row["prompt"]: row["opening"] for row in rows}
+    return [{"prompt": prompt, "opening": shared} for prompt, shared in openings.items()]
 
 
 def reward_rows(reviews: Sequence[Review]) -> list[Row]:
     """One row an opening: the reviews that begin so, each liked one preferred to each other one.
 
-    Two characters are shared, or one where the second is found under one label alone. Nobody
-    compared two reviews: a pair says that one writer was content and another was not.
+    Nobody compared two reviews: a pair says that one writer was content and another was not.
     """
+    groups = defaultdict(list)
+    for review in reviews:
+        if len(shared_opening(review)) < len(review.text):
+            groups[shared_opening(review)].append(review)
     rows = []
-    left = [r for r in reviews if len(opening(r.text, SHARED_CHARS[0])) < len(r.text)]
-    for chars in SHARED_CHARS:
-        groups = defaultdict(list)
-        for review in left:
-            groups[opening(review.text, chars)].append(review)
-        left = []
-        for shared, members in groups.items():
-            by_label = [[n for n, r in enumerate(members) if r.label == label] for label in (1, 0)]
-            if all(by_label):
-                responses = [review.text[len(shared) :] for review in members]
-                pairs = [list(pair) for pair in product(*by_label)]
-                rows.append({"prompt": PREFIX + shared, "responses": responses, "pairs": pairs})
-            else:
-                left += members
+    for shared, members in groups.items():
+        by_label = [[n for n, r in enumerate(members) if r.label == label] for label in (1, 0)]
+        if all(by_label):
+            responses = [review.text[len(shared) :] for review in members]
+            pairs = [list(pair) for pair in product(*by_label)]
+            rows.append({"prompt": PREFIX + shared, "responses": responses, "pairs": pairs})
     return rows

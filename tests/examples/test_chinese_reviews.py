@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from examples.chinese_reviews import judge, prepare
 from examples.chinese_reviews.archives import PACKAGE, Review, read_lines, read_reviews
-from examples.chinese_reviews.rows import PREFIX, opening, ppo_rows, reward_rows, sft_rows
+from examples.chinese_reviews.rows import PREFIX, opening, reward_rows, sft_rows
 from examples.common.fetch import fetch
 from examples.common.prepared import is_prepared
 from tests.examples.chinese_material import build_archive, sentences
@@ -25,7 +25,7 @@ from training.models.sentencepieces import tokenizer_of, train_model
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "chinese_reviews"
 SPLITS = ("train", "dev", "test")
-SMALL = prepare.Size(judge=0.5, dev=0.1, test=0.1)
+SMALL = prepare.Size(judge=0.5, dev=0.2, test=0.2)
 
 
 def rows_of(folder, name):
@@ -97,7 +97,7 @@ def test_an_opening_is_some_characters_and_cuts_no_latin_word(text, chars, expec
 
 def test_prompt_and_response_put_together_are_the_review():
     (row,) = sft_rows([Review("房间很小，吵。", 0, "0-3"), Review("房间很小", 0, "0-3")], 0)
-    assert row == {"prompt": "评论：房间很小", "response": "，吵。", "part": "0-3"}
+    assert row == {"prompt": "评论：房间很小", "response": "，吵。", "opening": "房间"}
 
 
 def test_reviews_that_begin_alike_are_compared_liked_over_disliked():
@@ -107,6 +107,7 @@ def test_reviews_that_begin_alike_are_compared_liked_over_disliked():
         Review("房间真好", 1, "1-0"),
         Review("书很无聊", 0, "0-1"),
         Review("书，好看", 1, "1-1"),
+        Review("房间", 0, "0-4"),  # nothing is left to read
         Review("慢", 0, "0-2"),
         Review("只有一种", 1, "1-2"),
     ]
@@ -115,41 +116,48 @@ def test_reviews_that_begin_alike_are_compared_liked_over_disliked():
             "prompt": "评论：房间",
             "responses": ["太小了", "很大", "真好"],
             "pairs": [[1, 0], [2, 0]],
-        },
-        # No second character is found under both labels, the first is.
-        {"prompt": "评论：书", "responses": ["很无聊", "，好看"], "pairs": [[1, 0]]},
+        }
     ]
 
 
-def test_prompts_are_there_once_and_known_ones_not_at_all():
-    rows = [{"prompt": text, "part": "0-1"} for text in ("甲", "乙", "甲", "丙")]
-    assert [row["prompt"] for row in ppo_rows(rows, [{"prompt": "乙"}])] == ["甲", "丙"]
+def test_prompts_of_ppo_are_those_of_sft_each_once(made):
+    for name in SPLITS:
+        prompts = [row["prompt"] for row in rows_of(made, f"ppo.{name}")]
+        assert sorted(prompts) == sorted({row["prompt"] for row in rows_of(made, f"sft.{name}")})
 
 
-def test_no_review_is_in_two_splits_and_none_of_the_judges_is_read_by_a_model(made, reviews):
-    splits = prepare.split_by_part(reviews, size=SMALL, seed=0)
-    parts = {name: {review.part for review in chosen} for name, chosen in splits.items()}
-    assert sum(len(chosen) for chosen in splits.values()) == len(reviews)
-    assert len(set.union(*parts.values())) == sum(map(len, parts.values()))
+def test_neither_the_judges_reviews_nor_their_neighbours_are_read_by_a_model(made, reviews):
+    splits = prepare.split(reviews, size=SMALL, seed=0)
+    assert sum(map(len, splits.values())) == len(reviews)
+    judges = {review.part for review in splits.pop("judge")}
+    assert not judges & {review.part for chosen in splits.values() for review in chosen}
     judged = {row["text"] for row in rows_of(made, "judge")}
     assert len(judged) == pytest.approx(len(reviews) / 2, rel=0.05)
-    for split in SPLITS:
+    for name in SPLITS:
         read = {
             row["prompt"].removeprefix(PREFIX) + response
-            for name in (f"sft.{split}", f"reward.{split}")
-            for row in rows_of(made, name)
+            for stage in (f"sft.{name}", f"reward.{name}")
+            for row in rows_of(made, stage)
             for response in row.get("responses", [row.get("response")])
         }
-        if split != "test":
-            read |= {row["text"] for row in rows_of(made, f"pretrain.{split}")}
+        if name != "test":
+            read |= {row["text"] for row in rows_of(made, f"pretrain.{name}")}
         assert read
         assert not read & judged
 
 
-def test_prompts_of_the_test_are_no_prompts_of_training(made):
-    prompts = {split: {row["prompt"] for row in rows_of(made, f"ppo.{split}")} for split in SPLITS}
-    assert prompts["train"] == {row["prompt"] for row in rows_of(made, "sft.train")}
-    assert not prompts["test"] & (prompts["train"] | prompts["dev"])
+def test_no_review_of_the_test_begins_like_one_that_was_trained_on(made):
+    openings = {
+        name: {
+            row["prompt"].removeprefix(PREFIX)[:2]
+            for stage in ("sft", "ppo", "reward")
+            for row in rows_of(made, f"{stage}.{name}")
+        }
+        for name in SPLITS
+    }
+    assert all(openings.values())
+    assert not openings["train"] & (openings["dev"] | openings["test"])
+    assert not openings["dev"] & openings["test"]
 
 
 def test_every_pair_prefers_the_liked_review(made):
