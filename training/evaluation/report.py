@@ -14,6 +14,7 @@ from training.evaluation.comparison import (
     Summary,
     guards,
     judge_names,
+    length_unit,
     other_sides,
     reward_model_lines,
     table_rows,
@@ -110,7 +111,8 @@ def _tiles(summary: Summary, labels: tuple[str, str]) -> str:
         cells.append((f"{summary['kl']:.1f}", f"nats of KL to {labels[0]}"))
     distinct, length = summary["distinct2"], summary["length"]
     cells.append((f"{distinct['after']:.2f}", f"distinct-2, from {distinct['before']:.2f}"))
-    cells.append((f"{length['after']:.1f}", f"words a response, from {length['before']:.1f}"))
+    unit = length_unit(summary)
+    cells.append((f"{length['after']:.1f}", f"{unit} a response, from {length['before']:.1f}"))
     return tiles(cells)
 
 
