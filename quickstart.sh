@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh clone to a judged before and after, on a CPU: environment, data, SFT, reward model, PPO.
-#   bash quickstart.sh              ten minutes on two cores
+#   bash quickstart.sh              six minutes on two cores
 #   bash quickstart.sh --base smollm2    from a real small model, with LoRA; more time, 8 GB of memory
 #   bash quickstart.sh --example chinese_reviews    in Chinese, with a SentencePiece tokenizer
 #   bash quickstart.sh --smoke      two minutes, the same path in small
