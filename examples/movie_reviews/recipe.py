@@ -71,7 +71,7 @@ SMOLLM2 = Recipe(
     "--lr_scheduler constant --warmup_ratio 0.05 --max_prompt_length 64 --max_new_tokens 32 "
     "--kl_controller adaptive --kl_coef 0.1 --kl_target 3 --kl_horizon 256 --max_eval_rows 32 "
     "--log_every 1",
-    test_prompts=200,
+    test_prompts=600,
     kl_target=3.0,
     base="smollm2",
     best_of=("4",),
