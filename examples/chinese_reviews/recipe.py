@@ -1,6 +1,6 @@
 """The settings of the Chinese quickstart: which flags each stage gets. Tuned on dev rows alone."""
 
-from examples.common.recipe import Recipe, Task
+from examples.common.recipe import Base, Recipe, Task
 
 CHINESE = Task(
     folder="examples/chinese_reviews",
@@ -50,4 +50,4 @@ SMOKE = Recipe(
     notes=NOTES,
 )
 
-RECIPES = {("tiny", False): FULL, ("tiny", True): SMOKE}
+RECIPES: dict[tuple[Base, bool], Recipe] = {("tiny", False): FULL, ("tiny", True): SMOKE}

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from examples.common.recipe import Recipe, Task
+from examples.common.recipe import Base, Recipe, Task
 
 MOVIES = Task(
     folder="examples/movie_reviews",
@@ -95,7 +95,7 @@ SMOLLM2_SMOKE = replace(
     best_of=(),
 )
 
-RECIPES = {
+RECIPES: dict[tuple[Base, bool], Recipe] = {
     ("tiny", False): FULL,
     ("tiny", True): SMOKE,
     ("smollm2", False): SMOLLM2,

@@ -183,8 +183,13 @@ def test_a_second_preparation_gives_the_same_bytes_and_another_seed_another_spli
 
 def test_the_program_makes_a_small_version_once(archive, tmp_path, monkeypatch):
     fetched = []
+
+    def local(file, _):
+        fetched.append(file)
+        return archive
+
     monkeypatch.setenv("CLASSIC_RLHF_CACHE", str(tmp_path))
-    monkeypatch.setattr(prepare, "fetch", lambda file, _: fetched.append(file) or archive)
+    monkeypatch.setattr(prepare, "fetch", local)
     monkeypatch.setattr(sys, "argv", ["prepare.py", "--smoke"])
     prepare.main()
     prepare.main()
