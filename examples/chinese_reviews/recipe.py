@@ -22,12 +22,14 @@ FULL = Recipe(
     sft="--learning_rate 1.5e-3 --num_epochs 2 --batch_size 32 --log_every 50",
     reward="--learning_rate 7e-4 --num_epochs 2 --batch_size 8 --group_average pair_mean "
     "--log_every 50",
+    # A KL target of 5.5, as for the films, won more often on dev (0.94 instead of 0.88) with text
+    # that repeated itself: distinct-2 0.53 instead of 0.61, where SFT has 0.80.
     ppo="--max_steps 40 --rollout_batch_size 192 --minibatch_size 96 --ppo_epochs 2 "
     "--actor_lr 3e-4 --critic_lr 3e-4 --warmup_ratio 0.075 --max_prompt_length 24 "
-    "--max_new_tokens 40 --kl_controller adaptive --kl_coef 0.3 --kl_target 5.5 --kl_horizon 768 "
+    "--max_new_tokens 40 --kl_controller adaptive --kl_coef 0.3 --kl_target 3 --kl_horizon 768 "
     "--max_eval_rows 200 --log_every 4",
     test_prompts=600,
-    kl_target=5.5,
+    kl_target=3.0,
     notes=NOTES,
 )
 

@@ -96,7 +96,7 @@ def chinese_lines(count: int, seed: int) -> list[str]:
 
 def test_ten_thousand_chinese_lines_come_back_whole_with_the_same_ids_after_reload(tmp_path):
     lines = chinese_lines(10_000, seed=3)
-    model = train_model(lines[:4000], vocab_size=2500)
+    model = train_model(lines[:2000], vocab_size=1500)
     tokenizer_of(model, name="").save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     ids = loaded(lines).input_ids

@@ -17,7 +17,8 @@ Summary = dict[str, Any]
 
 # A win rate is believed only while all of these hold.
 MAX_KL_RATIO = 3.0  # to the target
-MIN_DISTINCT2 = 0.6
+# Seven tenths of what people wrote in the examples: pairs of characters repeat sooner.
+MIN_DISTINCT2 = {"words": 0.6, "characters": 0.5}
 MIN_LENGTH = {"words": 7.0, "characters": 11.0}  # a Chinese word has about 1.6 characters
 MAX_DUPLICATES = 0.05
 
@@ -100,12 +101,12 @@ def guards(summary: Summary, kl_target: float | None) -> list[str]:
             f"The model has moved {kl:.1f} nats from where it started, more than "
             f"{MAX_KL_RATIO:g} times the target of {kl_target:g}."
         )
-    if summary["distinct2"]["after"] < MIN_DISTINCT2:
+    unit = length_unit(summary)
+    if summary["distinct2"]["after"] < MIN_DISTINCT2[unit]:
         warnings.append(
             f"The text repeats itself: distinct-2 is {summary['distinct2']['after']:.2f}, "
-            f"below {MIN_DISTINCT2:g}."
+            f"below {MIN_DISTINCT2[unit]:g}."
         )
-    unit = length_unit(summary)
     if summary["length"]["after"] < MIN_LENGTH[unit]:
         warnings.append(
             f"Responses have become short: {summary['length']['after']:.1f} {unit} on average, "
