@@ -116,14 +116,16 @@ class Server:
         return f"{self._url}/projects/{project.number}"
 
     def _get(self, number: str) -> Project:
-        found = self._ask(lambda: self._client.projects.get(int(number)), missing=number)
-        return Project(
-            int(found.id), str(found.title), str(found.label_config or ""), found.task_number or 0
-        )
+        def ask() -> Project:
+            found = self._client.projects.get(int(number))
+            page, tasks = found.label_config or "", found.task_number or 0
+            return Project(int(found.id), str(found.title), str(page), int(tasks))
+
+        return self._ask(ask, missing=number)
 
     def _titles(self) -> list[tuple[int, str]]:
         what = {"include": "id,title", "page_size": 100}
-        return self._ask(lambda: [(p.id, p.title) for p in self._client.projects.list(**what)])
+        return self._ask(lambda: [(int(p.id), p.title) for p in self._client.projects.list(**what)])
 
     def _no_project(self, name: str) -> UserError:
         known = [f"'{title}' ({number})" for number, title in sorted(self._titles())]
