@@ -61,12 +61,8 @@ def pushed(command: Any, server: Any, file: Path, title: str) -> int:
 
 def choices(ann: Person, project: int) -> list[Any]:
     """What was chosen in each task, None where it was submitted with nothing chosen."""
-    tasks = ann.ask("GET", f"tasks/?project={project}&fields=all")
-    results = [
-        annotation["result"]
-        for task in sorted(tasks, key=lambda task: int(task["id"]))
-        for annotation in task["annotations"]
-    ]
+    tasks = ann.tasks(project)
+    results = [entry["result"] for task in tasks for entry in task["annotations"]]
     return [result[0]["value"]["selected"] if result else None for result in results]
 
 
@@ -75,12 +71,10 @@ def test_the_page_of_comparisons_shows_both_answers_and_takes_a_click(
 ):
     plain = pair(1)
     plain["data"] |= {"answer1": "The left answer.", "answer2": "右边的回答 👩\u200d🚀"}
-    guessed = with_prediction(pair(2), (0.0, 3.0), model_version="reward")
-    file = write_tasks(tmp_path, [plain, guessed])
-    project = pushed(command, server, file, "page of pairs")
-    shown = look(
-        project, tmp_path / "page.png", "question 1", "The left answer.", "Submit", "Submit"
-    )
+    guessed = [with_prediction(pair(n), (0.0, 3.0), model_version="reward") for n in (2, 3)]
+    project = pushed(command, server, write_tasks(tmp_path, [plain, *guessed]), "page of pairs")
+    clicks = ("The left answer.", "Submit", "Submit")
+    shown = look(project, tmp_path / "page.png", "question 1", *clicks)
     assert "question 1" in shown
     assert "The left answer." in shown
     assert "右边的回答 👩\u200d🚀" in shown
@@ -88,6 +82,14 @@ def test_the_page_of_comparisons_shows_both_answers_and_takes_a_click(
     assert any("Skip" in line for line in shown)
     # The second was submitted as it came: the model's choice was not chosen beforehand.
     assert choices(ann, project) == ["left", None]
+    # Where a project is told to show predictions, the page can read ours.
+    ann.ask(
+        "PATCH",
+        f"projects/{project}/",
+        {"show_collab_predictions": True, "model_version": "reward"},
+    )
+    look(project, tmp_path / "page.png", "question 3", "Submit")
+    assert choices(ann, project) == ["left", None, "right"]
 
 
 def test_the_page_of_rankings_shows_all_answers(server, command, look, tmp_path):

@@ -68,12 +68,11 @@ def labelled(server, ann, ben, tmp_path_factory) -> str:
     assert done.stdout == (
         f"project 'six pairs' ({project}) is new: 6 tasks added: {server.url}/projects/{project}\n"
     )
-    tasks = ann.ask("GET", f"tasks/?project={project}&fields=task_only")
-    one, two, three, four, five, _ = sorted(task["id"] for task in tasks)
-    for task, left in ((one, True), (two, True), (three, True)):
+    one, two, three, four, five, _ = [task["id"] for task in ann.tasks(project)]
+    for task in (one, two, three):
         # The page gives the tasks in the order in which they were pushed.
         assert ann.ask("GET", f"projects/{project}/next")["id"] == task
-        submitted = ann.submit(task, chosen("left" if left else "right"))
+        submitted = ann.submit(task, chosen("left"))
     ann.change(submitted, chosen("right"))
     ann.submit(four, [], skip=True)
     ann.submit(five, [])
@@ -157,10 +156,10 @@ def test_rankings_come_back_as_comparisons(server, ann, command, tmp_path):
     file = write_tasks(tmp_path, [{"data": {"prompt": "q", "items": items}}], RANKER_CONFIG)
     url = ("--label_studio_url", server.url)
     (line,) = command("push", file, *url, "--project", "ranks")
-    project = line.rsplit("/", 1)[1]
-    (task,) = ann.ask("GET", f"tasks/?project={project}&fields=task_only")
+    project = int(line.rsplit("/", 1)[1])
+    (task,) = ann.tasks(project)
     ann.submit(task["id"], ranked("a2", "a1", "a3"))
-    command("pull", *url, "--project", project, "--output", tmp_path / "export.json")
+    command("pull", *url, "--project", str(project), "--output", tmp_path / "export.json")
     command(tmp_path / "export.json", "--output", tmp_path / "pairs.jsonl")
     (found,) = [json.loads(text) for text in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     better = sorted((pair["chosen"], pair["rejected"]) for pair in found["pairs"])
@@ -208,11 +207,10 @@ def test_collect_pushes_what_it_sampled_with_the_models_choices(server, ann, tmp
     assert done.returncode == 0, done.stderr[-3000:]
     written = json.loads((tmp_path / "collected.json").read_text("utf-8"))
     line = done.stdout.splitlines()[-1]
-    project = line.rsplit("/", 1)[1]
+    project = int(line.rsplit("/", 1)[1])
     assert line.startswith(f"project 'collected' ({project}) is new: {len(written)} tasks added: ")
 
-    tasks = ann.ask("GET", f"tasks/?project={project}&fields=all")
-    found = sorted(tasks, key=lambda task: task["id"])
+    found = ann.tasks(project)
     assert [task["data"] for task in found] == [task["data"] for task in written]
     scores = [task["predictions"][0]["score"] for task in found]
     assert scores == sorted(scores)  # the least certain first, as the page gives them

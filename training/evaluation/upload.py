@@ -1,11 +1,12 @@
 """Collected tasks to the user's Label Studio, if there is one."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from training.arguments.collect import CollectArgs
 from training.arguments.parsing import UserError
-from training.data.annotation.exchange import check_project, push
+from training.data.annotation.exchange import Pushed, check_project, push
 from training.data.annotation.server import Server
 from training.evaluation.collection import PAGES, task_files
 
@@ -25,21 +26,24 @@ class Upload:
         """A line for each project; nothing without --label_studio_url."""
         if not self._args.label_studio_url:
             return
-        for file in self._files.values():
-            try:
-                pushed = push(
-                    self._server,
-                    str(file),
-                    str(file.with_suffix(".xml")),
-                    name=self._name(file),
-                    annotations_per_task=self._args.annotations_per_task,
-                )
-            except UserError as error:
-                raise UserError(
-                    f"{error}; the tasks are in {file}: python -m training.data.annotation push "
-                    f"{file} --label_studio_url {self._args.label_studio_url}"
-                ) from None
-            yield pushed.in_words(self._server)
+        with closing(self._server) as server:
+            for file in self._files.values():
+                yield self._push(server, file).in_words(server)
+
+    def _push(self, server: Server, file: Path) -> Pushed:
+        try:
+            return push(
+                server,
+                str(file),
+                str(file.with_suffix(".xml")),
+                name=self._name(file),
+                annotations_per_task=self._args.annotations_per_task,
+            )
+        except UserError as error:
+            raise UserError(
+                f"{error}; the tasks are in {file}: python -m training.data.annotation push "
+                f"{file} --label_studio_url {self._args.label_studio_url}"
+            ) from None
 
     def _name(self, file: Path) -> str:
         return self._args.project or file.stem

@@ -5,6 +5,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -183,6 +184,14 @@ def test_a_token_that_is_none_is_one_line(token, expected, command, tasks, monke
     assert "Account & Settings" in error
 
 
+def test_a_personal_access_token_that_has_expired_is_one_line(command, answers, monkeypatch):
+    header, claims = ("eyJhbGciOiJIUzI1NiJ9", "eyJ0b2tlbl90eXBlIjoicmVmcmVzaCIsImV4cCI6MX0")
+    monkeypatch.setenv(TOKEN, f"{header}.{claims}.AAAA")  # {"token_type": "refresh", "exp": 1}
+    error = one_line(command("pull", "--label_studio_url", answers.url, "--project", "7"))
+    assert f"refuses the token in {TOKEN} (401: API key has expired" in error
+    assert claims not in error
+
+
 def test_without_the_extra_its_installation_is_named(command, tasks, monkeypatch):
     monkeypatch.setenv(TOKEN, SECRET)
     monkeypatch.setitem(sys.modules, "label_studio_sdk.client", None)
@@ -234,8 +243,7 @@ def test_a_failed_server_is_asked_again_unless_it_might_do_a_thing_twice(command
 
 def test_the_token_is_sent_and_no_failure_leads_to_it(answers, tasks):
     answers.by_question["GET /api/projects/"] = (401, {"detail": SECRET})
-    server = Server(answers.url)
-    with pytest.raises(UserError) as refused:
+    with closing(Server(answers.url)) as server, pytest.raises(UserError) as refused:
         push(server, tasks, tasks[:-4] + "xml", name="tasks", annotations_per_task=1)
     assert answers.tokens == {f"Token {SECRET}"}
     assert refused.value.__context__ is None

@@ -8,6 +8,7 @@ python -m training.data.annotation pull --label_studio_url http://localhost:8080
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from training.arguments.annotation import AnnotationArgs, PullArgs, PushArgs
@@ -33,15 +34,16 @@ def converted(args: AnnotationArgs) -> Iterator[str]:
 
 
 def pushed(args: PushArgs) -> Iterator[str]:
-    server = Server(args.label_studio_url)
     name = args.project or Path(args.tasks).stem
     times = args.annotations_per_task
-    found = push(server, args.tasks, args.page, name=name, annotations_per_task=times)
-    yield found.in_words(server)
+    with closing(Server(args.label_studio_url)) as server:
+        found = push(server, args.tasks, args.page, name=name, annotations_per_task=times)
+        yield found.in_words(server)
 
 
 def pulled(args: PullArgs) -> Iterator[str]:
-    yield from pull(Server(args.label_studio_url), args)
+    with closing(Server(args.label_studio_url)) as server:
+        yield from pull(server, args)
 
 
 def lines_of(words: list[str]) -> Iterator[str]:

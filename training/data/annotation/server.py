@@ -52,10 +52,13 @@ class Server:
             ) from None
         self._unreachable, self._api_error = httpx.RequestError, ApiError
         # A redirect would turn what is posted into a question: its address is to be named.
-        options = {"timeout": SECONDS, "follow_redirects": False}
+        self._web = httpx.Client(timeout=SECONDS, follow_redirects=False)
         self._client = self._ask(
-            lambda: LabelStudio(base_url=self._url, api_key=self._token, **options)
+            lambda: LabelStudio(base_url=self._url, api_key=self._token, httpx_client=self._web)
         )
+
+    def close(self) -> None:
+        self._web.close()
 
     def find(self, name: str) -> Project | None:
         """The project with this number or else this very title; None if no title is so."""

@@ -144,7 +144,7 @@ def with_prediction(task: Task, scores: tuple[float, float], *, model_version: s
     region = {
         "id": "prediction",
         "from_name": "comparison",
-        "to_name": "comparison",
+        "to_name": "answer1",  # imports are checked: it must be an object of the page
         "type": "pairwise",
         "value": {"selected": "left" if left >= right else "right"},
     }
