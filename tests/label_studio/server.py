@@ -23,7 +23,7 @@ VERSION = "1.23.2"
 PLAYWRIGHT = "1.65.2"
 TOKEN = "5ec2e7" * 6 + "5ec2"
 EMAIL, PASSWORD = "admin@example.org", "only for tests"
-FIRST_START, START = 900.0, 300.0  # seconds, on a busy machine
+START = 900.0  # seconds, on a busy machine
 
 
 class NotInstalledError(Exception):
@@ -84,7 +84,7 @@ def with_playwright() -> Path:
 def _make_database(folder: Path) -> None:
     first = folder / "first"
     shutil.rmtree(first, ignore_errors=True)
-    with started(folder / "venv", first, wait=FIRST_START):
+    with started(folder / "venv", first):
         pass
     (first / "label_studio.sqlite3").replace(folder / "seed.sqlite3")
     shutil.rmtree(first)
@@ -96,12 +96,12 @@ def running(data: Path) -> Iterator[Running]:
     folder = install()
     data.mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / "seed.sqlite3", data / "label_studio.sqlite3")
-    with started(folder / "venv", data, wait=START) as url:
+    with started(folder / "venv", data) as url:
         yield Running(url)
 
 
 @contextmanager
-def started(venv: Path, data: Path, *, wait: float) -> Iterator[str]:
+def started(venv: Path, data: Path) -> Iterator[str]:
     """The address of a server with its state in `data`; it and its children end with the block."""
     port = free_port()
     data.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def started(venv: Path, data: Path, *, wait: float) -> Iterator[str]:
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        _wait(process, url, data / "server.log", wait)
+        _wait(process, url, data / "server.log")
         yield url
     finally:
         with suppress(ProcessLookupError):
@@ -144,8 +144,8 @@ def _environment(data: Path) -> dict[str, str]:
     )
 
 
-def _wait(process: "subprocess.Popen[bytes]", url: str, log: Path, seconds: float) -> None:
-    end = time.monotonic() + seconds
+def _wait(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    end = time.monotonic() + START
     while time.monotonic() < end and process.poll() is None:
         with (
             suppress(OSError),
@@ -155,7 +155,7 @@ def _wait(process: "subprocess.Popen[bytes]", url: str, log: Path, seconds: floa
                 return
         time.sleep(0.25)
     tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
-    raise RuntimeError(f"Label Studio did not come up within {seconds:g} s:\n{tail}")
+    raise RuntimeError(f"Label Studio did not come up within {START:g} s:\n{tail}")
 
 
 if __name__ == "__main__":

@@ -189,12 +189,13 @@ def as_text(value: Any) -> str:
 def write_text(path: str, text: str, flag: str) -> None:
     """Write what `flag` names a file for: the whole of it, or what was there stays.
 
-    What is no file (a terminal, a pipe) is written to as it is.
+    What is no file (/dev/stdout, a pipe) is written to as it is.
     """
     named = Path(path).expanduser()
+    is_stream = named.is_relative_to("/dev") or (named.exists() and not named.is_file())
     target = named.resolve()  # a link stays one
     try:
-        if named.exists() and not named.is_file():
+        if is_stream:
             named.write_text(text, encoding="utf-8")
             return
         target.parent.mkdir(parents=True, exist_ok=True)
