@@ -1,10 +1,11 @@
 """A person at the labelling page: logs in, looks, clicks. Runs where Playwright is installed.
 
     python browse.py '{"url": ..., "email": ..., "password": ..., "project": 7, "browser": ...,
-                       "screenshot": ..., "clicks": ["text to click", ...]}'
+                       "screenshot": ..., "text": ..., "steps": [[text, answer or ""], ...]}'
 
-Opens the project's label stream, clicks each text of the page in turn, and prints as JSON the
-texts that stood there before the first click, and every other host that the page wanted.
+Opens the project's label stream, waits for `text`, and prints as JSON what stood there and every
+other host that the page wanted. Then, step by step: waits for the task with that text, clicks the
+answer if one is named, and submits.
 """
 
 import json
@@ -17,6 +18,8 @@ try:
 except ImportError:
     raise SystemExit("runs in the environment of the server, with Playwright in it") from None
 
+SUBMIT = "button[name=submit]"
+SECONDS = 120  # for anything to appear, on a busy machine
 ALONE = [
     "--no-sandbox",  # as root
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
@@ -30,13 +33,16 @@ def label(page: Page, wanted: dict[str, Any]) -> list[str]:
     page.click("button[type=submit]")
     page.wait_for_url(lambda url: "login" not in url)
     page.goto(f"{wanted['url']}/projects/{wanted['project']}/data?labeling=1")
-    page.get_by_role("button", name="Submit").wait_for()
+    page.locator(SUBMIT).wait_for()
     page.get_by_text(wanted["text"]).first.wait_for()
     shown = page.locator("body").inner_text().splitlines()
     page.screenshot(path=wanted["screenshot"])
-    for text in wanted["clicks"]:
-        page.get_by_text(text, exact=True).first.click()
-        page.wait_for_timeout(1000)
+    for text, answer in wanted["steps"]:
+        page.get_by_text(text).first.wait_for()
+        if answer:
+            page.get_by_text(answer, exact=True).first.click()
+        with page.expect_response(lambda answer: "/annotations" in answer.url):
+            page.click(SUBMIT)
     return [line.strip() for line in shown if line.strip()]
 
 
@@ -46,6 +52,7 @@ def main() -> None:
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=wanted["browser"], args=ALONE)
         page = browser.new_page(viewport={"width": 1100, "height": 560})
+        page.set_default_timeout(1000 * SECONDS)
         page.on("request", lambda request: asked.append(str(urlsplit(request.url).hostname)))
         shown = label(page, wanted)
         browser.close()

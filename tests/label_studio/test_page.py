@@ -31,7 +31,7 @@ def look(server) -> Look:
     except NotInstalledError as error:
         pytest.skip(str(error))
 
-    def look(project: int, screenshot: Path, text: str, *clicks: str) -> list[str]:
+    def look(project: int, screenshot: Path, text: str, *steps: tuple[str, str]) -> list[str]:
         wanted: dict[str, Any] = {
             "url": server.url,
             "email": EMAIL,
@@ -40,11 +40,11 @@ def look(server) -> Look:
             "browser": browser,
             "screenshot": str(screenshot),
             "text": text,
-            "clicks": clicks,
+            "steps": steps,
         }
         program = Path(__file__).with_name("browse.py")
         command = [str(python), str(program), json.dumps(wanted)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr[-3000:]
         seen = json.loads(done.stdout)
         assert seen["other_hosts"] == []
@@ -73,8 +73,8 @@ def test_the_page_of_comparisons_shows_both_answers_and_takes_a_click(
     plain["data"] |= {"answer1": "The left answer.", "answer2": "右边的回答 👩\u200d🚀"}
     guessed = [with_prediction(pair(n), (0.0, 3.0), model_version="reward") for n in (2, 3)]
     project = pushed(command, server, write_tasks(tmp_path, [plain, *guessed]), "page of pairs")
-    clicks = ("The left answer.", "Submit", "Submit")
-    shown = look(project, tmp_path / "page.png", "question 1", *clicks)
+    steps = [("question 1", "The left answer."), ("question 2", "")]
+    shown = look(project, tmp_path / "page.png", "question 1", *steps)
     assert "question 1" in shown
     assert "The left answer." in shown
     assert "右边的回答 👩\u200d🚀" in shown
@@ -88,7 +88,7 @@ def test_the_page_of_comparisons_shows_both_answers_and_takes_a_click(
         f"projects/{project}/",
         {"show_collab_predictions": True, "model_version": "reward"},
     )
-    look(project, tmp_path / "page.png", "question 3", "Submit")
+    look(project, tmp_path / "page.png", "question 3", ("question 3", ""))
     assert choices(ann, project) == ["left", None, "right"]
 
 
