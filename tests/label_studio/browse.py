@@ -3,9 +3,9 @@
     python browse.py '{"url": ..., "email": ..., "password": ..., "project": 7, "browser": ...,
                        "screenshot": ..., "text": ..., "steps": [[text, answer or ""], ...]}'
 
-Opens the project's label stream, waits for `text`, and prints as JSON what stood there and every
-other host that the page wanted. Then, step by step: waits for the task with that text, clicks the
-answer if one is named, and submits.
+Opens the project's label stream, waits for `text`, and prints as JSON what stood there, how wide
+the two sides of a comparison were, and every other host that the page wanted. Then, step by step:
+waits for the task with that text, clicks the answer if one is named, and submits.
 """
 
 import json
@@ -26,7 +26,10 @@ ALONE = [
 ]
 
 
-def label(page: Page, wanted: dict[str, Any]) -> list[str]:
+WIDTHS = "[...document.querySelectorAll('.side')].map(side => side.getBoundingClientRect().width)"
+
+
+def label(page: Page, wanted: dict[str, Any]) -> dict[str, Any]:
     page.goto(f"{wanted['url']}/user/login/")
     page.fill("input[name=email]", wanted["email"])
     page.fill("input[name=password]", wanted["password"])
@@ -36,6 +39,7 @@ def label(page: Page, wanted: dict[str, Any]) -> list[str]:
     page.locator(SUBMIT).wait_for()
     page.get_by_text(wanted["text"]).first.wait_for()
     shown = page.locator("body").inner_text().splitlines()
+    widths = page.evaluate(WIDTHS)
     page.screenshot(path=wanted["screenshot"])
     for text, answer in wanted["steps"]:
         page.get_by_text(text).first.wait_for()
@@ -43,7 +47,7 @@ def label(page: Page, wanted: dict[str, Any]) -> list[str]:
             page.get_by_text(answer, exact=True).first.click()
         with page.expect_response(lambda answer: "/annotations" in answer.url):
             page.click(SUBMIT)
-    return [line.strip() for line in shown if line.strip()]
+    return {"shown": [line.strip() for line in shown if line.strip()], "widths": widths}
 
 
 def main() -> None:
@@ -54,10 +58,10 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1100, "height": 560})
         page.set_default_timeout(1000 * SECONDS)
         page.on("request", lambda request: asked.append(str(urlsplit(request.url).hostname)))
-        shown = label(page, wanted)
+        seen = label(page, wanted)
         browser.close()
     hosts = sorted(set(asked) - {"127.0.0.1", "None"})
-    print(json.dumps({"shown": shown, "other_hosts": hosts}))
+    print(json.dumps({**seen, "other_hosts": hosts}))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,6 @@ def command(server, monkeypatch, capsys) -> Command:
         main()
         shown = capsys.readouterr()
         assert token not in shown.out + shown.err
-        return shown.out.splitlines()
+        return str(shown.out).splitlines()
 
     return run

@@ -17,12 +17,12 @@ from training.data.annotation.tasks import RANKER_CONFIG, with_prediction
 pytestmark = [pytest.mark.label_studio, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-Look = Callable[..., list[str]]
+Look = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def look(server) -> Look:
-    """Opens a project's labelling page and clicks; the lines of text that it showed."""
+    """Opens a project's labelling page and clicks; what browse.py printed."""
     browser = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if browser is None:
         pytest.skip("no Chromium on this machine (Debian: apt install chromium)")
@@ -31,7 +31,7 @@ def look(server) -> Look:
     except NotInstalledError as error:
         pytest.skip(str(error))
 
-    def look(project: int, screenshot: Path, text: str, *steps: tuple[str, str]) -> list[str]:
+    def look(project: int, screenshot: Path, text: str, *steps: tuple[str, str]) -> dict[str, Any]:
         wanted: dict[str, Any] = {
             "url": server.url,
             "email": EMAIL,
@@ -46,10 +46,10 @@ def look(server) -> Look:
         command = [str(python), str(program), json.dumps(wanted)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr[-3000:]
-        seen = json.loads(done.stdout)
+        seen: dict[str, Any] = json.loads(done.stdout)
         assert seen["other_hosts"] == []
         assert screenshot.stat().st_size > 10_000
-        return list(seen["shown"])
+        return seen
 
     return look
 
@@ -74,7 +74,10 @@ def test_the_page_of_comparisons_shows_both_answers_and_takes_a_click(
     guessed = [with_prediction(pair(n), (0.0, 3.0), model_version="reward") for n in (2, 3)]
     project = pushed(command, server, write_tasks(tmp_path, [plain, *guessed]), "page of pairs")
     steps = [("question 1", "The left answer."), ("question 2", "")]
-    shown = look(project, tmp_path / "page.png", "question 1", *steps)
+    seen = look(project, tmp_path / "page.png", "question 1", *steps)
+    shown, (left, right) = seen["shown"], seen["widths"]
+    assert left == pytest.approx(right)  # side by side, whatever the texts' lengths
+    assert left > 300
     assert "question 1" in shown
     assert "The left answer." in shown
     assert "右边的回答 👩\u200d🚀" in shown
@@ -96,6 +99,6 @@ def test_the_page_of_rankings_shows_all_answers(server, command, look, tmp_path)
     items = [{"id": f"a{n}", "title": f"Answer {n}", "body": f"text {n}"} for n in (1, 2, 3)]
     tasks = [{"data": {"prompt": "Rank these.", "items": items}}]
     project = pushed(command, server, write_tasks(tmp_path, tasks, RANKER_CONFIG), "page of ranks")
-    shown = look(project, tmp_path / "page.png", "Rank these.")
+    shown = look(project, tmp_path / "page.png", "Rank these.")["shown"]
     for text in ("Rank these.", "text 1", "text 2", "text 3", "Answer 1", "Answer 3"):
         assert text in shown

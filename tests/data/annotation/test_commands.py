@@ -74,7 +74,7 @@ def page_of(*projects: dict[str, Any]) -> Answer:
 
 @pytest.fixture
 def answers(monkeypatch) -> Iterator[Answers]:
-    pytest.importorskip("label_studio_sdk", reason="pip install '.[label-studio]'")
+    pytest.importorskip("label_studio_sdk", reason="pip install -e '.[label-studio]'")
     monkeypatch.setattr("label_studio_sdk.core.http_client.INITIAL_RETRY_DELAY_SECONDS", 0.0)
     monkeypatch.setenv(TOKEN, SECRET)
     served = Answers()
@@ -196,7 +196,7 @@ def test_without_the_extra_its_installation_is_named(command, tasks, monkeypatch
     monkeypatch.setenv(TOKEN, SECRET)
     monkeypatch.setitem(sys.modules, "label_studio_sdk.client", None)
     error = one_line(command("push", tasks, "--label_studio_url", "http://127.0.0.1:1"))
-    assert "pip install '.[label-studio]'" in error
+    assert "pip install -c constraints.txt -e '.[label-studio]'" in error
 
 
 def test_a_server_that_is_not_there_is_one_line(command, answers):

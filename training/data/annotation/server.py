@@ -47,8 +47,8 @@ class Server:
             from label_studio_sdk.core.api_error import ApiError
         except ImportError:
             raise UserError(
-                "--label_studio_url needs Label Studio's client: pip install '.[label-studio]' "
-                "-c constraints.txt"
+                "--label_studio_url needs Label Studio's client: pip install -c constraints.txt "
+                "-e '.[label-studio]'"
             ) from None
         self._unreachable, self._api_error = httpx.RequestError, ApiError
         # A redirect would turn what is posted into a question: its address is to be named.
