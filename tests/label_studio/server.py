@@ -70,7 +70,7 @@ def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise NotInstalledError(f"{' '.join(command[-2:])} failed: {' '.join(last)}")
+        raise NotInstalledError(f"no {command[-1]} here: {' '.join(last)}")
 
 
 def with_playwright() -> Path:
