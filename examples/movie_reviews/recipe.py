@@ -63,16 +63,17 @@ SMOLLM2 = Recipe(
     reward="--lora_rank 16 --micro_batch_tokens 1024 --learning_rate 5e-4 --max_steps 40 "
     "--batch_size 4 --max_length 128 --max_eval_rows 16 --normalization_samples 96 "
     "--normalization_new_tokens 32 --log_every 5",
-    # The critic begins as the reward model, which was never asked for values in mid-sentence: with
-    # lambda below 1 its errors there taught the actor to stop after four tokens. Faster learning
-    # or a higher KL target buys a higher win rate with shorter text.
-    ppo="--lora_rank 16 --micro_batch_tokens 768 --max_steps 12 --rollout_batch_size 64 "
-    "--minibatch_size 64 --ppo_epochs 1 --gae_lambda 1 --actor_lr 6e-4 --critic_lr 1e-3 "
-    "--lr_scheduler constant --warmup_ratio 0.05 --max_prompt_length 64 --max_new_tokens 32 "
-    "--kl_controller adaptive --kl_coef 0.1 --kl_target 3 --kl_horizon 256 --max_eval_rows 32 "
-    "--log_every 1",
+    # A value head on the actor's trunk learns as well as a critic of its own and spares its 135
+    # million parameters; with lambda below 1 the head, which knows nothing at first, would teach
+    # the actor to stop early, and so would a penalty on responses that have not ended. More steps
+    # bought shorter text and no higher win rate (20: 6.3 words, 16: 8.6).
+    ppo="--lora_rank 16 --critic shared --micro_batch_tokens 768 --max_steps 16 "
+    "--rollout_batch_size 64 --minibatch_size 64 --ppo_epochs 1 --gae_lambda 1 --actor_lr 8e-4 "
+    "--min_lr_ratio 0.2 --warmup_ratio 0.05 --max_prompt_length 64 --max_new_tokens 40 "
+    "--missing_eos none --kl_controller adaptive --kl_coef 0.1 --kl_target 4 --kl_horizon 256 "
+    "--max_eval_rows 32 --log_every 1",
     test_prompts=600,
-    kl_target=3.0,
+    kl_target=4.0,
     base="smollm2",
     best_of=("4",),
     notes="examples/movie_reviews/report_notes_smollm2.json",
