@@ -82,7 +82,7 @@ def main() -> None:
     args = parse_args(RankingsBenchmarkArgs)
     groups = rankings(args)
     tokens = {"ours": sequence_tokens(groups), "peer": sequence_tokens(separated(groups))}
-    details = {"forward_tokens": {**tokens, "ratio": round(tokens["peer"] / tokens["ours"], 3)}}
+    details = {"sequence_tokens": {**tokens, "ratio": round(tokens["peer"] / tokens["ours"], 3)}}
     compare(args, ours=together, peer=pair_by_pair, unit="comparisons", details=details)
 
 

@@ -7,7 +7,6 @@ bash quickstart.sh [--example chinese_reviews] [--base smollm2] [--smoke] [--con
 import json
 import logging
 import shlex
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from examples.chinese_reviews.recipe import RECIPES as CHINESE
+from examples.common.programs import run
 from examples.common.recipe import NO_KL_PPO, SHUFFLED_REWARD, TINY_MODEL, Base, Recipe
 from examples.movie_reviews.recipe import RECIPES as MOVIES
 from examples.movie_reviews.smollm2 import FOLDER as SMOLLM2_FOLDER
@@ -163,7 +163,7 @@ class Pipeline:
     def _run(self, name: str, command: list[str]) -> None:
         logger.info("\n== %s: %s", name, shlex.join(command))
         started = time.monotonic()
-        status = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+        status = run(command)
         self.seconds[name] = round(time.monotonic() - started, 1)
         if status:
             logger.error("quickstart: %s ended with status %d; its message is above", name, status)

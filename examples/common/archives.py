@@ -1,6 +1,7 @@
 """Reading text out of package files without unpacking or running anything."""
 
 import tarfile
+import zipfile
 from pathlib import Path
 
 from training.arguments.parsing import UserError
@@ -14,6 +15,14 @@ def read_tar_member(archive: tarfile.TarFile, path: Path, ending: str) -> bytes:
             assert file is not None  # it is a regular file
             return file.read()
     raise UserError(f"{path}: has no {ending}; delete the file and run this again")
+
+
+def open_zip_member(package: zipfile.ZipFile, path: Path, member: str) -> zipfile.ZipExtFile:
+    """A member to be read; `path` is the archive's, for the message."""
+    try:
+        return package.open(member)  # type: ignore[return-value]  # typeshed says IO[bytes]
+    except KeyError:
+        raise UserError(f"{path}: has no {member}; delete the file and run this again") from None
 
 
 def one_line(text: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.common.prepared import read_jsonl
+from training.arguments.parsing import UserError
 from training.evaluation.judges import Judge, SentimentJudge
 from training.evaluation.statistics import bootstrap_interval, paired_wins
 
@@ -41,6 +42,8 @@ def agreement(
                 better.append(scores[chosen])
                 worse.append(scores[rejected])
                 prompts.append(group["prompt"])
+    if not better:
+        raise UserError(f"the example's test split has no pair at least {least_gap:g} apart")
     wins = paired_wins(worse, better)
     low, high = bootstrap_interval(wins, prompts, seed=0)
     return float(wins.mean()), low, high, len(wins)

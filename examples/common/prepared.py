@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training.arguments.parsing import UserError, exit_with_user_error
+from training.arguments.paths import cache_dir
 
 log = logging.getLogger("prepare")
 
@@ -33,7 +34,7 @@ def mistakes_reported(program: str) -> Iterator[None]:
         exit_with_user_error(program, str(error))
     except OSError as error:
         exit_with_user_error(
-            program, f"cannot write to the cache ({error}); set CLASSIC_RLHF_CACHE"
+            program, f"{error}; the cache folder is {cache_dir()}: CLASSIC_RLHF_CACHE names another"
         )
 
 

@@ -13,12 +13,12 @@ import random
 import shlex
 import statistics
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.arguments.parsing import arg, parse_args, require
+from examples.common.programs import run
+from training.arguments.parsing import arg, exit_with_user_error, parse_args, require
 from training.arguments.paths import REPOSITORY, cache_dir
 
 EXAMPLE = "movie_reviews"
@@ -92,9 +92,9 @@ def accuracy(args: NoiseArgs, file: Path, count: str, folder: Path, seed: int) -
         *shlex.split(STAGE_2),
         *shlex.split(COUNTS[count]),
     ]
-    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        raise SystemExit(done.returncode)
+    status = run(command, stdout=subprocess.DEVNULL)
+    if status:
+        raise SystemExit(status)
     report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     found: float = report["all"]["accuracy"]
     return found
@@ -104,10 +104,16 @@ def main() -> None:
     args = parse_args(NoiseArgs)
     source = cache_dir() / EXAMPLE / "reward.train.jsonl"
     if not source.is_file():
-        sys.stderr.write(f"{source}: missing; run examples/movie_reviews/prepare.py first\n")
-        raise SystemExit(2)
+        exit_with_user_error(
+            "annotator_noise", f"{source}: missing; run examples/movie_reviews/prepare.py first"
+        )
     lines = source.read_text(encoding="utf-8").splitlines()
     groups = [json.loads(line) for line in lines]
+    comparisons = sum(len(group["pairs"]) for group in groups)
+    if args.tasks > comparisons:
+        exit_with_user_error(
+            "annotator_noise", f"--tasks {args.tasks}: {source} has {comparisons} comparisons"
+        )
     output = (REPOSITORY / args.output_dir).resolve()
     results: dict[str, dict[str, list[float]]] = {}
     for noise in args.noise:

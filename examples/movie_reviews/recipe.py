@@ -89,9 +89,9 @@ SMOLLM2_SMOKE = replace(
     reward="--lora_rank 8 --learning_rate 5e-4 --max_steps 4 --batch_size 2 --max_length 128 "
     "--responses_per_group 4 --max_eval_rows 2 --normalization_samples 16 "
     "--normalization_new_tokens 16 --log_every 1",
-    ppo="--lora_rank 8 --max_steps 2 --rollout_batch_size 8 --minibatch_size 8 --ppo_epochs 1 "
-    "--actor_lr 5e-4 --critic_lr 5e-4 --max_prompt_length 64 --max_new_tokens 16 --kl_coef 0.1 "
-    "--max_eval_rows 8 --log_every 1",
+    ppo="--lora_rank 8 --critic shared --max_steps 2 --rollout_batch_size 8 --minibatch_size 8 "
+    "--ppo_epochs 1 --gae_lambda 1 --actor_lr 5e-4 --max_prompt_length 64 --max_new_tokens 16 "
+    "--missing_eos none --kl_coef 0.1 --max_eval_rows 8 --log_every 1",
     test_prompts=16,
     best_of=(),
 )

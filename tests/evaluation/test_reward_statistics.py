@@ -151,9 +151,10 @@ def test_groups_that_are_all_right_or_all_wrong_still_have_an_interval(value, ex
     assert share_interval(outcomes, groups, seed=0) == pytest.approx(expected, abs=1e-4)
 
 
-def test_one_group_alone_gets_wilsons_interval():
+def test_one_group_alone_is_one_trial_of_wilsons():
     low, high = share_interval(array(1, 1, 0, 1), np.zeros(4, dtype=int), seed=0)
-    assert (low, high) == pytest.approx((0.3006, 0.9544), abs=1e-4)  # 3 of 4
+    # (0.75 + 1.92073 -+ 1.959964 sqrt(0.1875 + 0.96036)) / 4.84146
+    assert (low, high) == pytest.approx((0.1179, 0.9854), abs=1e-4)
 
 
 def test_luck_on_single_comparisons_is_a_coin():

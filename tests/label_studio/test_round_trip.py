@@ -32,22 +32,34 @@ def pair(number: int) -> dict[str, Any]:
     return {"data": {"prompt": f"question {number}", "answer1": left, "answer2": right}}
 
 
-def row(number: int, *, chosen: int, label: float) -> dict[str, Any]:
+def row(number: int, *, chosen: int, label: float, votes: dict[str, float]) -> dict[str, Any]:
     data = pair(number)["data"]
     return {
         "prompt": data["prompt"],
         "responses": [data["answer1"], data["answer2"]],
-        "pairs": [{"chosen": chosen, "rejected": 1 - chosen, "label": label}],
+        "pairs": [{"chosen": chosen, "rejected": 1 - chosen, "label": label, "votes": votes}],
     }
+
+
+def with_names(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with names for the server's numbers of the two people, in which ann came first."""
+    pairs = [pair for row in rows for pair in row["pairs"]]
+    numbers = sorted({int(number) for pair in pairs for number in pair["votes"]})
+    names = {str(number): name for number, name in zip(numbers, ("ann", "ben"), strict=True)}
+    for pair in pairs:
+        pair["votes"] = {names[number]: share for number, share in pair["votes"].items()}
+    return rows
 
 
 # What the two people do below, question by question.
 EXPECTED = [
-    row(1, chosen=0, label=1.0),  # both left
-    row(2, chosen=0, label=0.5),  # left and right
-    row(3, chosen=1, label=1.0),  # left, then changed to right; right
-    row(4, chosen=0, label=1.0),  # skipped; left
-    row(5, chosen=1, label=1.0),  # submitted with nothing chosen; right
+    row(1, chosen=0, label=1.0, votes={"ann": 1.0, "ben": 1.0}),  # both left
+    row(2, chosen=0, label=0.5, votes={"ann": 1.0, "ben": 0.0}),  # left and right
+    row(
+        3, chosen=1, label=1.0, votes={"ann": 1.0, "ben": 1.0}
+    ),  # right, one changed
+    row(4, chosen=0, label=1.0, votes={"ben": 1.0}),  # skipped; left
+    row(5, chosen=1, label=1.0, votes={"ben": 1.0}),  # submitted with nothing chosen; right
 ]  # and nobody answers question 6
 
 
@@ -102,7 +114,8 @@ def test_the_votes_come_back_in_each_format(
     assert line.endswith(f": 6 tasks, {annotations} annotations written to {export}")
     pairs, report = tmp_path / "pairs.jsonl", tmp_path / "report.json"
     command(export, "--output", pairs, "--report", report)
-    assert [json.loads(text) for text in pairs.read_text("utf-8").splitlines()] == EXPECTED
+    rows = [json.loads(text) for text in pairs.read_text("utf-8").splitlines()]
+    assert with_names(rows) == EXPECTED
     account = json.loads(report.read_text("utf-8"))
     assert account["annotations"] == annotations
     assert account["used"] == 8
@@ -213,7 +226,7 @@ def test_collect_pushes_what_it_sampled_with_the_models_choices(server, ann, tmp
     found = ann.tasks(project)
     assert [task["data"] for task in found] == [task["data"] for task in written]
     scores = [task["predictions"][0]["score"] for task in found]
-    assert scores == sorted(scores)  # the least certain first, as the page gives them
+    assert scores == sorted(scores)  # the least certain first; the server keeps the order
     assert {task["predictions"][0]["model_version"] for task in found} == {"reward"}
     # What the model would choose is not shown to those who are to choose for themselves.
     assert ann.ask("GET", f"projects/{project}")["show_collab_predictions"] is False

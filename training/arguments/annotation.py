@@ -72,7 +72,8 @@ class ServerArgs:
         try:
             parts = urlsplit(url)
             is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
-            is_address = is_address and parts.port != 0 and url.isascii() and " " not in url
+            is_address = is_address and parts.port != 0 and url.isascii() and url.isprintable()
+            is_address = is_address and " " not in url
         except ValueError:
             is_address = False
         require(is_address, f"{flag} must be like http://localhost:8080, got {url!r}")
@@ -97,11 +98,15 @@ class PushTargetArgs(ServerArgs):
         """`tasks` names the project unless --project does."""
         self.check_server()
         check_positive(self, "annotations_per_task")
-        title = self.project or Path(tasks).stem
+        title = self.title(tasks)
         require(
             title.isdecimal() or 3 <= len(title) <= 50,
             f"--project: Label Studio takes titles of 3 to 50 characters, got {title!r}",
         )
+
+    def title(self, tasks: str) -> str:
+        """The project's title or number; Label Studio keeps no spaces around a title."""
+        return self.project.strip() or Path(tasks).stem.strip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +115,7 @@ class PushArgs(PushTargetArgs):
 
     tasks: str = arg("", "The tasks that collect.sh has written.")
     label_config: str = arg("", "Their labelling config (XML); default: the one beside them.")
+    label_control: str = arg("", "Which control's choice counts, where there are several.")
 
     def __post_init__(self) -> None:
         require(bool(self.tasks), "name the file of tasks")

@@ -1,6 +1,7 @@
 """Flags of the collection of annotation tasks."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from training.arguments.annotation import PushTargetArgs
@@ -63,6 +64,8 @@ class CollectArgs(PromptArgs, PushTargetArgs):
     def _check_upload(self) -> None:
         if self.label_studio_url:
             self.check_target(self.output)
+            if self.tasks == "both":  # the second project's title is the longer one
+                self.check_target(str(Path(self.output).with_suffix(".ranker.json")))
         require(
             bool(self.label_studio_url) or not self.project,
             f"--project {self.project}: says where to put the tasks; give --label_studio_url",

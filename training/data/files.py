@@ -15,6 +15,7 @@ from training.arguments.parsing import UserError
 
 Row = tuple[dict[str, Any], str]  # (row, "path:line")
 
+STREAMS = (Path("/dev"), Path("/dev/fd"))  # /dev/stdout may be a file that must not be replaced
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 
 
@@ -192,7 +193,7 @@ def write_text(path: str, text: str, flag: str) -> None:
     What is no file (/dev/stdout, a pipe) is written to as it is.
     """
     named = Path(path).expanduser()
-    is_stream = named.is_relative_to("/dev") or (named.exists() and not named.is_file())
+    is_stream = named.parent in STREAMS or (named.exists() and not named.is_file())
     target = named.resolve()  # a link stays one
     try:
         if is_stream:
@@ -200,7 +201,10 @@ def write_text(path: str, text: str, flag: str) -> None:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = target.with_name(f".{target.name}.new")
-        staging.write_text(text, encoding="utf-8")
-        staging.replace(target)
+        try:
+            staging.write_text(text, encoding="utf-8")
+            staging.replace(target)
+        finally:
+            staging.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{flag} {path}: cannot be written: {error.strerror}") from error

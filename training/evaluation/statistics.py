@@ -101,12 +101,13 @@ def share_interval(
     """95 % interval of a share whose outcomes come in groups.
 
     Wilson's where each outcome has a group of its own. Where all outcomes are right, or all wrong,
-    resampling finds no spread: then Wilson's with groups, not outcomes, as trials.
+    resampling finds no spread: then Wilson's with groups, not outcomes, as trials; and so for one
+    group, which says little of others: one trial.
     """
     count, mean = len(np.unique(groups)), float(outcomes.mean())
-    if count in (1, len(outcomes)):  # of one group nothing better is known
+    if count == len(outcomes):
         return wilson_interval(float(outcomes.sum()), len(outcomes))
-    if mean in (0.0, 1.0):
+    if count == 1 or mean in (0.0, 1.0):
         return wilson_interval(mean * count, count)
     low, high = mean_interval(outcomes, groups, seed=seed)
     return max(low, 0.0), min(high, 1.0)

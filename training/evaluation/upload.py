@@ -1,5 +1,6 @@
 """Collected tasks to the user's Label Studio, if there is one."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -40,10 +41,17 @@ class Upload:
                 annotations_per_task=self._args.annotations_per_task,
             )
         except UserError as error:
-            raise UserError(
-                f"{error}; the tasks are in {file}: python -m training.data.annotation push "
-                f"{file} --label_studio_url {self._args.label_studio_url}"
-            ) from None
+            raise UserError(f"{error}; the tasks are in {file}: {self._again(file)}") from None
+
+    def _again(self, file: Path) -> str:
+        """The command that sends what is missing to the same project."""
+        command = [
+            *("python", "-m", "training.data.annotation", "push", str(file)),
+            *("--label_studio_url", self._args.label_studio_url),
+            *("--project", self._name(file)),
+            *("--annotations_per_task", str(self._args.annotations_per_task)),
+        ]
+        return shlex.join(command)
 
     def _name(self, file: Path) -> str:
-        return self._args.project or file.stem
+        return self._args.title(str(file))

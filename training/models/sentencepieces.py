@@ -78,7 +78,7 @@ def _without_repetitions(model: bytes) -> bytes:
     """The model less its pieces that repeat a shorter one, such as "。。。".
 
     "。" and "。。。" have the same score in either order, and of two such cuts of one text
-    SentencePiece and `tokenizers` choose different ones. No other pieces can change places: two
+    SentencePiece and `tokenizers` choose different ones. No other two pieces can change places: two
     words that commute are powers of one word.
     """
     proto = _proto(model)

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from training.arguments.common import EngineArgs
-from training.runtime.launch import LAUNCH_ID
+from training.runtime.launch import LAUNCH_ID, LAUNCHED_BY
 from training.runtime.process import pick_device, set_logging, user_errors
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,8 @@ def _watch_ancestors() -> None:
     else:
         return  # plain python: a shell that may well end before us
     started_by = _ancestors(generations)
-    if started_by[0] == 1 and "CROSS_RANK" in os.environ:
+    parent = os.environ.get(LAUNCHED_BY, str(started_by[0]))
+    if str(started_by[0]) != parent or (started_by[0] == 1 and "CROSS_RANK" in os.environ):
         raise SystemExit("the launcher ended while this rank was starting; this rank stops")
 
     def watch() -> None:

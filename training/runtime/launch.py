@@ -22,6 +22,7 @@ from types import FrameType
 
 GRACE_SECONDS = 20.0
 LAUNCH_ID = "CLASSIC_RLHF_LAUNCH"  # environment variable: which launch a marker belongs to
+LAUNCHED_BY = "CLASSIC_RLHF_LAUNCHED_BY"  # and the process that started a rank without a launcher
 HOSTFILE = Path("/job/hostfile")  # where `deepspeed` looks for hosts unasked
 
 
@@ -46,7 +47,7 @@ def main() -> int:
     if not has_accelerator:
         environment.setdefault("DS_ACCELERATOR", "cpu")  # else each process warns that it is one
     if _is_one_rank(launcher_flags, has_accelerator):
-        environment |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        environment = _alone(environment, launcher_flags)
         command = [sys.executable, "-u", *program]
     else:
         command = [sys.executable, launcher, "--log_level", "critical", *launcher_flags, *program]
@@ -73,6 +74,17 @@ def _is_one_rank(launcher_flags: list[str], has_accelerator: bool) -> bool:
     known = options.keys() <= {"--num_gpus", "--master_port"} and len(launcher_flags) % 2 == 0
     count = options.get("--num_gpus", "" if has_accelerator else "1")
     return known and count == "1" and not HOSTFILE.exists()
+
+
+def _alone(environment: dict[str, str], launcher_flags: list[str]) -> dict[str, str]:
+    """The environment of the one rank of this host, whatever others a shell or a job had in it."""
+    for name in ("CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE", "MASTER_PORT"):
+        environment.pop(name, None)
+    if "--master_port" in launcher_flags:
+        port = launcher_flags[launcher_flags.index("--master_port") + 1]
+        environment["MASTER_PORT"] = port
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    return {**environment, **alone, LAUNCHED_BY: str(os.getpid())}
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -137,6 +137,7 @@ def prepare_output(args: CommonArgs) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "complete.json").unlink(missing_ok=True)
+        shutil.rmtree(folder / "data_size_curve", ignore_errors=True)  # of an earlier stage 2
         for adapter in (folder / "adapter", folder / "last/adapter", folder / "critic/adapter"):
             if (adapter / "adapter_config.json").is_file():
                 shutil.rmtree(adapter)  # of an earlier run with LoRA; this one may have none

@@ -9,7 +9,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 from training.arguments.annotation import AnnotationArgs, PullArgs, PushArgs
 from training.arguments.parsing import UserError, exit_with_user_error, parse_args, with_flag
@@ -34,10 +33,15 @@ def converted(args: AnnotationArgs) -> Iterator[str]:
 
 
 def pushed(args: PushArgs) -> Iterator[str]:
-    name = args.project or Path(args.tasks).stem
-    times = args.annotations_per_task
     with closing(Server(args.label_studio_url)) as server:
-        found = push(server, args.tasks, args.page, name=name, annotations_per_task=times)
+        found = push(
+            server,
+            args.tasks,
+            args.page,
+            name=args.title(args.tasks),
+            annotations_per_task=args.annotations_per_task,
+            control=args.label_control,
+        )
         yield found.in_words(server)
 
 

@@ -56,13 +56,17 @@ def _first_key(named: str, usual: Sequence[str], data: Mapping[str, Any]) -> str
 
 def read_config(path: str, *, control: str = "") -> LabelConfig:
     """The labelling config in an XML file; `control` chooses among several."""
+    return parse_config(read_page(path), path, control=control)
+
+
+def read_page(path: str) -> str:
+    """The text of a labelling config."""
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        return Path(path).expanduser().read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"--label_config {path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"--label_config {path}: is no XML: {error}") from error
-    return parse_config(text, path, control=control)
+        raise UserError(f"--label_config {path}: is not UTF-8: {error}") from error
 
 
 def parse_config(text: str, path: str, *, control: str = "") -> LabelConfig:

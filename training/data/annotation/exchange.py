@@ -4,12 +4,11 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from training.arguments.annotation import PullArgs
 from training.arguments.parsing import UserError
-from training.data.annotation.config import LabelConfig, parse_config
+from training.data.annotation.config import LabelConfig, parse_config, read_page
 from training.data.annotation.export import Task, export_tasks, is_export, is_unlabelled
 from training.data.annotation.server import Project, Server
 from training.data.files import read_file, rows_of_text, write_text
@@ -35,15 +34,21 @@ class Pushed:
 
 
 def push(
-    server: Server, tasks_path: str, page_path: str, *, name: str, annotations_per_task: int
+    server: Server,
+    tasks_path: str,
+    page_path: str,
+    *,
+    name: str,
+    annotations_per_task: int,
+    control: str = "",
 ) -> Pushed:
     """Add a file's tasks to the project `name`, a title or number; a title that is none is made.
 
     A task whose data the project has is not added again, so that a push that was cut short, or
     is done twice, goes on where it was.
     """
-    page = Path(page_path).expanduser().read_text(encoding="utf-8")
-    tasks = read_tasks(tasks_path, parse_config(page, page_path))
+    page = read_page(page_path)
+    tasks = read_tasks(tasks_path, parse_config(page, page_path, control=control))
     project = check_project(server, name, page, page_path)
     is_new = project is None
     if project is None:

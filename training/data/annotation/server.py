@@ -7,6 +7,7 @@ holds neither it nor the headers of an answer, which may have a session in them.
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from training.arguments.parsing import UserError
@@ -15,6 +16,7 @@ T = TypeVar("T")
 
 TOKEN = "LABEL_STUDIO_API_KEY"
 SECONDS = 60.0  # to wait for an answer
+EXPORT_SECONDS = 1800  # the server makes an export while the client waits
 MOST_SHOWN = 300  # characters of what a server says
 MOST_LISTED = 10  # projects
 # The SDK asks again where a server failed; what makes something might then make it twice.
@@ -50,12 +52,14 @@ class Server:
                 "--label_studio_url needs Label Studio's client: pip install -c constraints.txt "
                 "-e '.[label-studio]'"
             ) from None
-        self._unreachable, self._api_error = httpx.RequestError, ApiError
+        self._slow, self._unreachable = httpx.TimeoutException, httpx.RequestError
+        self._api_error = ApiError
         # A redirect would turn what is posted into a question: its address is to be named.
         self._web = httpx.Client(timeout=SECONDS, follow_redirects=False)
-        self._client = self._ask(
-            lambda: LabelStudio(base_url=self._url, api_key=self._token, httpx_client=self._web)
+        self._connect = partial(
+            LabelStudio, base_url=self._url, api_key=self._token, httpx_client=self._web
         )
+        self._client = self._ask(lambda: self._connect(timeout=SECONDS))
 
     def close(self) -> None:
         self._web.close()
@@ -86,7 +90,7 @@ class Server:
                 title=title,
                 label_config=page,
                 maximum_annotations=annotations_per_task,
-                # Predictions order the tasks; people who are shown a choice tend to agree with it.
+                # People who are shown a choice tend to agree with it.
                 show_collab_predictions=False,
                 request_options=ONCE,
             )
@@ -111,7 +115,9 @@ class Server:
     def export(self, project: Project, form: str) -> str:
         """All tasks with their annotations, as Label Studio's own button gives them."""
         data: bytes = self._ask(
-            lambda: self._client.projects.exports.as_binary(project.number, export_type=form)
+            lambda: self._connect(timeout=EXPORT_SECONDS).projects.exports.as_binary(
+                project.number, export_type=form, timeout=EXPORT_SECONDS
+            )
         )
         return data.decode("utf-8")
 
@@ -143,6 +149,11 @@ class Server:
         """
         try:
             return question()
+        except self._slow:
+            problem = (
+                f"--label_studio_url {self._url}: no answer within {SECONDS:g} s; the same command "
+                "goes on from where it was"
+            )
         except self._unreachable as error:
             reason = str(error) or type(error).__name__
             problem = f"--label_studio_url {self._url}: cannot be reached: {reason}"
@@ -151,14 +162,18 @@ class Server:
             problem = self._refused(status, body)
             if status == 404 and missing and isinstance(body, dict):
                 problem = ""
-        except (ValueError, TypeError, AttributeError):
-            # What the SDK makes of an answer that is not Label Studio's.
-            problem = self._refused(None, "")
+        except (ValueError, TypeError, AttributeError) as error:
+            # What the SDK makes of an answer that is not Label Studio's, or of a call it has lost.
+            found = f"{type(error).__name__}: {error}".splitlines()[0][:MOST_SHOWN]
+            problem = f"{self._refused(None, '')} ({self._without_token(found)})"
         # Raised out here, so that no traceback leads to what the SDK knows.
         raise UserError(problem) if problem else self._no_project(missing)
 
+    def _without_token(self, text: str) -> str:
+        return text.replace(self._token, f"${TOKEN}")
+
     def _refused(self, status: int | None, body: Any) -> str:
-        said = said_by(body).replace(self._token, f"${TOKEN}")
+        said = self._without_token(said_by(body))
         if status == 401:
             return (
                 f"{self._url} refuses the token in {TOKEN} (401{said}); {HELP_WITH_TOKEN} (a "
