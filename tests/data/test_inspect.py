@@ -65,8 +65,7 @@ def test_a_tie_conflicts_with_nothing(tmp_path):
 def test_a_held_out_prompt_that_is_trained_on_is_a_leak(tmp_path):
     held_out = write(tmp_path, "eval.jsonl", [pair("What  is RAIN?"), pair("new")])
     findings = look(tmp_path, [pair("what is rain?")], eval_data_path=[held_out])
-    (leak,) = findings.leaks
-    assert leak.startswith(f"{held_out}:1 = ")
+    assert findings.leaks == [f"{tmp_path}/data.jsonl:1 = {held_out}:1"]
 
 
 def test_lengths_are_counted_in_tokens_with_eos_and_what_would_be_cut(tmp_path):
@@ -139,6 +138,6 @@ def test_a_mistake_is_one_line(tmp_path, words, named):
 
 
 def test_words_show_some_of_many(tmp_path):
-    lines = in_words(look(tmp_path, [pair()] * 30), 256)
+    lines = in_words(look(tmp_path, [pair()] * 30), 256, show=10)
     assert "duplicates: 29" in lines
-    assert lines.count("  ...") == 1
+    assert lines.count("  and 19 more (--show N, or --report FILE)") == 1
