@@ -147,6 +147,7 @@ def conversation(tokenizer):
     record = Conversation(tuple(Message(*turn) for turn in turns), "a:1")
     (outcome,) = encode_conversations([record], tokenizer, max_length=32, chat_template=None)
     encoded = outcome.row
+    assert encoded is not None
     ids = encoded.input_ids
     # Two turns of the assistant: the word(s) and EOS of each.
     first = ids.index(3)

@@ -148,6 +148,7 @@ class TestScores:
             [record], tokenizer, max_length=32, prompt_template="{prompt}", chat_template=None
         )
         group = outcome.row
+        assert group is not None
         batch = collate_responses(
             [group.prompt_ids] * 2, group.response_ids, pad_id=PAD_ID, device=CPU
         )

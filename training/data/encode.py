@@ -89,7 +89,7 @@ def encode_demonstrations(
             encoded.append(Outcome(None))
             continue
         mask = [False] * len(prompt) + [True] * len(ids)
-        encoded.append(Outcome(EncodedText(prompt + ids, mask), len(ids) <= len(response)))
+        encoded.append(Outcome(EncodedText(prompt + ids, mask), int(len(ids) <= len(response))))
     return encoded
 
 
@@ -111,7 +111,7 @@ def encode_conversations(
         cut = len(ids) > max_length
         if cut:
             ids, mask = _end_with_eos(ids[: max_length - 1], mask[: max_length - 1], eos)
-        encoded.append(Outcome(EncodedText(ids, mask), cut) if ids else Outcome(None))
+        encoded.append(Outcome(EncodedText(ids, mask), int(cut)) if ids else Outcome(None))
     return encoded
 
 
@@ -238,7 +238,7 @@ def encode_prompts(
             continue
         ids = ids[-max_prompt_length:]
         prompt = EncodedPrompt(record.prompt_id, ids, record.text, record.fields)
-        encoded.append(Outcome(prompt, cut))
+        encoded.append(Outcome(prompt, int(cut)))
     return encoded
 
 

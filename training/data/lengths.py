@@ -22,7 +22,10 @@ def token_lengths(
 
     Raises `UserError` where the chat template refuses a conversation.
     """
-    templates = {"prompt_template": prompt_template, "chat_template": chat_template}
+    templates: dict[str, Any] = {
+        "prompt_template": prompt_template,
+        "chat_template": chat_template,
+    }
     outcomes: Sequence[Outcome[Any]]
     if isinstance(record, Text):
         outcomes = encode_texts([record], tokenizer)

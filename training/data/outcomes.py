@@ -7,7 +7,7 @@ from typing import TypeVar
 from training.arguments.parsing import UserError
 from training.data.encode import EncodedGroup, EncodedPrompt, EncodedText, Outcome
 
-E = TypeVar("E", EncodedText, EncodedGroup, EncodedPrompt)
+E = TypeVar("E", bound=EncodedText | EncodedGroup | EncodedPrompt)
 
 
 @dataclass(frozen=True)

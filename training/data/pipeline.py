@@ -33,7 +33,7 @@ from training.data.tables import Encoded, Layout, Rows, Table, write_table
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Record)
-E = TypeVar("E", EncodedText, EncodedGroup, EncodedPrompt)
+E = TypeVar("E", bound=EncodedText | EncodedGroup | EncodedPrompt)
 Tokenizer = Any
 
 FORMAT = 1  # of the tables and of what is in them; another one makes all caches anew
@@ -225,9 +225,7 @@ def _shared(
     known = np.isin(np.arange(len(evaluation.table)), evaluation.order[held])
 
     def write(sink: Any) -> None:
-        found = contamination.sharing(
-            _texts(work, train, trained), list(_texts(work, evaluation, known))
-        )
+        found = contamination.sharing(_texts(work, train, trained), _texts(work, evaluation, known))
         batch = pa.RecordBatch.from_pydict({"row": np.flatnonzero(trained)[found]})
         with pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)

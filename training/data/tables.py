@@ -20,7 +20,7 @@ from training.data.outcomes import sequence_lengths
 from training.data.records import Pair
 from training.data.splits import Places
 
-E = TypeVar("E", EncodedText, EncodedGroup, EncodedPrompt)
+E = TypeVar("E", bound=EncodedText | EncodedGroup | EncodedPrompt)
 
 Columns = Mapping[str, Any]  # pyarrow.ChunkedArray
 
