@@ -220,6 +220,14 @@ def test_normalization_prompts_are_distinct_and_need_room(tmp_path, tokenizer):
         load_normalization_prompts(args, tokenizer)
 
 
+def test_stage_3_has_its_fields_though_stage_2_cached_the_same_prompts_without(tmp_path, tokenizer):
+    path = write(tmp_path, "data.jsonl", [{"prompt": f"p{n}", "film": "f"} for n in range(9)])
+    args = RewardArgs(data_path=[path], max_length=100, normalization_new_tokens=36)
+    assert load_normalization_prompts(args, tokenizer)[0].fields == {}
+    asked = PPOArgs(data_path=[path], max_prompt_length=64, overlong_prompts="drop")
+    assert load_prompts(asked, tokenizer).train[0].fields == {"film": "f"}
+
+
 HELD = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
 
 

@@ -123,9 +123,9 @@ def load_normalization_prompts(args: RewardArgs, tokenizer: Tokenizer) -> Sequen
         return replace(prompt_from_row(row, source, 0), fields={})  # the answers are among them
 
     room = max(args.max_length - args.normalization_new_tokens, 1)
-    work = replace(
-        _prompts(args, tokenizer, room, "drop"), from_row=bare, convert=_conversion(args)
-    )
+    work = _prompts(args, tokenizer, room, "drop")
+    settings = {**work.settings, "fields": False}
+    work = replace(work, from_row=bare, settings=settings, convert=_conversion(args))
     paths = args.normalization_data_path or args.data_path
     source = pipeline.source_of(args, work, paths, "train")
     _, first = np.unique(source.keys, return_index=True)
