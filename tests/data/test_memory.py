@@ -59,7 +59,8 @@ for batch in epoch_batches(lengths, 32, seed=0, epoch=0):
             tokens += len(row.input_ids)
         else:
             tokens += len(row.prompt_ids) + sum(map(len, row.response_ids))
-print(json.dumps({"tokens": tokens, "rows": len(rows)}))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+print(json.dumps({"tokens": tokens, "rows": len(rows), "peak_mb": peak}))
 """
 
 
@@ -104,6 +105,7 @@ def test_a_set_larger_than_memory_is_encoded_and_read(tmp_path, stage):
     assert json.loads(run(tmp_path, "control", path)) == "no memory"  # not even its rows fit
     assert tokens * 16 > ROOM * MEGABYTE  # nor would lists of its tokens and their loss mask
     found = json.loads(run(tmp_path, stage, path))
+    print(f"{stage}: {tokens} tokens, {found}, within {ROOM} MB")
     assert 0.97 * tokens < found["tokens"] <= tokens
     on_disk = sum(file.stat().st_size for file in (tmp_path / "cache" / "encoded").glob("*.arrow"))
     assert on_disk < 4.8 * tokens

@@ -243,7 +243,7 @@ def test_training_prompts_that_are_held_out_are_left_out_and_counted(tmp_path, t
     everything = load_prompts(PPOArgs(**common, decontaminate=False), tokenizer)
     assert len(everything.train) == 3
     with pytest.raises(UserError, match="nothing to train"):
-        load_prompts(PPOArgs(data_path=[held], eval_data_path=[held + "/../b.jsonl"]), tokenizer)
+        load_prompts(PPOArgs(data_path=[held], eval_data_path=[held]), tokenizer)
 
 
 @pytest.mark.parametrize("data_cache", [True, False])
