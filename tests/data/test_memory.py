@@ -13,7 +13,7 @@ from training.arguments.paths import REPOSITORY
 
 MEGABYTE = 2**20
 ROOM = 112  # MB that a process may take beyond its imports; as lists the tokens alone need more
-WORDS = [f"long-word-{n}" for n in range(90)]
+WORDS = [f"longerword{n}" for n in range(90)]
 SIZE = 150  # MB of the file
 
 # RLIMIT_DATA bounds what a process owns (heap, private maps), not the files that it has mapped.

@@ -150,6 +150,8 @@ def said(monkeypatch, capsys, tmp_path, as_one_process) -> Callable[..., str]:
 
 
 Flags = Callable[[Place], list[str]]
+# A row that any stage can read.
+EVERY_STAGE = '{"prompt": "a", "response": "b", "chosen": "c", "rejected": "d"}\n'
 ANY_STAGE: dict[str, tuple[Flags, list[str]]] = {
     "unknown flag": (lambda p: ["--learning_rat", "1"], ["--learning_rat", "--help"]),
     "prefix of a flag": (lambda p: ["--output", "x"], ["unknown flags: --output x"]),
@@ -207,7 +209,7 @@ ANY_STAGE: dict[str, tuple[Flags, list[str]]] = {
     "empty data": (lambda p: ["--data_path", p.file("")], ["data.jsonl", "no rows"]),
     "unknown kind of data": (lambda p: ["--data_path", p.file("", "a.docx")], ["a.docx", ".jsonl"]),
     "broken JSON": (
-        lambda p: ["--data_path", p.file('{"prompt": "a"}\n{"prompt": \n')],
+        lambda p: ["--data_path", p.file(EVERY_STAGE + '{"prompt": \n')],
         ["data.jsonl:2", "not valid JSON"],
     ),
     "a row that is no object": (lambda p: ["--data_path", p.file("[1]\n")], ["data.jsonl:1"]),

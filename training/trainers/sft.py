@@ -117,7 +117,8 @@ def stage1_tokenizer(args: SFTArgs, world: World) -> Tokenizer:
     model, mistake = b"", ""
     if world.is_main:
         try:
-            model = train_model(plain_texts(args), vocab_size=args.vocab_size)
+            # A list, so that a bad row is named here, not within the library, which holds all text.
+            model = train_model(list(plain_texts(args)), vocab_size=args.vocab_size)
         except UserError as error:
             mistake = str(error)
     model, mistake = world.gather((model, mistake))[0]
