@@ -111,7 +111,7 @@ def parquet(tmp_path) -> bytes:
     file = tmp_path / "good.parquet"
     rows = [{"prompt": f"p{n}", "response": "r" * n, "pairs": [[0, 1]]} for n in range(50)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, row_group_size=10)
-    return file.read_bytes()
+    return bytes(file.read_bytes())
 
 
 @MANY

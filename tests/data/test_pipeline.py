@@ -60,7 +60,7 @@ def entries(place: Path) -> list[Path]:
 
 
 def load(kind: str, path: str, tokenizer: Any, **changes: Any) -> Any:
-    common = {"data_path": [path], "output_dir": "/tmp/unused", **changes}
+    common: dict[str, Any] = {"data_path": [path], "output_dir": "/tmp/unused", **changes}
     if kind == "prompts":
         return load_prompts(PPOArgs(**common), tokenizer)
     if kind == "pairs":
@@ -136,7 +136,7 @@ def test_a_block_of_one_token_predicts_nothing(tmp_path, tokenizer):
 def test_the_key_holds_what_changes_the_rows_and_nothing_else(
     tmp_path, place, tokenizer, changes, is_new
 ):
-    common = {"data_path": [write(tmp_path, "data.jsonl", demos(20))]}
+    common: dict[str, Any] = {"data_path": [write(tmp_path, "data.jsonl", demos(20))]}
     load_sft(SFTArgs(**common), tokenizer)
     load_sft(SFTArgs(**common, **changes), tokenizer)
     assert len(entries(place)) == 1 + is_new
@@ -235,7 +235,7 @@ def test_training_prompts_that_are_held_out_are_left_out_and_counted(tmp_path, t
     caplog.set_level(logging.INFO)
     train = write(tmp_path, "a.jsonl", [{"prompt": p} for p in ("What is RAIN?", "snow", "wind")])
     held = write(tmp_path, "b.jsonl", [{"prompt": "what  is rain?"}, {"prompt": "hail"}])
-    common = {"data_path": [train], "eval_data_path": [held]}
+    common: dict[str, Any] = {"data_path": [train], "eval_data_path": [held]}
     data = load_prompts(PPOArgs(**common), tokenizer)
     assert [row.text for row in data.train] == ["snow", "wind"]
     assert [row.prompt_id for row in data.held_out] == [3, 4]
@@ -254,7 +254,7 @@ def test_texts_that_share_words_with_held_out_ones_are_left_out(
     rows = [{"text": t} for t in ("a film", f"so {HELD.upper()}!", HELD[:40], "a boat")]
     train = write(tmp_path, "a.jsonl", rows)
     held = write(tmp_path, "b.jsonl", [{"text": HELD}])
-    common = {"data_path": [train], "eval_data_path": [held], "objective": "lm",
+    common: dict[str, Any] = {"data_path": [train], "eval_data_path": [held], "objective": "lm",
               "max_length": 1000, "data_cache": data_cache}  # fmt: skip
     for _ in range(2):
         (block,) = load_sft(SFTArgs(**common), tokenizer).train

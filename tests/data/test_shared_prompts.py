@@ -1,11 +1,12 @@
 """Comparisons whose prompt is what both sides begin with: the text and the message form."""
 
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import pytest
 
 from training.arguments.parsing import UserError
-from training.data.encode import encode_conversations, encode_groups, encode_prompts
+from training.data.encode import Outcome, encode_conversations, encode_groups, encode_prompts
 from training.data.messages import Message
 from training.data.records import (
     Conversation,
@@ -16,6 +17,7 @@ from training.data.records import (
     sft_record_from_row,
 )
 
+E = TypeVar("E")
 HERE = "hh.jsonl:7"
 ASKED = "\n\nHuman: What is rain?\n\nAssistant:"
 LATER = ASKED + " Water.\n\nHuman: And snow?\n\nAssistant:"
@@ -133,10 +135,11 @@ def test_stage_1_learns_from_the_chosen_side():
     row = {"prompt": "p", "chosen": "good", "rejected": "bad"}
     assert sft_record_from_row(row, HERE) == Demonstration("p", "good", HERE)
     messages = (*(Message(**turn) for turn in TURNS), Message("assistant", "Ice."))
-    for row in (
+    rows: list[dict[str, Any]] = [
         {"chosen": [*TURNS, assistant("Ice.")], "rejected": [*TURNS, assistant("Dust.")]},
         {"prompt": TURNS, "response": "Ice."},
-    ):
+    ]
+    for row in rows:
         assert sft_record_from_row(row, HERE) == Conversation(messages, HERE)
 
 
@@ -148,6 +151,11 @@ def test_stage_3_asks_the_prompt():
         assert prompt.messages == tuple(Message(**turn) for turn in TURNS)
     with pytest.raises(UserError, match="'prompt' of a prompt must end with a user turn"):
         prompt_from_row({"prompt": TURNS[:2]}, HERE, 3)
+
+
+def kept(outcome: Outcome[E]) -> E:
+    assert outcome.row is not None
+    return outcome.row
 
 
 def template(ends: str) -> str:
@@ -162,30 +170,31 @@ def template(ends: str) -> str:
 def test_the_three_stages_see_the_same_tokens_of_a_conversation(tokenizer, chat_template):
     row = {"chosen": [*TURNS, assistant("Ice.")], "rejected": [*TURNS, assistant("No, dust.")]}
     chats = {"tokenizer": tokenizer, "chat_template": chat_template}
-    (group,) = encode_groups(
+    (grouped,) = encode_groups(
         [group_from_row(row, HERE)], max_length=500, prompt_template="{prompt}", **chats
     )
-    (asked,) = encode_prompts(
+    (prompted,) = encode_prompts(
         [prompt_from_row(row, HERE, 0)],
         max_prompt_length=500,
         prompt_template="{prompt}",
         overlong="error",
         **chats,
     )
-    assert group.row.prompt_ids == asked.row.input_ids
-    for side, ids in zip(("chosen", "rejected"), group.row.response_ids, strict=True):
+    group, asked = kept(grouped), kept(prompted)
+    assert group.prompt_ids == asked.input_ids
+    for side, ids in zip(("chosen", "rejected"), group.response_ids, strict=True):
         whole = Conversation(tuple(Message(**turn) for turn in row[side]), HERE)
         (learnt,) = encode_conversations([whole], max_length=500, **chats)
-        assert group.row.prompt_ids + ids == learnt.row.input_ids
+        assert group.prompt_ids + ids == kept(learnt).input_ids
         assert ids.count(tokenizer.eos_token_id) == 1
 
 
 def test_a_long_answer_of_a_conversation_is_cut_before_eos(tokenizer):
-    row = {"prompt": [user("a")], "chosen": "0123456789", "rejected": "z"}
-    whole = encode_groups([group_from_row(row, HERE)], tokenizer, max_length=500,
-                          prompt_template="{prompt}", chat_template=None)[0].row  # fmt: skip
-    length = len(whole.prompt_ids) + 4
-    (cut,) = encode_groups([group_from_row(row, HERE)], tokenizer, max_length=length,
-                           prompt_template="{prompt}", chat_template=None)  # fmt: skip
-    assert cut.cut == 1
-    assert tokenizer.decode(cut.row.response_ids[0]) == "012<|endoftext|>"
+    record = group_from_row({"prompt": [user("a")], "chosen": "0123456789", "rejected": "z"}, HERE)
+    encode = partial(
+        encode_groups, [record], tokenizer, prompt_template="{prompt}", chat_template=None
+    )
+    (whole,) = encode(max_length=500)
+    (cut,) = encode(max_length=len(kept(whole).prompt_ids) + 4)
+    assert (whole.cut, cut.cut) == (0, 1)
+    assert tokenizer.decode(kept(cut).response_ids[0]) == "012<|endoftext|>"

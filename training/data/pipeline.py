@@ -53,6 +53,7 @@ class Work(Generic[R, E]):
     settings: Mapping[str, Any]  # what `encode` depends on beside the tokenizer
     tokenizer: Tokenizer
     convert: Convert | None = None
+    digest: Callable[[str], int] = contamination.digest  # of a prompt: its key
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def _encoded_batch(work: Work[R, E], part: Part, batch: list[R]) -> list[Encoded
     return [
         Encoded(
             record.source.removeprefix(part.name),
-            contamination.digest(contamination.question(record)),
+            work.digest(contamination.question(record)),
             outcome,
         )
         for record, outcome in zip(batch, work.encode(batch), strict=True)

@@ -17,6 +17,7 @@ from training.data import pipeline
 from training.data.annotation.convert import rows_of_export
 from training.data.blocks import Blocks
 from training.data.chat import load_chat_template
+from training.data.contamination import exact_digest
 from training.data.encode import (
     EncodedGroup,
     EncodedPrompt,
@@ -124,8 +125,13 @@ def load_normalization_prompts(args: RewardArgs, tokenizer: Tokenizer) -> Sequen
 
     room = max(args.max_length - args.normalization_new_tokens, 1)
     work = _prompts(args, tokenizer, room, "drop")
-    settings = {**work.settings, "fields": False}
-    work = replace(work, from_row=bare, settings=settings, convert=_conversion(args))
+    work = replace(
+        work,
+        from_row=bare,
+        settings={**work.settings, "fields": False, "digest": "exact"},
+        convert=_conversion(args),
+        digest=exact_digest,
+    )
     paths = args.normalization_data_path or args.data_path
     source = pipeline.source_of(args, work, paths, "train")
     _, first = np.unique(source.keys, return_index=True)
