@@ -11,7 +11,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from importlib import metadata
@@ -37,11 +37,13 @@ def compare(
     unit: str,
     least_seconds: Callable[[Machine], float] | None = None,
     with_memory: bool = True,
+    details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run both sides in turn and print, return and perhaps write the result.
 
     `least_seconds` is the roofline's time of one of our runs, from the `Machine` it is given.
     Peak memory is that of a side's one process: `with_memory` False for a side of several.
+    `details` go into the result as they are.
     """
     sides = {"ours": ours} | ({"peer": peer} if peer is not None else {})
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -60,6 +62,7 @@ def compare(
     result = _result(args, seconds, amounts, unit, least_seconds)
     if with_memory:
         result["peak_memory_mb"] = memory
+    result |= details or {}
     print(json.dumps(result))
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

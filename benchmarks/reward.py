@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from benchmarks.arguments import TrainingBenchmarkArgs
 from benchmarks.models import (
@@ -27,6 +28,9 @@ from benchmarks.setting import (
 )
 from training.arguments.parsing import arg, parse_args
 from training.runtime.roofline import Machine
+
+if TYPE_CHECKING:
+    from training.data.encode import EncodedGroup
 
 STEPS = 2  # optimizer steps of a run
 
@@ -60,9 +64,21 @@ def pairs_of(args: RewardBenchmarkArgs) -> Pairs:
 
 def ours(args: RewardBenchmarkArgs) -> Callable[[], float]:
     """Optimizer steps of stage 2."""
-    from training.arguments.reward import RewardArgs
     from training.data.encode import EncodedGroup
     from training.data.records import Pair
+
+    groups = [
+        EncodedGroup(prompt, [chosen, rejected], (Pair(0, 1),), str(n))
+        for n, (prompt, chosen, rejected) in enumerate(pairs_of(args))
+    ]
+    return stage_2(args, groups, batch_size=args.batch)
+
+
+def stage_2(
+    args: TrainingBenchmarkArgs, groups: "list[EncodedGroup]", *, batch_size: int
+) -> Callable[[], float]:
+    """An epoch of stage 2 over these groups; a run returns how many comparisons it had."""
+    from training.arguments.reward import RewardArgs
     from training.models.tokenizers import load_tokenizer
     from training.trainers import reward_setup
     from training.trainers.reward import RewardTrainer
@@ -71,7 +87,7 @@ def ours(args: RewardBenchmarkArgs) -> Callable[[], float]:
     settings = RewardArgs(
         **side.common(args),
         model_name_or_path=side.lm,
-        batch_size=args.batch,
+        batch_size=batch_size,
         max_length=args.answer,
         learning_rate=LEARNING_RATE,
     )
@@ -79,17 +95,13 @@ def ours(args: RewardBenchmarkArgs) -> Callable[[], float]:
     tokenizer = load_tokenizer(side.lm, flag="")
     model = reward_setup.new_reward_model(settings, world, tokenizer)
     engine = reward_setup.reward_engine(model, settings, world)
-    groups = [
-        EncodedGroup(prompt, [chosen, rejected], (Pair(0, 1),), str(n))
-        for n, (prompt, chosen, rejected) in enumerate(pairs_of(args))
-    ]
     trainer = RewardTrainer(settings, world, engine, groups, tokenizer.pad_token_id)
 
     def run() -> float:
         for batch in trainer.batches(0):
             trainer.step(batch, 1.0)
         assert side.folder.exists()
-        return float(len(groups))
+        return float(sum(len(group.pairs) for group in groups))
 
     return run
 

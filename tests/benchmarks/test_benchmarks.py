@@ -56,9 +56,22 @@ def test_ranks_share_a_rollout_under_zero_3_as_under_zero_0(tmp_path):
     assert result["ours"]["amount"] == result["peer"]["amount"] == 2 * 4
 
 
+@pytest.mark.slow
+def test_rankings_have_the_same_comparisons_on_both_sides_and_a_third_of_the_tokens(tmp_path):
+    file = tmp_path / "result.json"
+    done = run("rankings", f"{SMALL} --prompt 4 --shortest 6 --answer 9 --json {file}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(file.read_text())
+    assert result["ours"]["amount"] == result["peer"]["amount"] == 2 * 2 * 6
+    # 4 responses once, or 12 sides of 6 pairs: each response stands in three of them.
+    assert result["forward_tokens"]["ratio"] == 3.0
+
+
 @pytest.mark.parametrize(
     ("module", "flags", "named"),
     [
+        ("rankings", "--responses 1", "--responses"),
+        ("rankings", "--peer trl", "--peer"),
         ("rollout", "--peer trl", "--peer"),
         ("ppo", "--peer transformers", "--peer"),
         ("ppo", "--batch 16 --peer_micro_batch 5", "--peer_micro_batch"),

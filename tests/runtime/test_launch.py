@@ -1,4 +1,7 @@
-"""Exit status and clean-up of `training.runtime.launch`, with small stand-ins for `deepspeed`."""
+"""Exit status and clean-up of `training.runtime.launch`.
+
+Small stand-ins for `deepspeed`, or, where it is one rank, for the stage's program.
+"""
 
 import os
 import signal
@@ -21,18 +24,22 @@ MARK = f"""
 """
 
 
-@pytest.fixture
-def launch(tmp_path):
-    """Starts the launch of a program under a `deepspeed` that does what the test says."""
+@pytest.fixture(params=["deepspeed", "main.py"])
+def launch(tmp_path, request):
+    """Starts a launch where `deepspeed`, or the only rank's program, does what the test says."""
     (tmp_path / "out").mkdir()
+    starts = request.param
+    ranks = ["--num_gpus", "2" if starts == "deepspeed" else "1"]
     started: list[subprocess.Popen[str]] = []
 
     def start(does: str, *flags: str) -> subprocess.Popen[str]:
-        script = f"#!{sys.executable}\n{textwrap.dedent(does)}"
-        (tmp_path / "deepspeed").write_text(script)
-        (tmp_path / "deepspeed").chmod(0o755)
+        wrong = f"#!{sys.executable}\nraise SystemExit('the other one was to be started')"
+        for name in ("deepspeed", "main.py"):
+            script = f"#!{sys.executable}\n{textwrap.dedent(does)}" if name == starts else wrong
+            (tmp_path / name).write_text(script)
+            (tmp_path / name).chmod(0o755)
         env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "training.runtime.launch", "main.py"]
+        command = [sys.executable, "-m", "training.runtime.launch", *ranks, "main.py"]
         flags = flags or ("--output_dir", str(tmp_path / "out"))
         process = subprocess.Popen(
             [*command, *flags], env=env, stderr=subprocess.PIPE, text=True, cwd=tmp_path
@@ -122,6 +129,29 @@ def test_a_zombie_that_nobody_reaps_does_not_hold_up_the_end(monkeypatch):
     with subprocess.Popen(["true"], start_new_session=True) as zombie:
         os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
         module._end_group(zombie.pid)
+
+
+@pytest.mark.parametrize(
+    ("flags", "has_accelerator", "expected"),
+    [
+        ([], False, True),
+        ([], True, False),
+        (["--num_gpus", "1"], True, True),
+        (["--num_gpus", "2"], False, False),
+        (["--master_port", "29501"], False, True),
+        (["--num_gpus", "1", "--hostfile", "hosts"], False, False),
+        (["--num_gpus=1"], False, False),
+    ],
+)
+def test_one_rank_is_started_without_a_launcher(flags, has_accelerator, expected):
+    assert module._is_one_rank(flags, has_accelerator) is expected
+
+
+def test_a_hostfile_where_deepspeed_looks_for_it_is_left_to_deepspeed(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "HOSTFILE", tmp_path / "hostfile")
+    assert module._is_one_rank([], has_accelerator=False)
+    module.HOSTFILE.write_text("one\ntwo\n")
+    assert not module._is_one_rank([], has_accelerator=False)
 
 
 def wait_for_pid(file: Path) -> int:

@@ -48,7 +48,12 @@ def endless(material, user_env, tmp_path):
 
 
 def ranks_of(program: Program) -> list[int]:
-    return [pid for pid, command in program.family().items() if "--local_rank" in str(command[3:4])]
+    """Below `deepspeed` a rank is told its number; one that run.sh starts alone is not."""
+    return [
+        pid
+        for pid, command in program.family().items()
+        if "--local_rank" in str(command[3:4]) or command[1:3] == ["-u", str(MAIN)]
+    ]
 
 
 def inner_launcher_of(program: Program) -> int:
@@ -73,6 +78,14 @@ def test_killing_one_rank_ends_the_other_and_the_launch(endless):
         assert program.all_gone_within(GONE_SECONDS)
 
 
+def test_killing_the_only_rank_is_no_success(endless):
+    with endless("bash", RUN, ranks=1) as program:
+        [rank] = ranks_of(program)
+        os.kill(rank, signal.SIGKILL)
+        assert program.wait(60) == 137
+        assert program.all_gone_within(GONE_SECONDS)
+
+
 @pytest.mark.parametrize(
     ("number", "ranks", "status"), [(signal.SIGTERM, 2, 143), (signal.SIGINT, 1, 130)]
 )
@@ -83,8 +96,9 @@ def test_a_signal_to_run_sh_reaches_every_process(endless, number, ranks, status
         assert program.all_gone_within(GONE_SECONDS)
 
 
-def test_killing_run_sh_itself_leaves_no_rank(endless):
-    with endless("bash", RUN, ranks=1) as program:
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killing_run_sh_itself_leaves_no_rank(endless, ranks):
+    with endless("bash", RUN, ranks=ranks) as program:
         os.kill(program.process.pid, signal.SIGKILL)
         assert program.all_gone_within(GONE_SECONDS), program.family()
 

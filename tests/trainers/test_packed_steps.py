@@ -1,6 +1,7 @@
 """Steps of stages 1 and 2 give the same numbers however sequences share rows."""
 
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ TEXTS = [
     for row in rows_of([24, 3, 17, 5, 9, 12, 2, 7])
 ]
 PAIRS = (Pair(0, 1), Pair(2, 0), Pair(1, 3), Pair(4, 3))
+ALL_PAIRS_OF_4 = tuple(Pair(i, j) for i, j in combinations(range(4), 2))
 GROUPS = [
     EncodedGroup(prompt, rows_of([4, 2, 7, 3, 5], seed=index), PAIRS, str(index))
     for index, prompt in enumerate(rows_of([11, 3, 16], seed=9))
@@ -108,6 +110,33 @@ def test_a_step_of_stage_2_has_the_loss_and_gradients_of_rows_apart(folder, pack
         assert found[name] == pytest.approx(expected[name], rel=1e-5)
     assert_near(found_gradients, expected_gradients)
     assert packed < 0.8 * apart
+
+
+@pytest.mark.parametrize("average", ["prompt_mean", "pair_mean"])
+def test_a_ranking_has_the_loss_and_gradients_of_its_pairs(folder, average):
+    """Four ranked responses, six pairs; benchmarks/rankings.py counts the tokens saved."""
+    ranked = [
+        replace(group, response_ids=group.response_ids[:4], pairs=ALL_PAIRS_OF_4)
+        for group in GROUPS
+    ]
+    apart = [
+        replace(group, response_ids=[group.response_ids[p.chosen], group.response_ids[p.rejected]],
+                pairs=(Pair(0, 1),))
+        for group in ranked
+        for p in group.pairs
+    ]  # fmt: skip
+
+    def step(groups):
+        engine = PlainEngine(scalar_model(folder, ScalarSettings()))
+        args = RewardArgs(group_average=average)
+        trainer = RewardTrainer(args, WORLD, engine, groups, PAD_ID)
+        return trainer.step(groups, 1.0), gradients(engine)
+
+    expected, expected_gradients = step(apart)
+    found, found_gradients = step(ranked)
+    for name in ("loss/train", "accuracy/train"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-5)
+    assert_near(found_gradients, expected_gradients)
 
 
 @pytest.mark.parametrize("packing", ["auto", "always", "never"])

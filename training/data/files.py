@@ -5,10 +5,12 @@ memory holds one of them, of Parquet a batch, and only of .json the whole file.
 """
 
 import csv
+import io
 import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from training.arguments.parsing import UserError
 
 Row = tuple[dict[str, Any], str]  # (row, "path:line")
 Fail = Callable[[UserError], None]  # what happens to a mistake in a file; where it returns, read on
+Lines = Callable[[str | None], Iterable[str]]  # of a text, by what `open` takes as `newline`
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 PARQUET_ROWS = 256  # read at once
@@ -47,7 +50,7 @@ def iter_file(path: str, *, stage: str, fail: Fail = raise_it) -> Iterator[Row]:
         fail(error)
 
     try:
-        for row in _rows(path, suffix, stage, note):
+        for row in _rows(path, partial(_file_lines, path), stage, note):
             found = True
             yield row
     except OSError as error:
@@ -56,20 +59,27 @@ def iter_file(path: str, *, stage: str, fail: Fail = raise_it) -> Iterator[Row]:
         fail(UserError(f"{path}: the file has no rows"))
 
 
-def _rows(path: str, suffix: str, stage: str, fail: Fail) -> Iterator[Row]:
+def rows_of_text(path: str, text: str, *, stage: str) -> list[Row]:
+    """All rows of what will stand in a text file."""
+    return list(_rows(path, partial(io.StringIO, text), stage, raise_it))
+
+
+def _rows(path: str, lines: Lines, stage: str, fail: Fail) -> Iterator[Row]:
+    suffix = Path(path).suffix.lower()
     if suffix == ".parquet":
         return _parquet_rows(path, fail)
-    if suffix == ".txt":
-        return _text_rows(path, stage, fail)
     if suffix in (".csv", ".tsv"):
-        return _csv_rows(path, "," if suffix == ".csv" else "\t", fail)
+        return _csv_rows(path, lines(""), "," if suffix == ".csv" else "\t", fail)
     if suffix == ".json":
-        return _json_rows(path, fail)
-    return _json_lines(path, _lines(path, fail), fail)
+        return _json_rows(path, _numbered(path, lines(None), raise_it), fail)
+    numbered = _numbered(path, lines(None), fail)
+    if suffix == ".txt":
+        return _text_rows(path, numbered, stage)
+    return _json_lines(path, numbered, fail)
 
 
-def _lines(path: str, fail: Fail, *, newline: str | None = None) -> Iterator[tuple[int, str]]:
-    """(number, line) of a UTF-8 file, without a byte-order mark.
+def _file_lines(path: str, newline: str | None) -> Iterator[str]:
+    """The lines of a file, without a byte-order mark; bytes that are not UTF-8 as surrogates.
 
     Lines end where the file's line breaks are: not, as in str.splitlines, at U+2028 and its like,
     which JSON strings may hold.
@@ -79,9 +89,13 @@ def _lines(path: str, fail: Fail, *, newline: str | None = None) -> Iterator[tup
         if start.read(2) in (b"\xff\xfe", b"\xfe\xff"):
             raise UserError(f"{path}:1: the file is UTF-16; save it as UTF-8")
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as lines:
-        for number, line in enumerate(lines, start=1):
-            if newline is None and not _is_utf8(line, f"{path}:{number}", fail):
-                continue
+        yield from lines
+
+
+def _numbered(path: str, lines: Iterable[str], fail: Fail) -> Iterator[tuple[int, str]]:
+    """(number, line) of those that are UTF-8."""
+    for number, line in enumerate(lines, start=1):
+        if _is_utf8(line, f"{path}:{number}", fail):
             yield number, line
 
 
@@ -115,9 +129,9 @@ def _object(value: Any, source: str, fail: Fail) -> Iterator[Row]:
         fail(UserError(f"{source}: a row must be a JSON object, got {type(value).__name__}"))
 
 
-def _json_rows(path: str, fail: Fail) -> Iterator[Row]:
+def _json_rows(path: str, numbered: Iterable[tuple[int, str]], fail: Fail) -> Iterator[Row]:
     """A list of objects, {"data": [...]}, or JSON Lines that are merely named .json."""
-    lines = list(_lines(path, raise_it))
+    lines = list(numbered)
     text = "".join(line for _, line in lines)
     if not text.strip():
         return
@@ -146,9 +160,8 @@ def _json_rows(path: str, fail: Fail) -> Iterator[Row]:
         )
 
 
-def _csv_rows(path: str, delimiter: str, fail: Fail) -> Iterator[Row]:
+def _csv_rows(path: str, lines: Iterable[str], delimiter: str, fail: Fail) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # of the process; nothing else here reads CSV
-    lines = (line for _, line in _lines(path, fail, newline=""))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] | None = None
     line = 1
@@ -206,7 +219,7 @@ def _parquet_rows(path: str, fail: Fail) -> Iterator[Row]:
         fail(UserError(f"{path}: cannot be read as Parquet{after}: {reason}"))
 
 
-def _text_rows(path: str, stage: str, fail: Fail) -> Iterator[Row]:
+def _text_rows(path: str, lines: Iterable[tuple[int, str]], stage: str) -> Iterator[Row]:
     """One prompt a line for PPO; for pretraining one text between blank lines."""
     if stage not in ("ppo", "pretrain"):
         raise UserError(
@@ -215,7 +228,7 @@ def _text_rows(path: str, stage: str, fail: Fail) -> Iterator[Row]:
         )
     block: list[str] = []
     start = 0
-    for number, line in _lines(path, fail):
+    for number, line in lines:
         text = line.rstrip("\n")
         if stage == "ppo":
             if text.strip():
@@ -236,10 +249,20 @@ def as_text(value: Any) -> str:
 
 
 def write_text(path: str, text: str, flag: str) -> None:
-    """Write what `flag` names a file for."""
-    target = Path(path).expanduser()
+    """Write what `flag` names a file for: the whole of it, or what was there stays.
+
+    What is no file (/dev/stdout, a pipe) is written to as it is.
+    """
+    named = Path(path).expanduser()
+    is_stream = named.is_relative_to("/dev") or (named.exists() and not named.is_file())
+    target = named.resolve()  # a link stays one
     try:
+        if is_stream:
+            named.write_text(text, encoding="utf-8")
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
+        staging = target.with_name(f".{target.name}.new")
+        staging.write_text(text, encoding="utf-8")
+        staging.replace(target)
     except OSError as error:
         raise UserError(f"{flag} {path}: cannot be written: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Groups of responses to one prompt: cut to a size, shuffled, or judged by their scores."""
+"""Groups of responses to one prompt: cut to a size, shuffled, or a part of them taken."""
 
 import random
 from collections.abc import Sequence
@@ -9,30 +9,6 @@ from training.data.lazy import Lazy
 from training.data.outcomes import sequence_lengths
 from training.data.records import Pair
 from training.data.tables import Rows
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How a model's scores order one comparison. Ties have no right order and no verdict."""
-
-    difference: float  # score of chosen minus score of rejected
-    is_right: bool
-    gap: float  # by how much people rated chosen higher, 0 where the row does not say
-    agreement: float  # the share of raters who agree with the label, 1 for a hard label
-    source: str  # the row it came from: verdicts of one row are not independent
-
-
-def verdicts(group: EncodedGroup, scores: Sequence[float]) -> list[Verdict]:
-    """One for each decided comparison of the group; `scores` [K] are its responses'."""
-    found = []
-    for pair in group.pairs:
-        if pair.label == 0.5:
-            continue
-        difference = scores[pair.chosen] - scores[pair.rejected]
-        is_right = difference > 0 if pair.label > 0.5 else difference < 0
-        agreement = max(pair.label, 1.0 - pair.label)
-        found.append(Verdict(difference, is_right, pair.gap or 0.0, agreement, group.source))
-    return found
 
 
 @dataclass(frozen=True)
@@ -69,6 +45,12 @@ class Shares(Lazy[EncodedGroup]):
         """Tokens of each one's longest sequence."""
         lengths = lengths_of(self._groups)
         return [lengths[s] if isinstance(s, int) else s.longest for s in self._shares]
+
+    @property
+    def counts(self) -> list[int]:
+        """How many responses each has."""
+        counts = _counts(self._groups)
+        return [counts[s] if isinstance(s, int) else len(s.responses) for s in self._shares]
 
 
 def regroup(groups: Sequence[EncodedGroup], *, size: int, seed: int, epoch: int) -> Shares:
@@ -150,6 +132,17 @@ def shuffle_labels(groups: Sequence[EncodedGroup], *, seed: int) -> list[Encoded
     return shuffled
 
 
+def nested_part(groups: Sequence[EncodedGroup], share: float, *, seed: int) -> Shares:
+    """The groups of a share of the prompts, in their order; a smaller share is part of a larger."""
+    rows_of: dict[tuple[int, ...], list[int]] = {}
+    for index, group in enumerate(groups):
+        rows_of.setdefault(tuple(group.prompt_ids), []).append(index)
+    prompts = list(rows_of)
+    random.Random(f"{seed}:nested").shuffle(prompts)
+    kept = prompts[: max(round(share * len(prompts)), 1)]
+    return Shares(groups, sorted(index for prompt in kept for index in rows_of[prompt]))
+
+
 def lengths_of(groups: Sequence[EncodedGroup]) -> list[int]:
     """Tokens of each group's prompt with its longest response."""
     if isinstance(groups, Rows | Shares):
@@ -158,4 +151,6 @@ def lengths_of(groups: Sequence[EncodedGroup]) -> list[int]:
 
 
 def _counts(groups: Sequence[EncodedGroup]) -> list[int]:
-    return groups.counts if isinstance(groups, Rows) else [len(g.response_ids) for g in groups]
+    if isinstance(groups, Rows | Shares):
+        return groups.counts
+    return [len(group.response_ids) for group in groups]

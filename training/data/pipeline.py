@@ -151,7 +151,7 @@ def _encoded_file(args: CommonArgs, work: Work[R, E], part: Part, digest: str) -
         "format": FORMAT,
         "content": digest,
         "rows": work.stage,
-        "layout": work.layout.name,
+        "layout": str(work.layout.schema),
         "settings": dict(work.settings),
         "tokenizer": tokenizer_digest(work.tokenizer),
         "versions": [version(name) for name in ("transformers", "tokenizers", "pyarrow")],

@@ -32,6 +32,7 @@ PAIR = {
     "weight": pa.float64(),
     "margin": pa.float64(),
     "gap": pa.float64(),
+    "votes": pa.map_(pa.string(), pa.float64()),
 }
 # Beside what a row holds. Where nothing is left of a row, `longest` is 0 and its content null.
 COMMON = {
@@ -50,7 +51,6 @@ TARGET = np.uint32(2**31)  # marks a token that is to be predicted
 class Layout(Generic[E]):
     """How rows of one kind stand in a table."""
 
-    name: str
     fields: Mapping[str, Any]  # Arrow types by column
     pack: Callable[[E], dict[str, Any]]
     unpack: Callable[[Columns, int, str, int], E]  # of (row, its source, its place in the data)
@@ -86,9 +86,13 @@ def _unpack_group(columns: Columns, row: int, source: str, place: int) -> Encode
     return EncodedGroup(
         _ids(columns["prompt"][row]).tolist(),
         [_ids(scalar).tolist() for scalar in columns["responses"][row].values],
-        tuple(Pair(**pair) for pair in columns["pairs"][row].as_py()),
+        tuple(_unpack_pair(**pair) for pair in columns["pairs"][row].as_py()),
         source,
     )
+
+
+def _unpack_pair(votes: list[tuple[str, float]], **values: Any) -> Pair:
+    return Pair(votes=tuple(votes), **values)
 
 
 def _pack_prompt(prompt: EncodedPrompt) -> dict[str, Any]:
@@ -103,15 +107,13 @@ def _unpack_prompt(columns: Columns, row: int, source: str, place: int) -> Encod
     )
 
 
-TEXTS = Layout("texts", {"ids": IDS}, _pack_text, _unpack_text)
+TEXTS = Layout({"ids": IDS}, _pack_text, _unpack_text)
 GROUPS = Layout(
-    "groups",
     {"prompt": IDS, "responses": pa.list_(IDS), "pairs": pa.list_(pa.struct(PAIR))},
     _pack_group,
     _unpack_group,
 )
 PROMPTS = Layout(
-    "prompts",
     {"ids": IDS, "text": pa.large_string(), "fields": pa.large_string()},
     _pack_prompt,
     _unpack_prompt,

@@ -10,8 +10,8 @@ import torch
 from training.arguments.evaluate import EvaluateArgs
 from training.evaluation.comparison import Summary, compare
 from training.evaluation.fluency import Reader
-from training.evaluation.held_out_pairs import accuracy_entry
 from training.evaluation.inputs import Inputs, Side
+from training.evaluation.reward_model import accuracy_entry
 from training.evaluation.sampling import (
     load_policy,
     response_logprobs,
@@ -20,6 +20,7 @@ from training.evaluation.sampling import (
     sample_responses,
 )
 from training.evaluation.statistics import best_of_n_kl, bootstrap_interval, paired_wins
+from training.models.cpu_blocks import use_cpu_blocks
 from training.models.policy import Policy
 from training.models.scalar import ScalarModel, load_scalar_model
 from training.runtime.engine import compute_dtype
@@ -55,6 +56,7 @@ class PairedEvaluation:
                 compute_dtype=dtype,
                 tokens=len(inputs.before.tokenizer),
             )
+            use_cpu_blocks(model)
             self._reward_model = model.to(device).requires_grad_(False).eval()
         self.sides: dict[str, list[str]] = {}  # the judged responses, by side
 

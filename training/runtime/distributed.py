@@ -160,7 +160,7 @@ def _watch_ancestors() -> None:
     """
     if "CROSS_RANK" in os.environ:  # deepspeed: a per-node launcher below the one that was called
         generations = 3 if LAUNCH_ID in os.environ else 2  # and run.sh's above it
-    elif os.environ["WORLD_SIZE"] != "1":
+    elif os.environ["WORLD_SIZE"] != "1" or LAUNCH_ID in os.environ:  # torchrun, or run.sh
         generations = 1
     else:
         return  # plain python: a shell that may well end before us

@@ -1,10 +1,12 @@
-"""Start a stage's program under the `deepspeed` launcher and tell the truth about its end.
+"""Start a stage's program, under the `deepspeed` launcher if it has several ranks, and tell the
+truth about its end.
 
 python -m training.runtime.launch [launcher flags --] PROGRAM [program flags]
 
 The launcher can exit 0 after its ranks were killed, and dies on SIGTERM without them. So it runs in
 a process group of its own: a signal to this process reaches every rank, nothing is left behind,
-and exit status 0 needs the completion marker of this very launch.
+and exit status 0 needs the completion marker of this very launch. One rank needs no launcher,
+whose two processes import deepspeed each: it starts six seconds sooner without.
 """
 
 import json
@@ -20,6 +22,7 @@ from types import FrameType
 
 GRACE_SECONDS = 20.0
 LAUNCH_ID = "CLASSIC_RLHF_LAUNCH"  # environment variable: which launch a marker belongs to
+HOSTFILE = Path("/job/hostfile")  # where `deepspeed` looks for hosts unasked
 
 
 def main() -> int:
@@ -38,10 +41,15 @@ def main() -> int:
         sys.stderr.write("launch: error: no `deepspeed` command; activate the environment\n")
         return 2
     launch_id = uuid.uuid4().hex
-    command = [sys.executable, launcher, "--log_level", "critical", *launcher_flags, *program]
     environment = {**os.environ, LAUNCH_ID: launch_id}
-    if not _has_accelerator():
+    has_accelerator = _has_accelerator()
+    if not has_accelerator:
         environment.setdefault("DS_ACCELERATOR", "cpu")  # else each process warns that it is one
+    if _is_one_rank(launcher_flags, has_accelerator):
+        environment |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        command = [sys.executable, "-u", *program]
+    else:
+        command = [sys.executable, launcher, "--log_level", "critical", *launcher_flags, *program]
     group, status = _run(command, environment)
     _end_group(group)
     if status == 0 and not _has_marker(program, launch_id):
@@ -57,6 +65,14 @@ def _has_accelerator() -> bool:
     """Whether a GPU's device file is there; a container may show any one of them."""
     names = ("nvidia[0-9]*", "kfd", "dxg")
     return any(next(Path("/dev").glob(name), None) is not None for name in names)
+
+
+def _is_one_rank(launcher_flags: list[str], has_accelerator: bool) -> bool:
+    """Whether this is surely one process on this host; without a GPU it is one unless asked."""
+    options = dict(zip(launcher_flags[::2], launcher_flags[1::2], strict=False))
+    known = options.keys() <= {"--num_gpus", "--master_port"} and len(launcher_flags) % 2 == 0
+    count = options.get("--num_gpus", "" if has_accelerator else "1")
+    return known and count == "1" and not HOSTFILE.exists()
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

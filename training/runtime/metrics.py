@@ -110,6 +110,16 @@ class MetricLogger:
             self._samples.write(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n")
         self._samples.flush()
 
+    def histogram(self, step: int, name: str, values: Any) -> None:
+        """A distribution for TensorBoard alone."""
+        if self._is_main:
+            self._board.add_histogram(name, values, step)
+
+    def text(self, name: str, markdown: str) -> None:
+        """Words for TensorBoard alone."""
+        if self._is_main:
+            self._board.add_text(name, markdown)
+
     def _show(self, step: int, metrics: Metrics) -> None:
         fields = [f"{name} {metrics[name]:.4g}" for name in SHOWN if name in metrics]
         elapsed = time.monotonic() - self._started
