@@ -98,5 +98,18 @@ def test_parts_of_the_prompts_are_nested_and_keep_a_prompts_rows_together(seed):
     assert sources[2] != [group.source for group in groups[:10]]
 
 
+def test_a_part_of_a_part_that_is_made_when_asked_for_is_regrouped_as_a_list_is():
+    groups = [group_of(3 + n % 6, SPARSE[: 2 + n % 6], f"r{n}") for n in range(12)]
+    groups = [EncodedGroup([n], g.response_ids, g.pairs, g.source) for n, g in enumerate(groups)]
+    part = nested_part(nested_part(groups, 0.8, seed=0), 0.5, seed=1)
+    assert part.counts == [len(group.response_ids) for group in part]
+    assert part.lengths == lengths_of(list(part))
+    lazily = regroup(part, size=3, seed=2, epoch=1)
+    at_once = regroup(list(part), size=3, seed=2, epoch=1)
+    assert list(lazily) == list(at_once)
+    assert lazily.lengths == at_once.lengths
+    assert lazily.counts == [len(group.response_ids) for group in at_once]
+
+
 def test_longest_counts_the_prompt():
     assert lengths_of([group_of(5, [(0, 1)])]) == [2 + 5]

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from tests.data.annotation import exports
 from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
 from training.arguments.reward import RewardArgs
 from training.arguments.sft import SFTArgs
-from training.data import cache
+from training.data import cache, tables
 from training.data.batches import epoch_batches
 from training.data.blocks import Blocks, text_lengths
 from training.data.encode import EncodedText, encode_demonstrations, encode_texts
@@ -22,7 +23,7 @@ from training.data.prepare import (
     load_prompts,
     load_sft,
 )
-from training.data.records import Demonstration, Text
+from training.data.records import Demonstration, Pair, Text
 
 
 @pytest.fixture(autouse=True)
@@ -48,10 +49,11 @@ def demos(count: int) -> list[dict[str, str]]:
 
 
 def pairs(count: int) -> list[dict[str, Any]]:
-    two = [{"prompt": f"ask {n}", "chosen": f"good {n}", "rejected": "bad", "margin": n / 8}
-           for n in range(count)]  # fmt: skip
+    two = [{"prompt": f"ask {n}", "chosen": f"good {n}", "rejected": "bad", "margin": n / 8,
+            "annotator": n % 3} for n in range(count)]  # fmt: skip
     many = {"prompt": "many", "responses": ["a", "b", "c", "d"], "gaps": [1.0, None],
-            "pairs": [[0, 1, 0.7], {"chosen": 2, "rejected": 3, "weight": 2}]}  # fmt: skip
+            "pairs": [[0, 1, 0.7], {"chosen": 2, "rejected": 3, "weight": 2,
+                                    "votes": {"ann": 1, "bob": 0.5}}]}  # fmt: skip
     return [*two, many]
 
 
@@ -152,6 +154,37 @@ def test_the_key_holds_the_content_not_the_name(tmp_path, place, tokenizer):
     write(tmp_path, "second.jsonl", pairs(6))
     assert len(load("pairs", second, tokenizer, eval_fraction=0.0).train) == 7
     assert len(entries(place)) == 2
+
+
+def test_comparisons_come_back_from_the_cache_with_all_that_was_said_of_them(tmp_path, tokenizer):
+    path = write(tmp_path, "data.jsonl", pairs(2))
+    for _ in range(2):  # written, then read
+        groups = load("pairs", path, tokenizer, eval_fraction=0.0).train
+        assert [group.pairs for group in groups] == [
+            (Pair(0, 1, margin=0.0, votes=(("0", 1.0),)),),
+            (Pair(0, 1, margin=0.125, votes=(("1", 1.0),)),),
+            (Pair(0, 1, 0.7, gap=1.0),
+             Pair(2, 3, weight=2.0, votes=(("ann", 1.0), ("bob", 0.5)))),
+        ]  # fmt: skip
+
+
+def test_a_table_of_other_columns_is_another_entry(tmp_path, place, tokenizer, monkeypatch):
+    path = write(tmp_path, "data.jsonl", pairs(2))
+    load("pairs", path, tokenizer)
+    monkeypatch.setitem(tables.COMMON, "more", tables.COMMON["key"])
+    load("pairs", path, tokenizer)
+    assert len(entries(place)) == 2
+
+
+@pytest.mark.parametrize(("others", "accounts"), [(False, 1), (True, 2)])
+def test_the_account_of_an_export_is_logged_once(tmp_path, tokenizer, caplog, others, accounts):
+    caplog.set_level(logging.INFO)
+    tasks = [exports.task(n, exports.annotation(n, 7, exports.chosen("left"))) for n in range(1, 9)]
+    path = exports.write(tmp_path, tasks)
+    args = RewardArgs(data_path=[path], normalization_data_path=[path] if others else [])
+    load_comparisons(args, tokenizer)
+    load_normalization_prompts(args, tokenizer)
+    assert caplog.text.count("8 annotations") == accounts
 
 
 def test_another_tokenizer_has_another_digest(tokenizer, chat_tokenizer):

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from training.arguments.inspection import InspectArgs
 from training.arguments.parsing import UserError, exit_with_user_error, parse_args, with_flag
+from training.arguments.paths import not_there
 from training.data.annotation.convert import rows_of_export
 from training.data.contamination import NGRAM, digest, question, sharing
 from training.data.files import Row, as_text, write_text
@@ -237,9 +239,10 @@ def _tokenizer(path: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        is_here = Path(path).expanduser().exists()
+        reason = f"{path}: {str(error).splitlines()[0]}" if is_here else not_there(path)
         raise UserError(
-            f"--tokenizer_name_or_path: none can be loaded from {path}: {reason}"
+            f"--tokenizer_name_or_path: no tokenizer can be loaded from {reason}"
         ) from error
 
 

@@ -129,7 +129,7 @@ def load_normalization_prompts(args: RewardArgs, tokenizer: Tokenizer) -> Sequen
         work,
         from_row=bare,
         settings={**work.settings, "fields": False, "digest": "exact"},
-        convert=_conversion(args),
+        convert=_conversion(args, told=not args.normalization_data_path),
         digest=exact_digest,
     )
     paths = args.normalization_data_path or args.data_path
@@ -177,6 +177,6 @@ def _templates(args: CommonArgs) -> dict[str, Any]:
     }
 
 
-def _conversion(args: RewardArgs) -> Convert:
-    """Stage 2 reads Label Studio's exports as well."""
-    return partial(rows_of_export, args=args)
+def _conversion(args: RewardArgs, *, told: bool = False) -> Convert:
+    """Stage 2 reads Label Studio's exports as well; `told`: their account was logged before."""
+    return partial(rows_of_export, args=args, told=told)

@@ -4,11 +4,13 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from training.arguments.evaluate import EvaluateArgs
 from training.arguments.parsing import UserError
+from training.data.annotation.convert import rows_of_export
 from training.data.chat import load_chat_template
 from training.data.encode import (
     EncodedGroup,
@@ -153,7 +155,8 @@ def _checked_scorer(
 def _comparisons(args: EvaluateArgs, tokenizer: Tokenizer, config: Config) -> list[EncodedGroup]:
     if not args.comparisons_path:
         return []
-    rows = read_rows(args.comparisons_path, stage="reward", split=args.split)
+    convert = partial(rows_of_export, args=args)
+    rows = read_rows(args.comparisons_path, stage="reward", split=args.split, convert=convert)
     room = position_limit(config) or UNLIMITED_LENGTH
     outcomes = encode_groups(
         [group_from_row(row, source) for row, source in rows],

@@ -16,8 +16,13 @@ from training.data.files import Row
 logger = logging.getLogger(__name__)
 
 
-def rows_of_export(rows: Iterable[Row], path: str, args: VoteArgs) -> Iterator[Row]:
-    """The comparisons that an export stands for, its account logged; other rows as they are."""
+def rows_of_export(
+    rows: Iterable[Row], path: str, args: VoteArgs, *, told: bool = False
+) -> Iterator[Row]:
+    """The comparisons that an export stands for; other rows as they are.
+
+    Its account is logged unless it was `told` before.
+    """
     rows = iter(rows)
     first = next(rows, None)
     if first is None:
@@ -28,7 +33,7 @@ def rows_of_export(rows: Iterable[Row], path: str, args: VoteArgs) -> Iterator[R
         yield from chain([first], rows)
         return
     converted, report = convert(tasks_of([first, *rows], path), path, args)
-    for line in in_words(report, report["pairs"]):
+    for line in () if told else in_words(report, report["pairs"]):
         logger.info("%s: %s", path, line)
     yield from converted
 
