@@ -3,7 +3,9 @@ import pytest
 from training.arguments.parsing import UserError
 from training.data.chat import chat_ids, load_chat_template
 from training.data.encode import encode_conversations, encode_prompts
-from training.data.records import Conversation, Message, Prompt
+from training.data.messages import Message
+from training.data.outcomes import collected
+from training.data.records import Conversation, Prompt
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n"
@@ -24,12 +26,13 @@ TURNS = (
 
 
 def encode(tokenizer, turns, template=None, max_length=200):
-    encoded, report = encode_conversations(
+    outcomes = encode_conversations(
         [Conversation(tuple(turns), "a:1")],
         tokenizer,
         max_length=max_length,
         chat_template=template,
     )
+    encoded, report = collected(outcomes, f"--max_length {max_length}")
     return encoded[0], report
 
 
@@ -89,7 +92,7 @@ def test_the_tokenizers_own_template_is_the_default(tokenizer):
 def test_a_prompt_conversation_has_the_tokens_that_training_saw(chat_tokenizer, template):
     trained, _ = encode(chat_tokenizer, TURNS, template)
     record = Prompt(0, "x", "a:1", {}, TURNS[:-1])
-    (prompt,), _ = encode_prompts(
+    (outcome,) = encode_prompts(
         [record],
         chat_tokenizer,
         max_prompt_length=200,
@@ -97,8 +100,9 @@ def test_a_prompt_conversation_has_the_tokens_that_training_saw(chat_tokenizer, 
         chat_template=template,
         overlong="error",
     )
-    count = len(prompt.input_ids)
-    assert trained.input_ids[:count] == prompt.input_ids
+    assert outcome.row is not None
+    count = len(outcome.row.input_ids)
+    assert trained.input_ids[:count] == outcome.row.input_ids
     assert all(trained.loss_mask[count:])
 
 
@@ -133,11 +137,10 @@ def test_every_cut_ends_with_eos_and_keeps_the_head(chat_tokenizer, template):
 
 def test_a_conversation_whose_first_reply_does_not_fit_is_left_out(tokenizer):
     short = Conversation((Message("user", "a"), Message("assistant", "b")), "a:2")
-    encoded, report = encode_conversations(
+    outcomes = encode_conversations(
         [Conversation(TURNS, "a:1"), short], tokenizer, max_length=24, chat_template=None
     )
-    assert len(encoded) == 1
-    assert report.dropped == 1
+    assert [outcome.row is None for outcome in outcomes] == [True, False]
     with pytest.raises(UserError, match="--max_length 3"):
         encode(tokenizer, TURNS, max_length=3)
 

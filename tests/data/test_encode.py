@@ -2,31 +2,38 @@ import pytest
 
 from training.arguments.parsing import UserError
 from training.data.encode import (
-    EncodeReport,
     check_prompt_template,
     encode_demonstrations,
     encode_groups,
     encode_prompts,
     encode_texts,
-    pack,
 )
+from training.data.outcomes import EncodeReport, collected
 from training.data.records import Demonstration, Pair, Prompt, ResponseGroup, Text
 
 
 def demonstrations(tokenizer, *rows, max_length=64, prompt_template="{prompt}"):
     records = [Demonstration(prompt, response, "a:1") for prompt, response in rows]
-    return encode_demonstrations(
+    outcomes = encode_demonstrations(
         records, tokenizer, max_length=max_length, prompt_template=prompt_template
     )
+    return collected(outcomes, f"--max_length {max_length}")
 
 
 def groups(tokenizer, *records, max_length=64, prompt_template="{prompt}"):
-    return encode_groups(records, tokenizer, max_length=max_length, prompt_template=prompt_template)
+    outcomes = encode_groups(
+        records,
+        tokenizer,
+        max_length=max_length,
+        prompt_template=prompt_template,
+        chat_template=None,
+    )
+    return collected(outcomes, f"--max_length {max_length}")
 
 
 def prompts(tokenizer, *texts, overlong="error", max_prompt_length=64, prompt_template="{prompt}"):
     records = [Prompt(n, text, f"a:{n + 1}", {"k": "v"}) for n, text in enumerate(texts)]
-    return encode_prompts(
+    outcomes = encode_prompts(
         records,
         tokenizer,
         max_prompt_length=max_prompt_length,
@@ -34,6 +41,12 @@ def prompts(tokenizer, *texts, overlong="error", max_prompt_length=64, prompt_te
         chat_template=None,
         overlong=overlong,
     )
+    return collected(outcomes, f"--max_prompt_length {max_prompt_length}")
+
+
+def texts(tokenizer, *texts):
+    outcomes = encode_texts([Text(text, "a:1") for text in texts], tokenizer)
+    return collected(outcomes, "no limit")
 
 
 def targets(encoded):
@@ -101,35 +114,18 @@ def test_special_tokens_written_in_data_stay_text(tokenizer):
     assert encoded.input_ids.count(eos) == 1
     assert encoded.input_ids[-1] == eos
     assert pad not in encoded.input_ids
-    (text,) = encode_texts([Text("a<|endoftext|>b", "a:1")], tokenizer)
-    assert text.count(eos) == 1
+    ((text,), _) = texts(tokenizer, "a<|endoftext|>b")
+    assert text.input_ids.count(eos) == 1
     # and the tokenizer is left as it was
     assert ids_of(tokenizer, "<|endoftext|>") == [eos]
 
 
 def test_texts_end_with_eos(tokenizer):
-    texts = encode_texts([Text("A boat", "a:1"), Text("A film", "a:2")], tokenizer)
-    assert texts == [[*ids_of(tokenizer, t), tokenizer.eos_token_id] for t in ("A boat", "A film")]
+    encoded, _ = texts(tokenizer, "A boat", "A film")
+    assert [text.input_ids for text in encoded] == [
+        [*ids_of(tokenizer, t), tokenizer.eos_token_id] for t in ("A boat", "A film")
+    ]
     assert encode_texts([], tokenizer) == []
-
-
-def test_packing_by_hand():
-    blocks = pack([[1, 2, 3], [4, 5], [6, 7]], block=3)
-    assert [block.input_ids for block in blocks] == [[1, 2, 3], [4, 5, 6]]  # a lone 7 is no row
-    assert [block.loss_mask for block in blocks] == [[False, True, True]] * 2
-
-
-@pytest.mark.parametrize("block", [2, 3, 7, 100])
-def test_packing_loses_at_most_one_token(block):
-    texts = [list(range(n)) for n in (5, 1, 17, 8)]
-    packed = [token for item in pack(texts, block) for token in item.input_ids]
-    whole = [token for text in texts for token in text]
-    assert packed in (whole, whole[:-1])
-
-
-def test_packing_refuses_blocks_that_predict_nothing():
-    with pytest.raises(ValueError, match="block"):
-        pack([[1, 2]], block=1)
 
 
 def test_a_group_keeps_its_pairs_and_each_response_ends_with_eos(tokenizer):

@@ -1,12 +1,13 @@
 """Groups cut to a size, shuffled, and judged by their scores."""
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import combinations, pairwise
 
 import pytest
 
 from training.data.encode import EncodedGroup
-from training.data.groups import longest, nested_part, regroup, shuffle_labels
+from training.data.groups import lengths_of, nested_part, regroup, shuffle_labels
 from training.data.records import Pair
 
 
@@ -17,7 +18,7 @@ def group_of(responses: int, pairs: list[tuple[int, int]], name: str = "row") ->
     return EncodedGroup([7, 7], ids, made, name)
 
 
-def compared(parts: list[EncodedGroup]) -> Counter[tuple[int, int]]:
+def compared(parts: Sequence[EncodedGroup]) -> Counter[tuple[int, int]]:
     """Which first tokens are compared; checks that a pair kept its own gap."""
     found: Counter[tuple[int, int]] = Counter()
     for part in parts:
@@ -34,12 +35,12 @@ SPARSE = [(i, i + 1) for i in range(9)]
 
 def test_a_group_that_fits_is_left_alone():
     group = group_of(4, [(0, 1), (2, 3)])
-    assert regroup([group], size=4, seed=0, epoch=3) == [group]
+    assert list(regroup([group], size=4, seed=0, epoch=3)) == [group]
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 9])
 def test_a_dense_group_is_dealt_into_parts_without_overlap(size):
-    parts = regroup([group_of(10, DENSE)], size=size, seed=0, epoch=0)
+    parts = list(regroup([group_of(10, DENSE)], size=size, seed=0, epoch=0))
     members = [ids[0] for part in parts for ids in part.response_ids]
     assert len(set(members)) == len(members)
     assert all(2 <= len(part.response_ids) <= size for part in parts)
@@ -50,15 +51,16 @@ def test_a_dense_group_is_dealt_into_parts_without_overlap(size):
 
 def test_over_epochs_every_comparison_of_a_dense_group_is_seen():
     group = group_of(10, DENSE)
-    seen = [compared(regroup([group], size=4, seed=0, epoch=epoch)) for epoch in range(40)]
+    dealt = [list(regroup([group], size=4, seed=0, epoch=epoch)) for epoch in range(40)]
+    seen = [compared(parts) for parts in dealt]
     assert set().union(*seen) == set(DENSE)
-    assert regroup([group], size=4, seed=0, epoch=1) == regroup([group], size=4, seed=0, epoch=1)
+    assert list(regroup([group], size=4, seed=0, epoch=1)) == dealt[1]
     assert seen[0] != seen[1]
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])
 def test_a_sparse_group_is_cut_along_its_comparisons_and_loses_none(size):
-    parts = regroup([group_of(10, SPARSE)], size=size, seed=0, epoch=0)
+    parts = list(regroup([group_of(10, SPARSE)], size=size, seed=0, epoch=0))
     assert compared(parts) == Counter(SPARSE)
     assert all(len(part.response_ids) <= size for part in parts)
 
@@ -67,7 +69,7 @@ def test_a_dense_group_whose_deal_parts_all_pairs_is_cut_instead():
     # All comparisons are with response 0 or 1: parts of 2 often hold none of them.
     star = [(hub, leaf) for hub in (0, 1) for leaf in range(2, 10)]
     for epoch in range(30):
-        assert compared(regroup([group_of(10, star)], size=2, seed=0, epoch=epoch))
+        assert compared(list(regroup([group_of(10, star)], size=2, seed=0, epoch=epoch)))
 
 
 def test_shuffled_labels_keep_the_number_of_comparisons_and_move_the_responses():
@@ -96,5 +98,18 @@ def test_parts_of_the_prompts_are_nested_and_keep_a_prompts_rows_together(seed):
     assert sources[2] != [group.source for group in groups[:10]]
 
 
+def test_a_part_of_a_part_that_is_made_when_asked_for_is_regrouped_as_a_list_is():
+    groups = [group_of(3 + n % 6, SPARSE[: 2 + n % 6], f"r{n}") for n in range(12)]
+    groups = [EncodedGroup([n], g.response_ids, g.pairs, g.source) for n, g in enumerate(groups)]
+    part = nested_part(nested_part(groups, 0.8, seed=0), 0.5, seed=1)
+    assert part.counts == [len(group.response_ids) for group in part]
+    assert part.lengths == lengths_of(list(part))
+    lazily = regroup(part, size=3, seed=2, epoch=1)
+    at_once = regroup(list(part), size=3, seed=2, epoch=1)
+    assert list(lazily) == list(at_once)
+    assert lazily.lengths == at_once.lengths
+    assert lazily.counts == [len(group.response_ids) for group in at_once]
+
+
 def test_longest_counts_the_prompt():
-    assert longest(group_of(5, [(0, 1)])) == 2 + 5
+    assert lengths_of([group_of(5, [(0, 1)])]) == [2 + 5]

@@ -65,8 +65,7 @@ def test_a_tie_conflicts_with_nothing(tmp_path):
 def test_a_held_out_prompt_that_is_trained_on_is_a_leak(tmp_path):
     held_out = write(tmp_path, "eval.jsonl", [pair("What  is RAIN?"), pair("new")])
     findings = look(tmp_path, [pair("what is rain?")], eval_data_path=[held_out])
-    (leak,) = findings.leaks
-    assert leak.startswith(f"{held_out}:1 = ")
+    assert findings.leaks == [f"{tmp_path}/data.jsonl:1 = {held_out}:1"]
 
 
 def test_lengths_are_counted_in_tokens_with_eos_and_what_would_be_cut(tmp_path):
@@ -139,6 +138,63 @@ def test_a_mistake_is_one_line(tmp_path, words, named):
 
 
 def test_words_show_some_of_many(tmp_path):
-    lines = in_words(look(tmp_path, [pair()] * 30), 256)
+    lines = in_words(look(tmp_path, [pair()] * 30), 256, show=10)
     assert "duplicates: 29" in lines
-    assert lines.count("  ...") == 1
+    assert lines.count("  and 19 more (--show N, or --report FILE)") == 1
+
+
+def test_unreadable_lines_are_all_named_and_the_rest_is_read(tmp_path):
+    good = json.dumps(pair())
+    file = tmp_path / "data.jsonl"
+    lines = [good, "{broken", good, "[1]", "\udcff", json.dumps({"prompt": "p"}), good]
+    file.write_text("\n".join(lines), encoding="utf-8", errors="surrogateescape")
+    findings = inspect(InspectArgs(data_path=[str(file)]))
+    assert sorted(error.split(": ")[0] for error in findings.errors) == [
+        f"{file}:{line}" for line in (2, 4, 5, 6)
+    ]
+    assert (findings.rows, len(findings.records)) == (7, 3)
+    table = tmp_path / "data.csv"
+    table.write_text('prompt,chosen,rejected\np,a\np,a,b\np,"a"x,b\nq,a,b\n')
+    findings = inspect(InspectArgs(data_path=[str(table)]))
+    assert [error.split(": ")[0] for error in findings.errors] == [f"{table}:2", f"{table}:4"]
+    assert len(findings.records) == 2
+
+
+def test_at_most_so_many_errors_are_shown_and_the_rest_is_counted(tmp_path):
+    bad = write(tmp_path, "bad.jsonl", [{}] * 30)
+    done = run(bad, "--show", "7", "--stage", "reward")
+    assert done.returncode == 2
+    assert done.stdout.count(f"{bad}:") == 7
+    assert "bad rows: 30" in done.stdout
+    assert "and 23 more" in done.stdout
+
+
+def test_dialogues_and_conversations_have_the_lengths_of_training(tmp_path):
+    folder = tmp_path / "tokenizer"
+    tokenizer = build_tokenizer(["w0", "w1", "w2", "<unk>", "<eos>", "User:", "Assistant:"])
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ 'w2 w2 ' }}{{ m.content }} {% endfor %}"
+        "{% if add_generation_prompt %}{{ 'w2 w2 ' }}{% endif %}"
+    )
+    tokenizer.save_pretrained(folder)
+    turns = [{"role": "user", "content": "w0 w1"}]
+    asked = "w0\n\nHuman: w1\n\nAssistant:"
+    rows = [
+        # w2 w2 w0 w1 + w2 w2 + w0, and w0 w0 w0, each with EOS
+        {"prompt": turns, "chosen": "w0", "rejected": "w0 w0 w0"},
+        # three words of the prompt and one or two of the answer, with EOS
+        {"chosen": f"{asked} w0", "rejected": f"{asked} w0 w1"},
+    ]
+    findings = look(tmp_path, rows, tokenizer_name_or_path=str(folder))
+    assert findings.errors == []
+    assert findings.lengths == [8, 10, 6, 7]
+
+
+def test_texts_that_share_words_with_held_out_ones_are_leaks(tmp_path):
+    words = " ".join(f"word{n}" for n in range(13))
+    held_out = write(tmp_path, "eval.jsonl", [{"text": f"before {words}"}])
+    findings = look(tmp_path, [{"text": "a"}, {"text": f"{words} after"}],
+                    eval_data_path=[held_out])  # fmt: skip
+    assert findings.leaks == [
+        f"{tmp_path}/data.jsonl:2 shares 13 words in a row with held-out data"
+    ]

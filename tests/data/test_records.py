@@ -4,10 +4,10 @@ import math
 import pytest
 
 from training.arguments.parsing import UserError
+from training.data.messages import Message
 from training.data.records import (
     Conversation,
     Demonstration,
-    Message,
     Pair,
     conversation_from_row,
     demonstration_from_row,

@@ -21,8 +21,8 @@ def write(path: Path, content: str | bytes) -> str:
     return str(path)
 
 
-def read(*paths: str, stage: str = "sft", split: str = "train", weights=None, seed: int = 0):
-    return read_rows(paths, stage=stage, split=split, weights=weights, seed=seed)
+def read(*paths: str, stage: str = "sft", split: str = "train"):
+    return list(read_rows(paths, stage=stage, split=split))
 
 
 def as_lines(rows) -> str:
@@ -227,39 +227,12 @@ def test_the_cache_follows_the_environment(monkeypatch):
     assert cache_dir() == Path.home() / ".cache" / "classic-rlhf"
 
 
-def many(tmp_path: Path, count: int = 10) -> str:
-    return write(tmp_path / "many.jsonl", as_lines({"prompt": f"{n}"} for n in range(count)))
-
-
-@pytest.mark.parametrize(("weight", "count"), [(1, 10), (2, 20), (0.5, 5), (2.3, 23), (0.01, 1)])
-def test_a_weight_multiplies_the_number_of_rows(tmp_path, weight, count):
-    rows = [row["prompt"] for row, _ in read(many(tmp_path), weights=[weight])]
-    assert len(rows) == count
-    times = [rows.count(f"{n}") for n in range(10)]
-    assert max(times) - min(times) <= 1
-
-
-def test_the_taken_half_depends_on_the_seed_alone(tmp_path):
-    path = many(tmp_path, 100)
-    half = read(path, weights=[0.5], seed=1)
-    assert half == read(path, weights=[0.5], seed=1)
-    assert half != read(path, weights=[0.5], seed=2)
-
-
-@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
-def test_a_weight_that_is_not_positive_is_refused(tmp_path, weight):
-    with pytest.raises(UserError, match="--data_weights must be positive"):
-        read(many(tmp_path), weights=[weight])
-
-
 def test_paths_are_concatenated_and_none_may_be_named_twice(tmp_path, monkeypatch):
     first, second = (write(tmp_path / f"{n}.jsonl", as_lines([ROWS[n]])) for n in (0, 1))
     assert [row for row, _ in read(second, first)] == [ROWS[1], ROWS[0]]
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"names 0\.jsonl twice"):
         read(first, "0.jsonl")
-    with pytest.raises(UserError, match="one number for each of the 1 paths"):
-        read(first, weights=[1, 2])
     with pytest.raises(UserError, match="names no data"):
         read()
 

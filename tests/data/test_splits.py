@@ -1,23 +1,28 @@
+import numpy as np
 import pytest
 
 from training.arguments.parsing import UserError
-from training.data.splits import split_by_prompt
+from training.data.contamination import digest
+from training.data.splits import held_out, weighted
 
 RECORDS = [(f"prompt {n % 40}", n) for n in range(200)]
 
 
 def split(records, fraction, seed=0):
-    return split_by_prompt(records, lambda record: record[0], eval_fraction=fraction, seed=seed)
+    keys = np.array([digest(prompt) for prompt, _ in records], np.uint64)
+    is_held = held_out(keys, eval_fraction=fraction, seed=seed).tolist()
+    pairs = list(zip(records, is_held, strict=True))
+    return [r for r, held in pairs if not held], [r for r, held in pairs if held]
 
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5, 0.99])
 def test_no_prompt_is_on_both_sides_and_no_row_is_lost(fraction, seed):
-    train, held_out = split(RECORDS, fraction, seed)
+    train, held = split(RECORDS, fraction, seed)
     assert train
-    assert held_out
-    assert not {prompt for prompt, _ in train} & {prompt for prompt, _ in held_out}
-    assert sorted(train + held_out) == sorted(RECORDS)
+    assert held
+    assert not {prompt for prompt, _ in train} & {prompt for prompt, _ in held}
+    assert sorted(train + held) == sorted(RECORDS)
 
 
 def test_rows_keep_their_order():
@@ -55,3 +60,29 @@ def test_a_fraction_of_zero_holds_nothing_out():
 def test_a_fraction_outside_zero_to_one_is_refused(fraction):
     with pytest.raises(UserError, match="--eval_fraction"):
         split(RECORDS, fraction)
+
+
+def test_prompts_that_differ_in_case_and_space_stay_together():
+    train, held = split([(f"What is  {n % 20} ?" if n < 20 else f"what IS {n % 20} ?", n)
+                         for n in range(40)], 0.4)  # fmt: skip
+    assert not {n % 20 for _, n in train} & {n % 20 for _, n in held}
+
+
+@pytest.mark.parametrize(("weight", "count"), [(1, 10), (2, 20), (0.5, 5), (2.3, 23), (0.01, 1)])
+def test_a_weight_multiplies_the_number_of_rows(weight, count):
+    places = weighted(10, weight, "0:path").tolist()
+    assert len(places) == count
+    times = [places.count(n) for n in range(10)]
+    assert max(times) - min(times) <= 1
+
+
+def test_the_taken_half_depends_on_the_seed_alone():
+    half = weighted(100, 0.5, "1:path").tolist()
+    assert half == weighted(100, 0.5, "1:path").tolist() == sorted(set(half))
+    assert half != weighted(100, 0.5, "2:path").tolist()
+
+
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
+def test_a_weight_that_is_not_positive_is_refused(weight):
+    with pytest.raises(UserError, match="--data_weights must be positive"):
+        weighted(10, weight, "0:path")

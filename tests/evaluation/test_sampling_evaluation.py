@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers import PreTrainedTokenizerFast as Fast
 
+from tests.data.annotation.exports import annotation, chosen, task, write
 from tests.evaluation.material import byte_tokenizer, read_jsonl, write_jsonl, write_model
 from training.arguments.parsing import UserError
 from training.data.encode import EncodedGroup
@@ -212,6 +213,19 @@ def test_groups_are_the_field_or_the_prompt_itself(evaluate_args):
     assert set(read_inputs(evaluate_args(group_by="place")).groups) == {f"p{n}" for n in range(5)}
     inputs = read_inputs(evaluate_args())
     assert inputs.groups == inputs.texts
+
+
+def test_comparisons_may_be_an_export_with_its_own_way_of_counting(evaluate_args, tmp_path):
+    both = [annotation(1, 7, chosen("left")), annotation(2, 8, chosen("right"))]
+    third = annotation(3, 9, chosen("left"))
+    export = write(tmp_path, [task(1, *both, third), task(2, annotation(4, 7, chosen("right")))])
+    soft = read_inputs(evaluate_args(comparisons_path=[export])).comparisons
+    assert [pair.label for group in soft for pair in group.pairs] == [pytest.approx(2 / 3), 1.0]
+    flags = {"comparisons_path": [export], "votes": "majority"}
+    (first, second) = read_inputs(evaluate_args(**flags)).comparisons
+    assert [pair.label for pair in (*first.pairs, *second.pairs)] == [1.0, 1.0]
+    with pytest.raises(UserError, match="--annotator_error"):
+        evaluate_args(annotator_error="2")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from training.models.loading import (
     position_limit,
     save_causal_lm,
 )
-from training.models.tokenizers import load_tokenizer
+from training.models.tokenizers import GIVE_ONE, load_tokenizer
 from training.runtime.distributed import World
 from training.runtime.engine import full_weights
 
@@ -166,6 +167,37 @@ def test_a_missing_model_says_what_to_run(tmp_path):
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match=r"--x: .* has no readable model config"):
         load_config(str(tmp_path), flag="--x", hint="run that first")
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("./no", ""),
+        ("{here}/no", ""),
+        ("output/no", ""),
+        ("a/b/c", ""),
+        ("here/no", ""),  # beside what is there
+        ("no", ", and nothing of that name could be downloaded"),
+        ("some/model", ", and nothing of that name could be downloaded"),
+    ],
+)
+@pytest.mark.parametrize(("load", "end"), [("model", "run that first"), ("tokenizer", GIVE_ONE)])
+def test_a_path_that_is_not_there_is_one_line_without_a_word_of_hubs(
+    tmp_path, monkeypatch, path, why, load, end
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    path = path.format(here=tmp_path)
+
+    def offline(*_, **__):
+        raise OSError("We couldn't connect to 'https://huggingface.co' ...\nSee the Hub's pages.")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", offline)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", offline)
+    ask = partial(load_config, hint="run that first") if load == "model" else load_tokenizer
+    with pytest.raises(UserError) as caught:
+        ask(path, flag="--x")
+    assert str(caught.value) == f"--x: no {load} in {path}: there is no such folder{why}; {end}"
 
 
 def test_sequences_must_fit_the_position_table(lm_folder):

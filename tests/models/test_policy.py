@@ -6,7 +6,8 @@ from torch.testing import assert_close
 
 from tests.tiny_models import CPU, EOS_ID, PAD_ID, load_lm, padded, rows_of
 from training.data.encode import encode_conversations, encode_demonstrations
-from training.data.records import Conversation, Demonstration, Message
+from training.data.messages import Message
+from training.data.records import Conversation, Demonstration
 from training.models.loading import load_causal_lm
 from training.models.policy import Policy
 from training.objectives.sft import cross_entropy
@@ -135,22 +136,24 @@ def test_dropout_that_is_left_on_is_seen(lm_folders, tokenizer):
 
 def demonstration(tokenizer):
     record = Demonstration("w1 w2 w3", "w4 w5", "a:1")
-    encoded, _ = encode_demonstrations(
+    (encoded,) = encode_demonstrations(
         [record], tokenizer, max_length=32, prompt_template="{prompt}"
     )
-    return encoded[0], [3, 4, 5]
+    return encoded.row, [3, 4, 5]
 
 
 def conversation(tokenizer):
     turns = [("user", "w1 w2"), ("assistant", "w3"), ("user", "w4"), ("assistant", "w5 w6")]
     record = Conversation(tuple(Message(*turn) for turn in turns), "a:1")
-    encoded, _ = encode_conversations([record], tokenizer, max_length=32, chat_template=None)
-    ids = encoded[0].input_ids
+    (outcome,) = encode_conversations([record], tokenizer, max_length=32, chat_template=None)
+    encoded = outcome.row
+    assert encoded is not None
+    ids = encoded.input_ids
     # Two turns of the assistant: the word(s) and EOS of each.
     first = ids.index(3)
     second = ids.index(5)
     assert ids[first + 1] == ids[second + 2] == EOS_ID
-    return encoded[0], [first, first + 1, second, second + 1, second + 2]
+    return encoded, [first, first + 1, second, second + 1, second + 2]
 
 
 @pytest.mark.parametrize("make", [demonstration, conversation])

@@ -144,9 +144,13 @@ class TestScores:
 
     def test_eos_is_learnt_in_stage_2(self, model, tokenizer):
         record = ResponseGroup("w1 w2", ("w3 w4", "w5"), (Pair(0, 1),), "a:1")
-        groups, _ = encode_groups([record], tokenizer, max_length=32, prompt_template="{prompt}")
+        (outcome,) = encode_groups(
+            [record], tokenizer, max_length=32, prompt_template="{prompt}", chat_template=None
+        )
+        group = outcome.row
+        assert group is not None
         batch = collate_responses(
-            [groups[0].prompt_ids] * 2, groups[0].response_ids, pad_id=PAD_ID, device=CPU
+            [group.prompt_ids] * 2, group.response_ids, pad_id=PAD_ID, device=CPU
         )
         embedded = []
         embedding = model.backbone.get_input_embeddings()

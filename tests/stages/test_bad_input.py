@@ -150,10 +150,19 @@ def said(monkeypatch, capsys, tmp_path, as_one_process) -> Callable[..., str]:
 
 
 Flags = Callable[[Place], list[str]]
+# A row that any stage can read.
+EVERY_STAGE = '{"prompt": "a", "response": "b", "chosen": "c", "rejected": "d"}\n'
 ANY_STAGE: dict[str, tuple[Flags, list[str]]] = {
     "unknown flag": (lambda p: ["--learning_rat", "1"], ["--learning_rat", "--help"]),
-    "prefix of a flag": (lambda p: ["--output", "x"], ["unknown flags: --output x"]),
+    "prefix of a flag": (
+        lambda p: ["--output", "x"],
+        ["unknown flags: --output x; did you mean --output_dir?"],
+    ),
     "unknown ZeRO stage": (lambda p: ["--zero_stage", "4"], ["--zero_stage", "4"]),
+    "two that are none": (
+        lambda p: ["--dtyp=fp32", "--qqq", "--data-pth", "x"],
+        ["--dtyp=fp32 --qqq --data-pth x; did you mean --dtype --data_path?"],
+    ),
     "no number": (lambda p: ["--seed", "one"], ["--seed", "one"]),
     "offload and stage": (
         lambda p: ["--offload_optimizer", "true", "--zero_stage", "1"],
@@ -207,7 +216,7 @@ ANY_STAGE: dict[str, tuple[Flags, list[str]]] = {
     "empty data": (lambda p: ["--data_path", p.file("")], ["data.jsonl", "no rows"]),
     "unknown kind of data": (lambda p: ["--data_path", p.file("", "a.docx")], ["a.docx", ".jsonl"]),
     "broken JSON": (
-        lambda p: ["--data_path", p.file('{"prompt": "a"}\n{"prompt": \n')],
+        lambda p: ["--data_path", p.file(EVERY_STAGE + '{"prompt": \n')],
         ["data.jsonl:2", "not valid JSON"],
     ),
     "a row that is no object": (lambda p: ["--data_path", p.file("[1]\n")], ["data.jsonl:1"]),
@@ -258,7 +267,14 @@ SFT_CASES: dict[str, tuple[Flags, list[str]]] = {
         lambda p: ["--tokenizer", "sentencepiece"],
         ["--tokenizer sentencepiece", "--init_from_scratch"],
     ),
-    "no such model": (lambda p: ["--model_name_or_path", "./no"], ["--model_name_or_path", "./no"]),
+    "no such model": (
+        lambda p: ["--model_name_or_path", "./no"],
+        ["--model_name_or_path", "./no: there is no such folder; give a folder"],
+    ),
+    "a model's config alone": (
+        lambda p: ["--model_name_or_path", bare_model(p)],
+        ["--model_name_or_path: no tokenizer in", "give a folder of a model with its tokenizer"],
+    ),
     "a model without weights of its own": (
         lambda p: ["--model_name_or_path", "", "--init_from_scratch", p.file("{}", "new.json")],
         ["--init_from_scratch", "new.json"],
@@ -290,7 +306,7 @@ SFT_CASES: dict[str, tuple[Flags, list[str]]] = {
 REWARD_CASES: dict[str, tuple[Flags, list[str]]] = {
     "stage 1 is missing": (
         lambda p: ["--model_name_or_path", "output/step1_sft"],
-        ["no model in output/step1_sft", "run step1_sft/run.sh first"],
+        ["no model in output/step1_sft: there is no such folder; run step1_sft/run.sh first"],
     ),
     "stage 1 is unfinished": (
         lambda p: ["--model_name_or_path", p.copy(p.sft, without="complete.json")],
@@ -380,6 +396,14 @@ PPO_CASES: dict[str, tuple[Flags, list[str]]] = {
     "top_p": (lambda p: ["--top_p", "0"], ["--top_p"]),
     "an empty prompt": (data([{"prompt": ""}]), ["data.jsonl:1", "'prompt' is empty"]),
 }
+
+
+def bare_model(place: Place) -> str:
+    """A folder of which `transformers` would make a tokenizer without words."""
+    folder = place.tmp / "bare"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    return str(folder)
 
 
 def classifier(folder: Path) -> str:

@@ -114,7 +114,11 @@ def test_ending_a_bare_deepspeed_leaves_no_rank(endless):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--learning_rat", "1"], "main.py: error: unknown flags: --learning_rat 1 (see --help)"),
+        (
+            ["--learning_rat", "1"],
+            "main.py: error: unknown flags: --learning_rat 1; did you mean --learning_rate? "
+            "(see --help)",
+        ),
         (["--data_path", "no/such.jsonl"], "main.py: error: no/such.jsonl: no such file or folder"),
     ],
     ids=["a bad flag", "bad data"],

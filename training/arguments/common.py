@@ -60,6 +60,12 @@ class CommonArgs(EngineArgs, TemplateArgs):
     eval_data_path: list[str] = arg([], "Held-out data; default: split off, or the example's dev.")
     eval_fraction: float = arg(0.05, "Share of prompts held out when no eval data is given.")
     max_eval_rows: int = arg(0, "Evaluate on at most this many held-out rows; 0 takes all.")
+    decontaminate: bool = arg(
+        True, "Leave out training rows whose prompt (of texts: 13 words in a row) is held out."
+    )
+    data_cache: bool = arg(
+        True, "Keep encoded data in ~/.cache/classic-rlhf/encoded; false: in memory, anew each run."
+    )
     micro_batch_tokens: int = arg(4096, "Padded tokens per forward and rank; bounds memory.")
     lr_scheduler: Literal["cosine", "linear", "constant"] = arg("cosine", "Decay after warm-up.")
     warmup_ratio: float = arg(0.05, "Share of the steps in which the learning rate rises.")

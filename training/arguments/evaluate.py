@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from training.arguments.annotation import VoteArgs
 from training.arguments.common import (
     EXAMPLE,
     check_file,
@@ -14,7 +15,7 @@ from training.arguments.sampling import PromptArgs
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArgs(PromptArgs):
+class EvaluateArgs(PromptArgs, VoteArgs):
     """Two models answer the same prompts; judges compare what they say, pair by pair."""
 
     before: str = arg("output/step1_sft", "The model to compare with: folder or Hub name.")
@@ -36,7 +37,7 @@ class EvaluateArgs(PromptArgs):
     reward_model_name_or_path: str = arg("", "Reward model of stage 2 that scores both sides.")
     best_of: list[int] = arg([], "Also judge the best of n `before` samples by the reward model.")
     comparisons_path: list[str] = arg(
-        [], "Held-out rows of stage 2, no exports: for the reward model."
+        [], "Held-out comparisons for the reward model: files as --data_path of stage 2 takes."
     )
     reader_model_name_or_path: str = arg(
         "", "Independent language model: how perplexed it is by each side's texts."
@@ -52,6 +53,7 @@ class EvaluateArgs(PromptArgs):
         super().__post_init__()
         self.check_prompts()
         self.check_templates()
+        self.check_votes()
         check_positive(self, "micro_batch_tokens")
         for name in ("max_prompts", "kl_target"):
             check_not_negative(self, name)

@@ -19,10 +19,12 @@ class InspectArgs(TemplateArgs, VoteArgs):
     )
     tokenizer_name_or_path: str = arg("", "Count tokens with this tokenizer, else characters.")
     max_length: int = arg(256, "Tokens a row may have, to count those that would be cut.")
+    show: int = arg(20, "Print at most this many of each finding; the rest is counted.")
     report: str = arg("", "The findings as JSON; they are printed in words in any case.")
 
     def __post_init__(self) -> None:
         require(bool(self.data_path), "name the data: python -m training.data.inspect PATH")
         check_positive(self, "max_length")
+        check_positive(self, "show")
         self.check_templates()
         self.check_votes()

@@ -7,7 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import field, fields
+from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar
 
 from transformers.hf_argparser import HfArgumentParser
@@ -74,8 +75,16 @@ def parse_args(cls: type[T], argv: Sequence[str] | None = None, *, about: str = 
     except UserError as error:
         parser.error(str(error))
     if unknown:
-        parser.error(f"unknown flags: {' '.join(unknown)}")
+        meant = _meant(unknown, [flag.name for flag in fields(args)])
+        suggestion = f"; did you mean {' '.join(meant)}?" if meant else ""
+        parser.error(f"unknown flags: {' '.join(unknown)}{suggestion}")
     return args
+
+
+def _meant(unknown: Sequence[str], names: Sequence[str]) -> list[str]:
+    """For each word that looks like a flag the one most like it, if one is."""
+    words = [word[2:].split("=")[0].replace("-", "_") for word in unknown if word[:2] == "--"]
+    return [f"--{name}" for word in words for name in get_close_matches(word, names, n=1)]
 
 
 def _at_home(text: str) -> str:

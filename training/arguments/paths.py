@@ -1,12 +1,30 @@
 """Where things are when nobody says: the cache, the example, the repository."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE_CONFIG = REPOSITORY / "examples" / "movie_reviews" / "gpt2_tiny.json"
 QUICKSTART_BASE = REPOSITORY / "output" / "quickstart" / "base"
+
+
+_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # of a model that can be downloaded
+
+
+def is_local(path: str) -> bool:
+    """Whether a model's path can only mean a place here, not the name of one to download."""
+    place = Path(path).expanduser()
+    is_in_folder = place.parent != Path() and place.parent.is_dir()
+    is_name = _NAME.fullmatch(path) is not None and not path.startswith("output")
+    return place.exists() or is_in_folder or not is_name
+
+
+def not_there(path: str) -> str:
+    """How an error goes on about a model's path where nothing is."""
+    named = "" if is_local(path) else ", and nothing of that name could be downloaded"
+    return f"{path}: there is no such folder{named}"
 
 
 def cache_dir() -> Path:

@@ -8,6 +8,11 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
+
+from training.data.lazy import Lazy
+
+T = TypeVar("T")
 
 WINDOW_BATCHES = 16  # rows of like length are sought among this many batches
 
@@ -99,6 +104,20 @@ def plan_step(
     ]
     most = max(len(plan) for plan in plans)
     return plans[rank] + [[] for _ in range(most - len(plans[rank]))]
+
+
+@dataclass(frozen=True)
+class Batches(Lazy[list[T]]):
+    """Batches of rows, of which only the one that is asked for is fetched."""
+
+    rows: Sequence[T]
+    plan: Sequence[Sequence[int]]
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def at(self, place: int) -> list[T]:
+        return [self.rows[row] for row in self.plan[place]]
 
 
 @dataclass(frozen=True)

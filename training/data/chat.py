@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.arguments.parsing import UserError
-from training.data.records import Message
+from training.data.messages import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

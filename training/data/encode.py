@@ -5,11 +5,12 @@ The tokenizer adds nothing; EOS is appended here and is always the last token of
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from training.arguments.parsing import UserError
 from training.data.chat import chat_ids, plain_ids
+from training.data.messages import Message
 from training.data.records import (
     Conversation,
     Demonstration,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Overlong = Literal["error", "drop", "truncate_left"]
+E = TypeVar("E")
 
 
 @dataclass(frozen=True)
@@ -54,26 +56,12 @@ class EncodedPrompt:
 
 
 @dataclass(frozen=True)
-class EncodeReport:
-    """What became of the rows on the way to tokens."""
+class Outcome(Generic[E]):
+    """What became of one record; `row` is None where it has no room or nothing to learn from."""
 
-    rows: int
-    truncated: int  # rows (in groups: responses) that were cut
-    dropped: int  # rows left out
-    tokens: int  # in the rows that are left
-    limit: str  # the flag that set the length, with its value
+    row: E | None
+    cut: int = 0  # sequences that were cut
     dropped_pairs: int = 0  # comparisons whose two sides were cut to the same tokens
-
-    def summary(self) -> str:
-        """One line for the log."""
-        parts = [f"{self.rows - self.dropped} of {self.rows} rows, {self.tokens} tokens"]
-        if self.truncated:
-            parts.append(f"{self.truncated} cut to {self.limit}")
-        if self.dropped:
-            parts.append(f"{self.dropped} left out (too long for {self.limit})")
-        if self.dropped_pairs:
-            parts.append(f"{self.dropped_pairs} comparisons left out (equal after the cut)")
-        return "; ".join(parts)
 
 
 def check_prompt_template(template: str) -> str:
@@ -89,21 +77,20 @@ def encode_demonstrations(
     *,
     max_length: int,
     prompt_template: str,
-) -> tuple[list[EncodedText], EncodeReport]:
+) -> list[Outcome[EncodedText]]:
     """Prompt and response with loss on the response; too long a response is cut before EOS."""
     eos = _eos(tokenizer)
     prompts = _prompt_ids([record.prompt for record in records], tokenizer, prompt_template)
     responses = plain_ids(tokenizer, [record.response for record in records])
-    encoded = []
-    truncated = 0
+    encoded: list[Outcome[EncodedText]] = []
     for prompt, response in zip(prompts, responses, strict=True):
         ids = _fit(prompt, response, eos, max_length)
         if ids is None:
+            encoded.append(Outcome(None))
             continue
-        truncated += len(ids) <= len(response)
         mask = [False] * len(prompt) + [True] * len(ids)
-        encoded.append(EncodedText(prompt + ids, mask))
-    return _text_report(encoded, len(records), truncated, max_length)
+        encoded.append(Outcome(EncodedText(prompt + ids, mask), int(len(ids) <= len(response))))
+    return encoded
 
 
 def encode_conversations(
@@ -112,41 +99,54 @@ def encode_conversations(
     *,
     max_length: int,
     chat_template: str | None,
-) -> tuple[list[EncodedText], EncodeReport]:
+) -> list[Outcome[EncodedText]]:
     """Chat with loss on the assistant's turns and their ends; what follows the last is left out."""
     eos = _eos(tokenizer)
-    encoded = []
-    truncated = 0
+    encoded: list[Outcome[EncodedText]] = []
     for record in records:
         last = max(i for i, turn in enumerate(record.messages) if turn.role == "assistant")
         turns = record.messages[: last + 1]
         ids, mask = chat_ids(turns, tokenizer, chat_template, record.source, reply=False)
         ids, mask = _end_with_eos(ids, mask, eos)
-        if len(ids) > max_length:
+        cut = len(ids) > max_length
+        if cut:
             ids, mask = _end_with_eos(ids[: max_length - 1], mask[: max_length - 1], eos)
-            truncated += bool(ids)
-        if ids:
-            encoded.append(EncodedText(ids, mask))
-    return _text_report(encoded, len(records), truncated, max_length)
+        encoded.append(Outcome(EncodedText(ids, mask), int(cut)) if ids else Outcome(None))
+    return encoded
 
 
-def encode_texts(records: Sequence[Text], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
-    """Each text's tokens and EOS, uncut: `pack` cuts."""
+def encode_dialogues(
+    records: Sequence[Demonstration | Conversation],
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    max_length: int,
+    prompt_template: str,
+    chat_template: str | None,
+) -> list[Outcome[EncodedText]]:
+    """Rows of both kinds, in their order."""
+    plain = encode_demonstrations(
+        [record for record in records if isinstance(record, Demonstration)],
+        tokenizer,
+        max_length=max_length,
+        prompt_template=prompt_template,
+    )
+    chats = encode_conversations(
+        [record for record in records if isinstance(record, Conversation)],
+        tokenizer,
+        max_length=max_length,
+        chat_template=chat_template,
+    )
+    next_of = {Demonstration: iter(plain), Conversation: iter(chats)}
+    return [next(next_of[type(record)]) for record in records]
+
+
+def encode_texts(
+    records: Sequence[Text], tokenizer: "PreTrainedTokenizerBase"
+) -> list[Outcome[EncodedText]]:
+    """Each text's tokens and EOS, uncut: `blocks.Blocks` cuts. All are targets."""
     eos = _eos(tokenizer)
-    return [[*ids, eos] for ids in plain_ids(tokenizer, [record.text for record in records])]
-
-
-def pack(texts: Sequence[Sequence[int]], block: int) -> list[EncodedText]:
-    """All texts in one row, cut into blocks of `block` tokens; the last may be shorter.
-
-    Every token is a target but a block's first, which nothing in its block predicts. A last block
-    of one token is left out.
-    """
-    if block < 2:
-        raise ValueError(f"block must be at least 2, got {block}")
-    tokens = [token for text in texts for token in text]
-    blocks = [tokens[start : start + block] for start in range(0, len(tokens), block)]
-    return [EncodedText(ids, [False] + [True] * (len(ids) - 1)) for ids in blocks if len(ids) >= 2]
+    texts = plain_ids(tokenizer, [record.text for record in records])
+    return [Outcome(EncodedText([*ids, eos], [True] * (len(ids) + 1))) for ids in texts]
 
 
 def encode_groups(
@@ -155,27 +155,54 @@ def encode_groups(
     *,
     max_length: int,
     prompt_template: str,
-) -> tuple[list[EncodedGroup], EncodeReport]:
+    chat_template: str | None,
+) -> list[Outcome[EncodedGroup]]:
     """Prompt, responses and pairs; pairs whose two sides the cut made equal are left out."""
     eos = _eos(tokenizer)
-    prompts = _prompt_ids([record.prompt for record in records], tokenizer, prompt_template)
-    flat = iter(plain_ids(tokenizer, [text for record in records for text in record.responses]))
-    encoded = []
-    truncated = dropped_pairs = 0
-    for record, prompt in zip(records, prompts, strict=True):
-        whole = [next(flat) for _ in record.responses]
-        fitted = [_fit(prompt, ids, eos, max_length) for ids in whole]
-        responses = [ids for ids in fitted if ids is not None]
-        if len(responses) < len(whole):  # a response of no tokens, or a prompt without room
-            continue
-        truncated += sum(len(cut) <= len(ids) for cut, ids in zip(responses, whole, strict=True))
-        pairs = tuple(p for p in record.pairs if responses[p.chosen] != responses[p.rejected])
-        dropped_pairs += len(record.pairs) - len(pairs)
-        if pairs:
-            encoded.append(EncodedGroup(prompt, responses, pairs, record.source))
-    tokens = sum(len(g.prompt_ids) + len(ids) for g in encoded for ids in g.response_ids)
-    report = _report(len(records), len(encoded), truncated, tokens, f"--max_length {max_length}")
-    return encoded, replace(report, dropped_pairs=dropped_pairs)
+    plain = [record for record in records if not record.messages]
+    prompts = iter(_prompt_ids([record.prompt for record in plain], tokenizer, prompt_template))
+    flat = iter(plain_ids(tokenizer, [text for record in plain for text in record.responses]))
+    encoded: list[Outcome[EncodedGroup]] = []
+    for record in records:
+        if record.messages:
+            prompt, whole = _chat_group(record, tokenizer, chat_template, eos)
+        else:
+            prompt, whole = next(prompts), [next(flat) for _ in record.responses]
+        encoded.append(_group(record, prompt, whole, eos, max_length))
+    return encoded
+
+
+def _group(
+    record: ResponseGroup, prompt: list[int], whole: list[list[int]], eos: int, max_length: int
+) -> Outcome[EncodedGroup]:
+    fitted = [_fit(prompt, ids, eos, max_length) for ids in whole]
+    responses = [ids for ids in fitted if ids is not None]
+    if len(responses) < len(whole):  # a response of no tokens, or a prompt without room
+        return Outcome(None)
+    cut = sum(len(ids) <= len(all_ids) for ids, all_ids in zip(responses, whole, strict=True))
+    pairs = tuple(p for p in record.pairs if responses[p.chosen] != responses[p.rejected])
+    group = EncodedGroup(prompt, responses, pairs, record.source) if pairs else None
+    return Outcome(group, cut, len(record.pairs) - len(pairs))
+
+
+def _chat_group(
+    record: ResponseGroup,
+    tokenizer: "PreTrainedTokenizerBase",
+    chat_template: str | None,
+    eos: int,
+) -> tuple[list[int], list[list[int]]]:
+    """A conversation's tokens, and those of each answer to it without EOS.
+
+    Together they are the tokens that stage 1 learns from, up to the answer's end.
+    """
+    prompt, _ = chat_ids(record.messages, tokenizer, chat_template, record.source, reply=True)
+    responses = []
+    for text in record.responses:
+        turns = (*record.messages, Message("assistant", text))
+        ids, mask = chat_ids(turns, tokenizer, chat_template, record.source, reply=False)
+        ids, _ = _end_with_eos(ids, mask, eos)
+        responses.append(ids[len(prompt) : -1])
+    return prompt, responses
 
 
 def encode_prompts(
@@ -186,12 +213,11 @@ def encode_prompts(
     prompt_template: str,
     chat_template: str | None,
     overlong: Overlong,
-) -> tuple[list[EncodedPrompt], EncodeReport]:
+) -> list[Outcome[EncodedPrompt]]:
     """Prompts in their order; conversations are rendered up to the assistant's next words."""
     texts = [record.text for record in records if not record.messages]
     from_text = iter(_prompt_ids(texts, tokenizer, prompt_template))
-    encoded = []
-    truncated = 0
+    encoded: list[Outcome[EncodedPrompt]] = []
     for record in records:
         if record.messages:
             source = record.source
@@ -200,21 +226,20 @@ def encode_prompts(
             ids = next(from_text)
         if not ids:
             raise UserError(f"{record.source}: the tokenizer makes no tokens of the prompt")
-        if len(ids) > max_prompt_length:
-            if overlong == "error":
-                raise UserError(
-                    f"{record.source}: the prompt has {len(ids)} tokens, more than "
-                    f"--max_prompt_length {max_prompt_length}; raise it, or set "
-                    "--overlong_prompts drop or truncate_left"
-                )
-            if overlong == "drop":
-                continue
-            truncated += 1
-            ids = ids[-max_prompt_length:]
-        encoded.append(EncodedPrompt(record.prompt_id, ids, record.text, record.fields))
-    tokens = sum(len(prompt.input_ids) for prompt in encoded)
-    limit = f"--max_prompt_length {max_prompt_length}"
-    return encoded, _report(len(records), len(encoded), truncated, tokens, limit)
+        cut = len(ids) > max_prompt_length
+        if cut and overlong == "error":
+            raise UserError(
+                f"{record.source}: the prompt has {len(ids)} tokens, more than "
+                f"--max_prompt_length {max_prompt_length}; raise it, or set "
+                "--overlong_prompts drop or truncate_left"
+            )
+        if cut and overlong == "drop":
+            encoded.append(Outcome(None))
+            continue
+        ids = ids[-max_prompt_length:]
+        prompt = EncodedPrompt(record.prompt_id, ids, record.text, record.fields)
+        encoded.append(Outcome(prompt, int(cut)))
+    return encoded
 
 
 def _eos(tokenizer: "PreTrainedTokenizerBase") -> int:
@@ -246,16 +271,3 @@ def _end_with_eos(ids: list[int], mask: list[bool], eos: int) -> tuple[list[int]
     end = len(mask) - mask[::-1].index(True)
     ids, mask = ids[:end], mask[:end]
     return (ids, mask) if ids[-1] == eos else ([*ids, eos], [*mask, True])
-
-
-def _text_report(
-    encoded: list[EncodedText], rows: int, truncated: int, max_length: int
-) -> tuple[list[EncodedText], EncodeReport]:
-    tokens = sum(len(text.input_ids) for text in encoded)
-    return encoded, _report(rows, len(encoded), truncated, tokens, f"--max_length {max_length}")
-
-
-def _report(rows: int, kept: int, truncated: int, tokens: int, limit: str) -> EncodeReport:
-    if rows and not kept:
-        raise UserError(f"none of the {rows} rows fits {limit}; raise it")
-    return EncodeReport(rows, truncated, rows - kept, tokens, limit)

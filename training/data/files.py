@@ -1,102 +1,147 @@
 """Reads one data file into rows, each of which knows its line; writes small files.
 
-Knows formats (JSON Lines, JSON, CSV, Parquet, text), not what the rows mean.
+Knows formats (JSON Lines, JSON, CSV, Parquet, text), not what the rows mean. Rows come one by one:
+memory holds one of them, of Parquet a batch, and only of .json the whole file.
 """
 
 import csv
 import io
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from training.arguments.parsing import UserError
 
 Row = tuple[dict[str, Any], str]  # (row, "path:line")
+Fail = Callable[[UserError], None]  # what happens to a mistake in a file; where it returns, read on
+Lines = Callable[[str | None], Iterable[str]]  # of a text, by what `open` takes as `newline`
 
 STREAMS = (Path("/dev"), Path("/dev/fd"))  # /dev/stdout may be a file that must not be replaced
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+PARQUET_ROWS = 256  # read at once
+
+# What decoding makes of a byte that is not UTF-8; no valid text holds these.
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
-def read_file(path: str, *, stage: str) -> list[Row]:
-    """All rows of one file, by its suffix; at least one."""
+def raise_it(error: UserError) -> None:
+    """The usual `Fail`: the first mistake ends the reading."""
+    raise error
+
+
+def read_file(path: str, *, stage: str, fail: Fail = raise_it) -> list[Row]:
+    """All rows of one file."""
+    return list(iter_file(path, stage=stage, fail=fail))
+
+
+def iter_file(path: str, *, stage: str, fail: Fail = raise_it) -> Iterator[Row]:
+    """The rows of one file, by its suffix; at least one, or else `fail` is told."""
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"{path}: unknown kind of data file; known are {' '.join(SUFFIXES)}")
-    is_text = suffix != ".parquet"
-    rows = rows_of_text(path, _decoded(path), stage=stage) if is_text else _parquet_rows(path)
-    if not rows:
-        raise UserError(f"{path}: the file has no rows")
-    return rows
+    failed = found = False
+
+    def note(error: UserError) -> None:
+        nonlocal failed
+        failed = True
+        fail(error)
+
+    try:
+        for row in _rows(path, partial(_file_lines, path), stage, note):
+            found = True
+            yield row
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not found and not failed:
+        fail(UserError(f"{path}: the file has no rows"))
 
 
 def rows_of_text(path: str, text: str, *, stage: str) -> list[Row]:
-    """All rows of what stands, or will stand, in a text file."""
+    """All rows of what will stand in a text file."""
+    return list(_rows(path, partial(io.StringIO, text), stage, raise_it))
+
+
+def _rows(path: str, lines: Lines, stage: str, fail: Fail) -> Iterator[Row]:
     suffix = Path(path).suffix.lower()
-    if suffix == ".txt":
-        return _text_rows(path, text, stage)
+    if suffix == ".parquet":
+        return _parquet_rows(path, fail)
     if suffix in (".csv", ".tsv"):
-        return list(_csv_rows(path, text, "," if suffix == ".csv" else "\t"))
-    return _json_rows(path, text) if suffix == ".json" else list(_json_lines(path, text))
+        return _csv_rows(path, lines(""), "," if suffix == ".csv" else "\t", fail)
+    if suffix == ".json":
+        return _json_rows(path, _numbered(path, lines(None), raise_it), fail)
+    numbered = _numbered(path, lines(None), fail)
+    if suffix == ".txt":
+        return _text_rows(path, numbered, stage)
+    return _json_lines(path, numbered, fail)
 
 
-def _decoded(path: str) -> str:
-    """The file's text: UTF-8, without a byte-order mark."""
-    try:
-        data = Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{path}:1: the file is UTF-16; save it as UTF-8")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        read, start = error.object, error.start  # without the byte-order mark
-        line = read.count(b"\n", 0, start) + 1
-        raise UserError(
-            f"{path}:{line}: not UTF-8 (byte 0x{read[start]:02x}); save the file as UTF-8"
-        ) from None
+def _file_lines(path: str, newline: str | None) -> Iterator[str]:
+    """The lines of a file, without a byte-order mark; bytes that are not UTF-8 as surrogates.
+
+    Lines end where the file's line breaks are: not, as in str.splitlines, at U+2028 and its like,
+    which JSON strings may hold.
+    """
+    file = Path(path).expanduser()
+    with file.open("rb") as start:
+        if start.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise UserError(f"{path}:1: the file is UTF-16; save it as UTF-8")
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as lines:
+        yield from lines
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    # Not str.splitlines: it also splits at U+2028 and its like, which JSON strings may hold.
-    yield from enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1)
+def _numbered(path: str, lines: Iterable[str], fail: Fail) -> Iterator[tuple[int, str]]:
+    """(number, line) of those that are UTF-8."""
+    for number, line in enumerate(lines, start=1):
+        if _is_utf8(line, f"{path}:{number}", fail):
+            yield number, line
 
 
-def _parsed(text: str, path: str, line: int) -> Any:
-    """The JSON value in `text`, which starts on line `line` of the file."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{line + error.lineno - 1}: not valid JSON: {error.msg} (column {error.colno})"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}:{line}: not valid JSON: {error}") from None
+def _is_utf8(text: str, source: str, fail: Fail) -> bool:
+    bad = _NOT_UTF8.search(text)
+    if bad:
+        byte = ord(bad.group()) - 0xDC00
+        fail(UserError(f"{source}: not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8"))
+    return not bad
 
 
-def _object(value: Any, source: str) -> Row:
-    if not isinstance(value, dict):
-        raise UserError(f"{source}: a row must be a JSON object, got {type(value).__name__}")
-    return value, source
+def _json_lines(path: str, lines: Iterable[tuple[int, str]], fail: Fail) -> Iterator[Row]:
+    for number, line in lines:
+        if not line.strip():
+            continue
+        source = f"{path}:{number}"
+        try:
+            value = json.loads(line.rstrip("\n"))
+        except json.JSONDecodeError as error:
+            fail(UserError(f"{source}: not valid JSON: {error.msg} (column {error.colno})"))
+        except (ValueError, RecursionError) as error:
+            fail(UserError(f"{source}: not valid JSON: {error}"))
+        else:
+            yield from _object(value, source, fail)
 
 
-def _json_lines(path: str, text: str) -> Iterator[Row]:
-    for number, line in _lines(text):
-        if line.strip():
-            yield _object(_parsed(line, path, number), f"{path}:{number}")
+def _object(value: Any, source: str, fail: Fail) -> Iterator[Row]:
+    if isinstance(value, dict):
+        yield value, source
+    else:
+        fail(UserError(f"{source}: a row must be a JSON object, got {type(value).__name__}"))
 
 
-def _json_rows(path: str, text: str) -> list[Row]:
+def _json_rows(path: str, numbered: Iterable[tuple[int, str]], fail: Fail) -> Iterator[Row]:
     """A list of objects, {"data": [...]}, or JSON Lines that are merely named .json."""
+    lines = list(numbered)
+    text = "".join(line for _, line in lines)
     if not text.strip():
-        return []
+        return
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # one whole value, and then another
-            return list(_json_lines(path, text))
+            yield from _json_lines(path, lines, fail)
+            return
         raise UserError(
             f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})"
         ) from None
@@ -105,81 +150,98 @@ def _json_rows(path: str, text: str) -> list[Row]:
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         value = value["data"]
     if isinstance(value, dict):
-        return [(value, f"{path}:1")]
-    if not isinstance(value, list):
+        yield value, f"{path}:1"
+    elif isinstance(value, list):
+        # The decoder forgets lines, so a row of a JSON list is named by its place in the list.
+        for number, item in enumerate(value, start=1):
+            yield from _object(item, f"{path}:row {number}", fail)
+    else:
         raise UserError(
             f'{path}: must hold a list of objects or {{"data": [...]}}, got {type(value).__name__}'
         )
-    # The decoder forgets lines, so a row of a JSON list is named by its place in the list.
-    return [_object(item, f"{path}:row {n}") for n, item in enumerate(value, start=1)]
 
 
-def _csv_rows(path: str, text: str, delimiter: str) -> Iterator[Row]:
-    limit = csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+def _csv_rows(path: str, lines: Iterable[str], delimiter: str, fail: Fail) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)  # of the process; nothing else here reads CSV
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] | None = None
     line = 1
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                if header is None:
-                    header = _csv_header(cells, f"{path}:{line}")
-                elif len(cells) != len(header):
-                    raise UserError(
-                        f"{path}:{line}: {len(cells)} cells, but the header has {len(header)} "
-                        "columns (a cell with the separator in it needs quotes)"
-                    )
-                else:
-                    yield dict(zip(header, cells, strict=True)), f"{path}:{line}"
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{path}:{line}: not valid CSV: {error}") from None
-    finally:
-        csv.field_size_limit(limit)
+    while True:
+        source = f"{path}:{line}"
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            if header is None:
+                raise UserError(f"{source}: not valid CSV: {error}") from None
+            fail(UserError(f"{source}: not valid CSV: {error}"))
+            cells = []
+        if cells is None:
+            return
+        line = reader.line_num + 1
+        if not any(cell.strip() for cell in cells):
+            continue
+        if header is None:
+            header = _csv_header(cells, source)
+        elif len(cells) != len(header):
+            fail(
+                UserError(
+                    f"{source}: {len(cells)} cells, but the header has {len(header)} "
+                    "columns (a cell with the separator in it needs quotes)"
+                )
+            )
+        elif all(_is_utf8(cell, source, fail) for cell in cells):
+            yield dict(zip(header, cells, strict=True)), source
 
 
 def _csv_header(cells: list[str], source: str) -> list[str]:
     header = [cell.strip() for cell in cells]
+    for name in header:
+        _is_utf8(name, source, raise_it)
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise UserError(f"{source}: the header names a column twice: {twice}")
     return header
 
 
-def _parquet_rows(path: str) -> list[Row]:
+def _parquet_rows(path: str, fail: Fail) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
+    number = 0
     try:
-        table = pyarrow.parquet.read_table(Path(path).expanduser())
-    except (OSError, pyarrow.ArrowException) as error:
+        with pyarrow.parquet.ParquetFile(Path(path).expanduser()) as file:
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield row, f"{path}:row {number}"
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         reason = str(error).split("\n")[0]
-        raise UserError(f"{path}: cannot be read as Parquet: {reason}") from error
-    return [(row, f"{path}:row {n}") for n, row in enumerate(table.to_pylist(), start=1)]
+        after = f" after row {number}" if number else ""
+        fail(UserError(f"{path}: cannot be read as Parquet{after}: {reason}"))
 
 
-def _text_rows(path: str, text: str, stage: str) -> list[Row]:
+def _text_rows(path: str, lines: Iterable[tuple[int, str]], stage: str) -> Iterator[Row]:
     """One prompt a line for PPO; for pretraining one text between blank lines."""
-    if stage == "ppo":
-        return [
-            ({"prompt": line}, f"{path}:{number}") for number, line in _lines(text) if line.strip()
-        ]
-    if stage != "pretrain":
+    if stage not in ("ppo", "pretrain"):
         raise UserError(
             f"{path}: a .txt file holds prompts or plain text; this stage needs .jsonl, .csv "
             "or .parquet with named columns"
         )
-    rows: list[Row] = []
     block: list[str] = []
     start = 0
-    for number, line in [*_lines(text), (0, "")]:  # a last blank line ends the last block
-        if line.strip():
+    for number, line in lines:
+        text = line.rstrip("\n")
+        if stage == "ppo":
+            if text.strip():
+                yield {"prompt": text}, f"{path}:{number}"
+        elif text.strip():
             start = start if block else number
-            block.append(line)
+            block.append(text)
         elif block:
-            rows.append(({"text": "\n".join(block)}, f"{path}:{start}"))
+            yield {"text": "\n".join(block)}, f"{path}:{start}"
             block = []
-    return rows
+    if block:
+        yield {"text": "\n".join(block)}, f"{path}:{start}"
 
 
 def as_text(value: Any) -> str:

@@ -11,29 +11,31 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from training.arguments.inspection import InspectArgs
 from training.arguments.parsing import UserError, exit_with_user_error, parse_args, with_flag
+from training.arguments.paths import not_there
 from training.data.annotation.convert import rows_of_export
+from training.data.contamination import NGRAM, digest, question, sharing
 from training.data.files import Row, as_text, write_text
 from training.data.records import (
     Conversation,
     Demonstration,
-    Prompt,
+    Record,
     ResponseGroup,
     Text,
     group_from_row,
     prompt_from_row,
+    sequences,
     sft_record_from_row,
     text_from_row,
 )
 from training.data.sources import read_rows
 
-SHOWN = 10  # errors and examples of each kind
 BINS = 8  # of the histogram of lengths
 
-Record = Demonstration | Conversation | Text | ResponseGroup | Prompt
 FROM_ROW: dict[str, Callable[[Any, str], Record]] = {
     "sft": sft_record_from_row,
     "reward": group_from_row,
@@ -74,29 +76,38 @@ class Findings:
 
 def inspect(args: InspectArgs) -> Findings:
     """Read all rows of --data_path, and compare them with those of --eval_data_path."""
-    rows = _rows(args, args.data_path)
-    stage = _stage_of(rows[0]) if args.stage == "auto" else args.stage
-    findings = Findings(stage, len(rows))
-    findings.records, findings.errors = checked(rows, stage)
+    errors: list[str] = []
+    rows = _rows(args, args.data_path, "train", errors)
+    stage = args.stage if args.stage != "auto" or not rows else _stage_of(rows[0])
+    findings = Findings(stage, len(rows) + len(errors), errors)
+    findings.records = checked(rows, stage, errors)
     findings.duplicates = duplicates(findings.records)
     findings.conflicts = conflicts(findings.records)
     measure, findings.unit = _measure(args)
-    findings.lengths = [length for record in findings.records for length in measure(record)]
+    for record in findings.records:
+        try:
+            findings.lengths += measure(record)
+        except UserError as error:  # the chat template refuses the conversation
+            errors.append(str(error))
     if args.tokenizer_name_or_path:
         findings.over_limit = sum(length > args.max_length for length in findings.lengths)
     if args.eval_data_path:
-        held_out, errors = checked(_rows(args, args.eval_data_path, "dev"), stage)
-        findings.errors += errors
-        findings.leaks = leaks(findings.records, held_out)
+        rows = _rows(args, args.eval_data_path, "dev", errors)
+        findings.leaks = leaks(findings.records, checked(rows, stage, errors))
     return findings
 
 
-def _rows(args: InspectArgs, paths: Sequence[str], split: str = "train") -> list[Row]:
+def _rows(args: InspectArgs, paths: Sequence[str], split: str, errors: list[str]) -> list[Row]:
+    """The rows that can be read; what is wrong with the others goes to `errors`."""
     if args.stage == "auto" and any(path.endswith(".txt") for path in paths):
         raise UserError("a .txt file may hold prompts or texts: give --stage ppo or pretrain")
     stage = "reward" if args.stage == "auto" else args.stage
     convert = partial(rows_of_export, args=args) if stage == "reward" else None
-    return read_rows(paths, stage=stage, split=split, seed=0, convert=convert)
+
+    def note(error: UserError) -> None:
+        errors.append(str(error))
+
+    return list(read_rows(paths, stage=stage, split=split, convert=convert, fail=note))
 
 
 def _stage_of(row: Row) -> str:
@@ -116,15 +127,15 @@ def _stage_of(row: Row) -> str:
     )
 
 
-def checked(rows: Sequence[Row], stage: str) -> tuple[list[Record], list[str]]:
-    """The records of all good rows, and what is wrong with the others."""
-    records, errors = [], []
+def checked(rows: Sequence[Row], stage: str, errors: list[str]) -> list[Record]:
+    """The records of all good rows; what is wrong with the others goes to `errors`."""
+    records = []
     for row, source in rows:
         try:
             records.append(FROM_ROW[stage](row, source))
         except UserError as error:
             errors.append(str(error))
-    return records, errors
+    return records
 
 
 def duplicates(records: Sequence[Record]) -> list[str]:
@@ -159,13 +170,19 @@ def conflicts(records: Sequence[Record]) -> list[str]:
 
 
 def leaks(train: Sequence[Record], held_out: Sequence[Record]) -> list[str]:
-    """Held-out rows whose prompt (or text) is also trained on, white space and case aside."""
-    trained = {_question(record): record.source for record in train}
-    return [
-        f"{record.source} = {trained[_question(record)]}"
-        for record in held_out
-        if _question(record) in trained
-    ]
+    """Training rows that --decontaminate would leave out; see `contamination`."""
+    held = {digest(question(record)): record.source for record in held_out}
+    found, others = [], []
+    for record in train:
+        source = held.get(digest(question(record)))
+        if source:
+            found.append(f"{record.source} = {source}")
+        else:
+            others.append(record)
+    texts = [record for record in others if isinstance(record, Text)]
+    places = sharing(map(question, texts), map(question, held_out)) if texts else []
+    shared = f"shares {NGRAM} words in a row with held-out data"
+    return found + [f"{texts[place].source} {shared}" for place in places]
 
 
 def histogram(lengths: Sequence[int]) -> Iterator[tuple[str, int]]:
@@ -196,35 +213,24 @@ def _content(record: Record) -> Any:
     return record.text
 
 
-def _question(record: Record) -> str:
-    """What must not be on both sides of a split."""
-    if isinstance(record, Conversation):
-        text = next(turn.content for turn in record.messages if turn.role == "user")
-    elif isinstance(record, Demonstration | ResponseGroup):
-        text = record.prompt
-    else:
-        text = record.text
-    return " ".join(text.lower().split())
-
-
 def _measure(args: InspectArgs) -> tuple[Callable[[Record], list[int]], str]:
-    """From a record to the lengths of its sequences: in tokens, with EOS, or in characters."""
+    """From a record to the lengths of its sequences: in tokens, as a stage makes them, uncut."""
     if not args.tokenizer_name_or_path:
-        return (lambda record: [sum(map(len, texts)) for texts in _sequences(record)]), "characters"
-    from training.data.chat import plain_ids
+        return _characters, "characters"
+    from training.data.chat import load_chat_template
+    from training.data.lengths import token_lengths
 
-    tokenizer = _tokenizer(args.tokenizer_name_or_path)
-    template = args.prompt_template.replace("\\n", "\n").replace("\\t", "\t")
-
-    def tokens(record: Record) -> list[int]:
-        lengths = []
-        for prompt, response in _sequences(record):
-            texts = [template.replace("{prompt}", prompt)] if prompt else []
-            ids = plain_ids(tokenizer, [*texts, response] if response else texts)
-            lengths.append(sum(map(len, ids)) + (not isinstance(record, Prompt)))
-        return lengths
-
+    tokens = partial(
+        token_lengths,
+        tokenizer=_tokenizer(args.tokenizer_name_or_path),
+        prompt_template=args.prompt_template,
+        chat_template=load_chat_template(args.chat_template),
+    )
     return tokens, "tokens"
+
+
+def _characters(record: Record) -> list[int]:
+    return [len(prompt) + len(response) for prompt, response in sequences(record)]
 
 
 def _tokenizer(path: str) -> Any:
@@ -233,26 +239,14 @@ def _tokenizer(path: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        is_here = Path(path).expanduser().exists()
+        reason = f"{path}: {str(error).splitlines()[0]}" if is_here else not_there(path)
         raise UserError(
-            f"--tokenizer_name_or_path: none can be loaded from {path}: {reason}"
+            f"--tokenizer_name_or_path: no tokenizer can be loaded from {reason}"
         ) from error
 
 
-def _sequences(record: Record) -> list[tuple[str, str]]:
-    """(prompt, response) of each sequence that a stage would make."""
-    if isinstance(record, Demonstration):
-        return [(record.prompt, record.response)]
-    if isinstance(record, Conversation):
-        return [("", "\n".join(turn.content for turn in record.messages))]
-    if isinstance(record, ResponseGroup):
-        return [(record.prompt, response) for response in record.responses]
-    if isinstance(record, Prompt):
-        return [(record.text, "")]
-    return [("", record.text)]
-
-
-def in_words(findings: Findings, max_length: int) -> list[str]:
+def in_words(findings: Findings, max_length: int, show: int) -> list[str]:
     """The findings for a terminal."""
     kinds = Counter(type(record).__name__ for record in findings.records)
     lines = [
@@ -263,12 +257,13 @@ def in_words(findings: Findings, max_length: int) -> list[str]:
         ("bad rows", findings.errors),
         ("duplicates", findings.duplicates),
         ("conflicts (a comparison both ways)", findings.conflicts),
-        ("held-out rows that are trained on", findings.leaks),
+        ("training rows that are held out too", findings.leaks),
     ):
         if found:
             lines.append(f"{title}: {len(found)}")
-            lines += [f"  {text}" for text in found[:SHOWN]]
-            lines += ["  ..."] if len(found) > SHOWN else []
+            lines += [f"  {text}" for text in found[:show]]
+            rest = len(found) - show
+            lines += [f"  and {rest} more (--show N, or --report FILE)"] if rest > 0 else []
     lines.append(f"lengths in {findings.unit}:")
     lines += [f"  {bounds}: {count}" for bounds, count in histogram(findings.lengths)]
     if findings.over_limit:
@@ -284,7 +279,7 @@ def main() -> None:
             write_text(args.report, as_text(findings.as_json()), "--report")
     except UserError as error:
         exit_with_user_error("inspect", str(error))
-    sys.stdout.write("\n".join(in_words(findings, args.max_length)) + "\n")
+    sys.stdout.write("\n".join(in_words(findings, args.max_length, args.show)) + "\n")
     if findings.errors:
         raise SystemExit(2)
 

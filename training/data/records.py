@@ -17,17 +17,10 @@ from training.data.checks import (
     show,
     text_value,
 )
+from training.data.messages import Message, as_lines, messages_value, prompt_messages
+from training.data.shared_prompts import comparison_from_row
 
-ROLES = ("system", "user", "assistant")
 PAIR_KEYS = ("chosen", "rejected", "label", "weight", "margin", "gap", "annotator", "votes")
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True)
@@ -77,6 +70,7 @@ class ResponseGroup:
     responses: tuple[str, ...]
     pairs: tuple[Pair, ...]
     source: str
+    messages: tuple[Message, ...] = field(default=())  # the prompt's, if it is a conversation
 
 
 @dataclass(frozen=True)
@@ -100,16 +94,29 @@ def demonstration_from_row(row: Mapping[str, Any], source: str) -> Demonstration
 def conversation_from_row(row: Mapping[str, Any], source: str) -> Conversation:
     """{"messages": [{"role", "content"}, ...]} with an assistant turn -> Conversation."""
     need_keys(row, ("messages",), "a conversation", source)
-    messages = _messages(row["messages"], source)
+    messages = messages_value(row["messages"], "messages", source)
     if not any(message.role == "assistant" for message in messages):
         raise UserError(f"{source}: 'messages' has no assistant turn, so nothing to learn from")
     return Conversation(messages, source)
 
 
 def sft_record_from_row(row: Mapping[str, Any], source: str) -> Demonstration | Conversation:
-    """A conversation where the row has `messages`, else a demonstration."""
+    """A conversation where the row has one, else a demonstration; of a comparison the chosen side.
+
+    A `prompt` may be a list of messages.
+    """
     if row.get("messages") is not None:
         return conversation_from_row(row, source)
+    if row.get("response") is None and row.get("chosen") is not None:
+        found = comparison_from_row(row, source)
+        if not found.messages:
+            return Demonstration(found.prompt, found.responses[0], source)
+        return Conversation((*found.messages, Message("assistant", found.responses[0])), source)
+    if isinstance(row.get("prompt"), list | tuple):
+        need_keys(row, ("response",), "a demonstration", source, "or 'messages'")
+        messages = prompt_messages(row["prompt"], "prompt", source)
+        response = text_value(row["response"], "response", source)
+        return Conversation((*messages, Message("assistant", response)), source)
     return demonstration_from_row(row, source)
 
 
@@ -120,49 +127,39 @@ def text_from_row(row: Mapping[str, Any], source: str) -> Text:
 
 
 def prompt_from_row(row: Mapping[str, Any], source: str, prompt_id: int) -> Prompt:
-    """{"prompt"}, or {"messages"} that end with a user turn, -> Prompt."""
+    """{"prompt"}, {"messages"} that end with a user turn, or a comparison's prompt -> Prompt.
+
+    A `prompt` may be a list of messages.
+    """
     fields = {
         key: value
         for key, value in row.items()
         if isinstance(value, str) and key not in ("prompt", "messages")
     }
-    if row.get("messages") is None:
-        need_keys(row, ("prompt",), "a prompt row", source, "or 'messages'")
-        return Prompt(prompt_id, text_value(row["prompt"], "prompt", source), source, fields)
-    messages = _messages(row["messages"], source)
-    if messages[-1].role != "user":
-        raise UserError(
-            f"{source}: 'messages' of a prompt must end with a user turn, "
-            f"got {messages[-1].role!r} last"
-        )
-    text = "\n".join(f"{message.role}: {message.content}" for message in messages)
-    return Prompt(prompt_id, text, source, fields, messages)
+    name = "messages" if row.get("messages") is not None else "prompt"
+    if isinstance(row.get(name), list | tuple) or name == "messages":
+        messages = prompt_messages(row[name], name, source)
+        return Prompt(prompt_id, as_lines(messages), source, fields, messages)
+    if row.get("chosen") is not None and not isinstance(row.get("prompt"), str):
+        found = comparison_from_row(row, source)
+        return Prompt(prompt_id, found.prompt, source, fields, found.messages)
+    need_keys(row, ("prompt",), "a prompt row", source, "or 'messages'")
+    return Prompt(prompt_id, text_value(row["prompt"], "prompt", source), source, fields)
 
 
 def group_from_row(row: Mapping[str, Any], source: str) -> ResponseGroup:
     """{"prompt", "chosen", "rejected"} or {"prompt", "responses", "pairs"} -> ResponseGroup.
 
     The first form may carry `label`, `weight`, `margin` and `gap`, and who judged: `annotator`, one
-    person's name or number, or `votes`, {name: 1 for chosen, 0 for rejected}. In the second a pair
-    is [i, j], [i, j, label] or an object with those names; `gaps` may hold one number a pair.
+    person's name or number, or `votes`, {name: 1 for chosen, 0 for rejected}. Its prompt may be
+    part of the two sides (`shared_prompts`). In the second a pair is [i, j], [i, j, label] or an
+    object with those names; `gaps` may hold one number a pair.
     """
     if row.get("responses") is not None or row.get("pairs") is not None:
         return _group_of_many(row, source)
-    need_keys(
-        row,
-        ("prompt", "chosen", "rejected"),
-        "a comparison",
-        source,
-        "or 'prompt', 'responses' and 'pairs'",
-    )
-    prompt = text_value(row["prompt"], "prompt", source)
-    responses = tuple(text_value(row[key], key, source) for key in ("chosen", "rejected"))
-    if responses[0] == responses[1]:
-        raise UserError(
-            f"{source}: 'chosen' and 'rejected' are the same text: "
-            f"{show(responses[0])}; remove the row"
-        )
-    return ResponseGroup(prompt, responses, (_pair(0, 1, row, "", source),), source)
+    found = comparison_from_row(row, source)
+    pairs = (_pair(0, 1, row, "", source),)
+    return ResponseGroup(found.prompt, found.responses, pairs, source, found.messages)
 
 
 def _group_of_many(row: Mapping[str, Any], source: str) -> ResponseGroup:
@@ -256,24 +253,17 @@ def _votes(
     return tuple(votes)
 
 
-def _messages(value: Any, source: str) -> tuple[Message, ...]:
-    messages = []
-    for n, item in enumerate(list_value(value, "messages", source)):
-        name = f"messages[{n}]"
-        if not isinstance(item, Mapping) or not {"role", "content"} <= item.keys():
-            raise UserError(f"{source}: {name} needs 'role' and 'content', got {show(item)}")
-        role = item["role"]
-        if role not in ROLES:
-            raise UserError(
-                f"{source}: {name} has the role {show(role)}; known are {', '.join(ROLES)}"
-            )
-        if role == "system" and n > 0:
-            raise UserError(f"{source}: {name} is a system turn; only the first turn may be one")
-        allow_empty = role == "system"  # many data sets write "" for "no system prompt"
-        content = text_value(item["content"], f"{name} content", source, allow_empty=allow_empty)
-        if content:
-            messages.append(Message(role, content))
-    turns = [message for message in messages if message.role != "system"]
-    if not turns or turns[0].role != "user":
-        raise UserError(f"{source}: the first turn of 'messages' (after system) must be the user's")
-    return tuple(messages)
+Record = Demonstration | Conversation | Text | ResponseGroup | Prompt
+
+
+def sequences(record: Record) -> list[tuple[str, str]]:
+    """(prompt, response) of each sequence that a stage makes of a record; either may be empty."""
+    if isinstance(record, Demonstration):
+        return [(record.prompt, record.response)]
+    if isinstance(record, Conversation):
+        return [("", "\n".join(turn.content for turn in record.messages))]
+    if isinstance(record, ResponseGroup):
+        return [(record.prompt, response) for response in record.responses]
+    if isinstance(record, Prompt):
+        return [(record.text, "")]
+    return [("", record.text)]

@@ -3,16 +3,16 @@
 The one module that imports `datasets`. It does not know what the rows mean.
 """
 
-import math
-import random
+import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from training.arguments.parsing import UserError
 from training.arguments.paths import cache_dir, prepare_command
-from training.data.files import SUFFIXES, Row, read_file
+from training.data.files import SUFFIXES, Fail, Row, iter_file, raise_it
 
 EXAMPLE = "example:"
 
@@ -23,8 +23,33 @@ SPLIT_NAMES = {
     "test": ("test",),
 }
 
+Convert = Callable[[Iterable[Row], str], Iterator[Row]]  # of a part's rows and its name
+
 _SHARD = re.compile(r"-\d+-of-\d+$")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file, or one split of a Hub data set, to be read as often as needed."""
+
+    path: str  # what the user named
+    name: str  # what the sources of its rows start with
+    rows: Callable[[Fail], Iterator[Row]]
+    digest: Callable[[], str]  # of its content
+
+
+def parts_of(paths: Sequence[str], *, stage: str, split: str) -> list[Part]:
+    """What there is to read behind all paths, in order.
+
+    A path is a file, a folder with `<split>.jsonl` (or another format) in it, "example:NAME", or
+    the name of a Hub data set ("name" or "name:config"). A file is its own split: it is read
+    whole, whatever `split` says (see `has_split`).
+    """
+    if not paths:
+        raise UserError("--data_path names no data")
+    _check_not_twice(paths)
+    return [part for path in paths for part in _parts(path, stage, split)]
 
 
 def read_rows(
@@ -32,33 +57,16 @@ def read_rows(
     *,
     stage: str,
     split: str,
-    weights: Sequence[float] | None = None,
-    seed: int,
-    convert: Callable[[list[Row], str], list[Row]] | None = None,
-) -> list[Row]:
+    convert: Convert | None = None,
+    fail: Fail = raise_it,
+) -> Iterator[Row]:
     """All rows of all paths, in order, each with its "path:line".
 
-    A path is a file, a folder with `<split>.jsonl` (or another format) in it, "example:NAME", or
-    the name of a Hub data set ("name" or "name:config"). A file is its own split: it is read
-    whole, whatever `split` says (see `has_split`).
-
-    A weight is relative to the path's own size: 2 takes each row twice, 0.5 a seeded half of the
-    rows, 1.5 each row once and a half of them once more. At least one row of a path is taken.
-    `convert` makes other rows of a path's rows first.
+    `convert` makes other rows of a part's rows first.
     """
-    if not paths:
-        raise UserError("--data_path names no data")
-    if weights and len(weights) != len(paths):
-        raise UserError(
-            f"--data_weights needs one number for each of the {len(paths)} paths of --data_path, "
-            f"got {len(weights)}"
-        )
-    _check_not_twice(paths)
-    rows: list[Row] = []
-    for path, weight in zip(paths, weights or [1.0] * len(paths), strict=True):
-        found = _read_source(path, stage, split)
-        rows += _weighted(convert(found, path) if convert else found, weight, f"{seed}:{path}")
-    return rows
+    for part in parts_of(paths, stage=stage, split=split):
+        rows = part.rows(fail)
+        yield from convert(rows, part.name) if convert else rows
 
 
 def has_split(path: str, *, stage: str, split: str) -> bool:
@@ -72,17 +80,34 @@ def has_split(path: str, *, stage: str, split: str) -> bool:
     return any(name in _hub_splits(path) for name in SPLIT_NAMES[split])
 
 
-def _read_source(path: str, stage: str, split: str) -> list[Row]:
+def _parts(path: str, stage: str, split: str) -> list[Part]:
     if path.startswith(EXAMPLE):
-        return _example_rows(path, stage, split)
+        return [_file_part(path, _prepared_file(path, stage, split), stage)]
     local = Path(path).expanduser()
     if local.is_dir():
-        return _folder_rows(path, stage, split)
+        return [_file_part(path, str(file), stage) for file in _folder_files(path, stage, split)]
     if local.exists():
-        return read_file(path, stage=stage)
+        return [_file_part(path, path, stage)]
     if _looks_like_a_file(path):
         raise UserError(f"{path}: no such file or folder")
-    return _hub_rows(path, split)
+    return [_hub_part(path, split)]
+
+
+def _file_part(path: str, file: str, stage: str) -> Part:
+    def rows(fail: Fail) -> Iterator[Row]:
+        return iter_file(file, stage=stage, fail=fail)
+
+    def digest() -> str:
+        found = hashlib.sha256(Path(file).suffix.lower().encode())
+        try:
+            with Path(file).expanduser().open("rb") as content:
+                while block := content.read(2**20):
+                    found.update(block)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+        return found.hexdigest()
+
+    return Part(path, file, rows, digest)
 
 
 def _looks_like_a_file(path: str) -> bool:
@@ -108,14 +133,6 @@ def _check_not_twice(paths: Sequence[str]) -> None:
         seen.add(key)
 
 
-def _weighted(rows: list[Row], weight: float, seed: str) -> list[Row]:
-    if not (weight > 0 and math.isfinite(weight)):
-        raise UserError(f"--data_weights must be positive, got {weight}")
-    whole, part = divmod(max(round(weight * len(rows)), 1), len(rows))
-    extra = random.Random(seed).sample(range(len(rows)), part)
-    return rows * whole + [rows[i] for i in sorted(extra)]
-
-
 def _example_file(path: str, stage: str, split: str) -> Path:
     name = path.removeprefix(EXAMPLE)
     if not re.fullmatch(r"\w+", name):
@@ -123,10 +140,10 @@ def _example_file(path: str, stage: str, split: str) -> Path:
     return cache_dir() / name / f"{stage}.{split}.jsonl"
 
 
-def _example_rows(path: str, stage: str, split: str) -> list[Row]:
+def _prepared_file(path: str, stage: str, split: str) -> str:
     file = _example_file(path, stage, split)
     if file.is_file():
-        return read_file(str(file), stage=stage)
+        return str(file)
     command = prepare_command(file.parent.name)
     if any(file.parent.glob("*.jsonl")):
         raise UserError(f"{path} has no {file.name} in {file.parent}; see {command} --help")
@@ -151,14 +168,14 @@ def _split_files(folder: str, stage: str, split: str) -> list[Path]:
     return []
 
 
-def _folder_rows(folder: str, stage: str, split: str) -> list[Row]:
+def _folder_files(folder: str, stage: str, split: str) -> list[Path]:
     files = _split_files(folder, stage, split)
     if not files:
         raise UserError(
             f"{folder}: the folder has no {split}.jsonl (nor .json, .csv, .tsv, .parquet, .txt); "
             "name the file itself, or rename it"
         )
-    return [row for file in files for row in read_file(str(file), stage=stage)]
+    return files
 
 
 def _hub_error(name: str, error: Exception) -> UserError:
@@ -183,7 +200,7 @@ def _hub_splits(path: str) -> list[str]:
         raise _hub_error(path, error) from error
 
 
-def _hub_rows(path: str, split: str) -> list[Row]:
+def _hub_part(path: str, split: str) -> Part:
     import datasets
 
     splits = _hub_splits(path)
@@ -191,9 +208,15 @@ def _hub_rows(path: str, split: str) -> list[Row]:
     if name is None:
         raise UserError(f"{path}: the data set has no {split} split, only {', '.join(splits)}")
     try:
-        rows: list[dict[str, Any]] = datasets.load_dataset(*_hub_parts(path), split=name).to_list()
+        data: Any = datasets.load_dataset(*_hub_parts(path), split=name)
     except Exception as error:  # the Hub's client raises the errors of several libraries
         raise _hub_error(path, error) from error
-    if not rows:
-        raise UserError(f"{path}: the {name} split has no rows")
-    return [(row, f"{path}:{name} row {n}") for n, row in enumerate(rows, start=1)]
+
+    def rows(fail: Fail) -> Iterator[Row]:
+        if not len(data):
+            fail(UserError(f"{path}: the {name} split has no rows"))
+        for number, row in enumerate(data, start=1):  # from the library's files on disk
+            yield dict(row), f"{path}:{name} row {number}"
+
+    # The fingerprint that the library's own cache goes by.
+    return Part(path, f"{path}:{name}", rows, lambda: f"{data._fingerprint}")

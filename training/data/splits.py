@@ -1,40 +1,60 @@
-"""Splits records into a training and a held-out part without sharing a prompt between them."""
+"""Which rows are trained on, and which are held out: mixing by weight, splitting by prompt.
+
+Rows are named by their place; a row's key is the 64-bit digest of its prompt
+(`contamination.digest`), which two rows share when their prompts say the same.
+"""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import math
+import random
+
+import numpy as np
+from numpy.typing import NDArray
 
 from training.arguments.parsing import UserError
 
-R = TypeVar("R")
+Places = NDArray[np.int64]
+Keys = NDArray[np.uint64]
 
 
-def split_by_prompt(
-    records: Sequence[R], key: Callable[[R], str], *, eval_fraction: float, seed: int
-) -> tuple[list[R], list[R]]:
-    """(training, held-out): a prompt goes where the hash of (seed, prompt) sends it.
+def weighted(count: int, weight: float, seed: str) -> Places:
+    """The places of a data path of `count` rows, as often as its weight says.
+
+    2 takes each row twice, 0.5 a seeded half of the rows, 1.5 each row once and then half of them
+    again. At least one row is taken.
+    """
+    if not (weight > 0 and math.isfinite(weight)):
+        raise UserError(f"--data_weights must be positive, got {weight}")
+    whole, part = divmod(max(round(weight * count), 1), count)
+    extra = random.Random(seed).sample(range(count), part)
+    return np.concatenate([np.tile(np.arange(count), whole), np.array(sorted(extra), np.int64)])
+
+
+def held_out(keys: Keys, *, eval_fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Which rows are held out: a prompt goes where the hash of (seed, prompt) sends it.
 
     A prompt keeps its side when other rows are added. With two prompts or more neither side is
     empty, unless `eval_fraction` is 0: then nothing is held out.
     """
     if not 0 <= eval_fraction < 1:
         raise UserError(f"--eval_fraction must be at least 0 and below 1, got {eval_fraction}")
-    keys = [key(record) for record in records]
-    places = {prompt: _place(seed, prompt) for prompt in keys}
-    held_out = {prompt for prompt, place in places.items() if place < eval_fraction}
-    if eval_fraction > 0 and len(places) >= 2:
-        if not held_out:
-            held_out = {min(places, key=places.__getitem__)}
-        elif len(held_out) == len(places):
-            held_out.remove(max(places, key=places.__getitem__))
-    elif len(places) == 1:
-        held_out = set()  # one prompt cannot be on both sides, and training needs it
-    train = [record for record, prompt in zip(records, keys, strict=True) if prompt not in held_out]
-    held = [record for record, prompt in zip(records, keys, strict=True) if prompt in held_out]
-    return train, held
+    prompts, prompt_of_row = np.unique(keys, return_inverse=True)
+    if eval_fraction == 0 or len(prompts) < 2:  # one prompt cannot be on both sides
+        return np.zeros(len(keys), bool)
+    places = _places(prompts, seed)
+    chosen = places < eval_fraction
+    if not chosen.any():
+        chosen[places.argmin()] = True
+    elif chosen.all():
+        chosen[places.argmax()] = False
+    return np.asarray(chosen[prompt_of_row], bool)
 
 
-def _place(seed: int, prompt: str) -> float:
-    """A number in [0, 1) that is fixed by the seed and the prompt."""
-    digest = hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
-    return int.from_bytes(digest[:7], "big") / 2**56
+def _places(prompts: Keys, seed: int) -> NDArray[np.float64]:
+    """A number in [0, 1) for each key, fixed by the seed: splitmix64's finalizer of their sum."""
+    start = int.from_bytes(hashlib.sha256(f"{seed}".encode()).digest()[:8], "big")
+    mixed = prompts + np.uint64(start)  # all modulo 2**64
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53

@@ -28,6 +28,7 @@ from training.data.annotation.tasks import (
 from training.data.chat import load_chat_template
 from training.data.encode import EncodedPrompt, check_prompt_template, encode_prompts
 from training.data.files import write_text
+from training.data.outcomes import collected
 from training.data.records import Prompt, prompt_from_row
 from training.data.sources import read_rows
 from training.evaluation.predictions import Predictor
@@ -225,10 +226,10 @@ def _stamp(file: Path) -> tuple[int, int]:
 def _prompts(args: CollectArgs, tokenizer: Tokenizer) -> list[EncodedPrompt]:
     """Distinct prompts, in their order."""
     records: dict[str, Prompt] = {}
-    for row, source in read_rows(args.prompts, stage="ppo", split="train", seed=args.seed):
+    for row, source in read_rows(args.prompts, stage="ppo", split="train"):
         record = prompt_from_row(row, source, len(records))
         records.setdefault(record.text, record)
-    prompts, report = encode_prompts(
+    outcomes = encode_prompts(
         list(records.values()),
         tokenizer,
         max_prompt_length=args.max_prompt_length,
@@ -236,6 +237,7 @@ def _prompts(args: CollectArgs, tokenizer: Tokenizer) -> list[EncodedPrompt]:
         chat_template=load_chat_template(args.chat_template),
         overlong=args.overlong_prompts,
     )
+    prompts, report = collected(outcomes, f"--max_prompt_length {args.max_prompt_length}")
     logger.info("prompts: %s", report.summary())
     return prompts
 

@@ -8,7 +8,7 @@ from training.arguments.chat import ChatArgs
 from training.arguments.parsing import UserError
 from training.data.chat import chat_ids, load_chat_template, plain_ids
 from training.data.encode import check_prompt_template
-from training.data.records import Message
+from training.data.messages import Message
 from training.evaluation.sampling import (
     check_language_model,
     hybrid_engine,

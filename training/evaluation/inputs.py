@@ -4,11 +4,13 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from training.arguments.evaluate import EvaluateArgs
 from training.arguments.parsing import UserError
+from training.data.annotation.convert import rows_of_export
 from training.data.chat import load_chat_template
 from training.data.encode import (
     EncodedGroup,
@@ -17,6 +19,7 @@ from training.data.encode import (
     encode_groups,
     encode_prompts,
 )
+from training.data.outcomes import collected
 from training.data.records import (
     Prompt,
     demonstration_from_row,
@@ -152,19 +155,23 @@ def _checked_scorer(
 def _comparisons(args: EvaluateArgs, tokenizer: Tokenizer, config: Config) -> list[EncodedGroup]:
     if not args.comparisons_path:
         return []
-    rows = read_rows(args.comparisons_path, stage="reward", split=args.split, seed=args.seed)
-    groups, report = encode_groups(
+    convert = partial(rows_of_export, args=args)
+    rows = read_rows(args.comparisons_path, stage="reward", split=args.split, convert=convert)
+    room = position_limit(config) or UNLIMITED_LENGTH
+    outcomes = encode_groups(
         [group_from_row(row, source) for row, source in rows],
         tokenizer,
-        max_length=position_limit(config) or UNLIMITED_LENGTH,
+        max_length=room,
         prompt_template=check_prompt_template(args.prompt_template),
+        chat_template=load_chat_template(args.chat_template),
     )
+    groups, report = collected(outcomes, f"the {room} tokens of --reward_model_name_or_path")
     logger.info("comparisons: %s", report.summary())
     return groups
 
 
 def _prompts(args: EvaluateArgs) -> list[Prompt]:
-    rows = read_rows(args.data_path, stage="ppo", split=args.split, seed=args.seed)
+    rows = read_rows(args.data_path, stage="ppo", split=args.split)
     records = [prompt_from_row(row, source, index) for index, (row, source) in enumerate(rows)]
     count = min(args.max_prompts or len(records), len(records))
     return [records[index * len(records) // count] for index in range(count)]
@@ -173,7 +180,7 @@ def _prompts(args: EvaluateArgs) -> list[Prompt]:
 def _encoded(
     args: EvaluateArgs, records: Sequence[Prompt], tokenizer: Tokenizer, name: str
 ) -> list[EncodedPrompt]:
-    prompts, report = encode_prompts(
+    outcomes = encode_prompts(
         records,
         tokenizer,
         max_prompt_length=args.max_prompt_length,
@@ -181,6 +188,7 @@ def _encoded(
         chat_template=load_chat_template(args.chat_template),
         overlong=args.overlong_prompts,
     )
+    prompts, report = collected(outcomes, f"--max_prompt_length {args.max_prompt_length}")
     logger.info("prompts for %s: %s", name, report.summary())
     return prompts
 
@@ -189,7 +197,7 @@ def _human(args: EvaluateArgs, given: Mapping[str, str]) -> list[str]:
     """What people answered to these prompts, as judges would read it."""
     if not args.human_path:
         return []
-    rows = read_rows(args.human_path, stage="sft", split=args.split, seed=args.seed)
+    rows = read_rows(args.human_path, stage="sft", split=args.split)
     answers = [demonstration_from_row(row, source) for row, source in rows]
     texts = [given[answer.prompt] + answer.response for answer in answers if answer.prompt in given]
     if not texts:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from training.arguments.parsing import UserError
+from training.arguments.paths import is_local, not_there
 from training.models.tokenizers import Tokenizer
 from training.tensors import position_ids_from_mask
 
@@ -29,15 +30,16 @@ def load_config(path: str, *, flag: str, hint: str) -> Config:
     from transformers import AutoConfig
 
     folder = Path(path).expanduser()
-    is_local = folder.exists() or path.startswith(("/", ".", "~", "output")) or path.count("/") > 1
-    if is_local and not (folder / "config.json").is_file():
-        raise UserError(f"{flag}: no model in {path}; {hint}")
+    if is_local(path) and not (folder / "config.json").is_file():
+        nothing = path if folder.exists() else not_there(path)
+        raise UserError(f"{flag}: no model in {nothing}; {hint}")
     try:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
+        if not folder.exists():
+            raise UserError(f"{flag}: no model in {not_there(path)}; {hint}") from error
         first_line = str(error).strip().splitlines()[0]
-        where = path if folder.exists() else f"{path} (no such folder here)"
-        raise UserError(f"{flag}: {where} has no readable model config: {first_line}") from error
+        raise UserError(f"{flag}: {path} has no readable model config: {first_line}") from error
 
 
 def config_from_json(path: str, tokenizer: Tokenizer, *, flag: str) -> Config:

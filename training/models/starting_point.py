@@ -80,7 +80,7 @@ def _config_file(args: SFTArgs) -> str:
 def _config(args: SFTArgs, tokenizer: Tokenizer) -> Config:
     base = base_model(args)
     if base:
-        hint = "give a folder with config.json and safetensors, or a Hub name"
+        hint = "give a folder with config.json and safetensors, or a name such as gpt2"
         config = load_config(base, flag="--model_name_or_path", hint=hint)
         refuse_scalar_model(base, flag="--model_name_or_path", hint=hint)
     else:

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from training.arguments.parsing import UserError
+from training.arguments.paths import is_local, not_there
 from training.models.sentencepieces import load_model
 
 PAD_TOKEN = "<|pad|>"
+GIVE_ONE = "give a folder of a model with its tokenizer, or a name such as gpt2"
 
 # transformers' fast tokenizers share no public base class that its type stubs describe.
 Tokenizer = Any
@@ -20,13 +22,20 @@ def load_tokenizer(path: str, *, flag: str) -> Tokenizer:
     """
     from transformers import AutoTokenizer
 
+    is_here = Path(path).expanduser().exists()
+    nothing_there = f"{flag}: no tokenizer in {not_there(path)}; {GIVE_ONE}"
     if path.endswith(".model") and not Path(path).expanduser().is_dir():
         return load_model(path, flag=flag)
+    if is_local(path) and not is_here:
+        raise UserError(nothing_there)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
-        where = path if Path(path).expanduser().exists() else f"{path} (no such folder here)"
-        raise UserError(f"{flag}: no tokenizer can be loaded from {where}: {error}") from error
+        if not is_here:
+            raise UserError(nothing_there) from error
+        raise UserError(f"{flag}: no tokenizer can be loaded from {path}: {error}") from error
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):  # made of a config.json alone
+        raise UserError(f"{flag}: no tokenizer in {path}; {GIVE_ONE}")
     if tokenizer.eos_token_id is None:
         raise UserError(f"{flag}: the tokenizer of {path} has no EOS token; set eos_token in it")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:

@@ -3,14 +3,18 @@
 Ranks must call the model equally often under ZeRO, so one that has nothing left still takes part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from training.data.packing import Rows
 from training.tensors import block_attention_mask, right_pad
+
+T = TypeVar("T")
+BySample: TypeAlias = Mapping[int, T] | Sequence[T]
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,13 @@ def collate_responses(
 
 def collate_texts(
     rows: Rows,
-    texts: Sequence[Sequence[int]],
-    targets: Sequence[Sequence[bool]],
+    texts: BySample[Sequence[int]],
+    targets: BySample[Sequence[bool]],
     *,
     pad_id: int,
     device: torch.device,
 ) -> TokenBatch:
-    """Rows of whole texts, which do not see each other; `targets` as in `collate`."""
+    """Rows of whole texts (by sample), which do not see each other; `targets` as in `collate`."""
     tokens = [[token for doc in row for token in texts[doc.sample]] for row in rows]
     marks = [[mark for doc in row for mark in targets[doc.sample]] for row in rows]
     batch = collate(tokens, marks, pad_id=pad_id, device=device)
@@ -80,8 +84,8 @@ def collate_texts(
 
 def collate_groups(
     rows: Rows,
-    prompts: Sequence[Sequence[int]],
-    responses: Sequence[Sequence[Sequence[int]]],
+    prompts: BySample[Sequence[int]],
+    responses: BySample[Sequence[Sequence[int]]],
     *,
     pad_id: int,
     device: torch.device,

@@ -54,7 +54,7 @@ def fit(
         log.samples(schedule.step, sample())
 
 
-def epochs(make: Callable[[int], list[Batch]]) -> Iterator[tuple[Batch, bool]]:
+def epochs(make: Callable[[int], Sequence[Batch]]) -> Iterator[tuple[Batch, bool]]:
     """Batches of epoch 0, 1, 2, ... for ever, each with whether it is its epoch's last."""
     for epoch in itertools.count():
         batches = make(epoch)

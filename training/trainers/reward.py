@@ -1,7 +1,7 @@
 """One step of stage 2: the pairwise loss over the comparisons of a batch of prompts."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from training.arguments.reward import RewardArgs
-from training.data.batches import epoch_batches
+from training.data.batches import Batches, epoch_batches
 from training.data.encode import EncodedGroup
-from training.data.groups import longest, regroup
+from training.data.groups import regroup
 from training.data.packing import MicroBatch, Sample, plan_packed_step
 from training.objectives.reward import comparison_loss, pair_accuracy
 from training.runtime.distributed import World
@@ -41,24 +41,24 @@ class RewardTrainer:
         self._rules = row_rules(args, backbone, longest_row=args.micro_batch_tokens)
         self.scores: list[list[float]] = []  # by group, of the latest evaluation
 
-    def batches(self, epoch: int) -> list[list[EncodedGroup]]:
+    def batches(self, epoch: int) -> Batches[EncodedGroup]:
         """The epoch's batches of groups, large groups dealt anew; the same on every rank."""
         args = self._args
         parts = regroup(self._groups, size=args.responses_per_group, seed=args.seed, epoch=epoch)
-        lengths = [longest(group) for group in parts]
-        batches = epoch_batches(lengths, args.batch_size, seed=args.seed, epoch=epoch)
-        return [[parts[index] for index in batch] for batch in batches]
+        plan = epoch_batches(parts.lengths, args.batch_size, seed=args.seed, epoch=epoch)
+        return Batches(parts, plan)
 
     def step(self, groups: Sequence[EncodedGroup], lr_scale: float) -> dict[str, float]:
         """One optimizer step on these groups (the same list on every rank)."""
         started = time.monotonic()
         self._engine.module.train()
         weight_sum = sum(self._pair_weights(group).sum().item() for group in groups)
-        plan = self._plan(groups)
+        plan = self._plan([_sample(group) for group in groups])
+        by_place = dict(enumerate(groups))
         totals = torch.zeros(3, dtype=torch.float64, device=self._world.device)
         for index, micro_batch in enumerate(plan):
             chosen = [groups[place] for place in micro_batch.samples]
-            loss, counts = self._loss(chosen, self._scores(micro_batch, groups), weight_sum)
+            loss, counts = self._loss(chosen, self._scores(micro_batch, by_place), weight_sum)
             totals += torch.stack([loss.detach().double(), *counts])
             self._engine.backward(loss, last=index == len(plan) - 1)
         grad_norm = self._engine.step(lr_scale)
@@ -96,26 +96,26 @@ class RewardTrainer:
     def score(self, groups: Sequence[EncodedGroup]) -> list[list[float]]:
         """Scores of each group's responses, on every rank; all ranks call this."""
         self._engine.module.eval()
-        parts, places = _parts(groups, self._args.responses_per_group)
+        places, samples = _parts(groups, self._args.responses_per_group)
         own: dict[tuple[int, int], float] = {}
-        for micro_batch in self._plan(parts):
+        for micro_batch in self._plan(samples):
+            parts = {part: _part(groups, places[part]) for part in micro_batch.samples}
             scores = iter(self._scores(micro_batch, parts).tolist())
             for part in micro_batch.samples:
                 own.update((place, next(scores)) for place in places[part])
         merged = {place: score for part in self._world.gather(own) for place, score in part.items()}
         return [[merged[n, k] for k in range(len(g.response_ids))] for n, g in enumerate(groups)]
 
-    def _plan(self, groups: Sequence[EncodedGroup]) -> list[MicroBatch]:
-        samples = [Sample(len(g.prompt_ids), tuple(map(len, g.response_ids))) for g in groups]
+    def _plan(self, samples: Sequence[Sample]) -> list[MicroBatch]:
         rank, size = self._world.rank, self._world.size
-        return plan_packed_step(range(len(groups)), samples, self._rules, rank=rank, size=size)
+        return plan_packed_step(range(len(samples)), samples, self._rules, rank=rank, size=size)
 
-    def _scores(self, micro_batch: MicroBatch, groups: Sequence[EncodedGroup]) -> Tensor:
+    def _scores(self, micro_batch: MicroBatch, groups: Mapping[int, EncodedGroup]) -> Tensor:
         """Scores [N] of the responses of the micro-batch's groups; [1] where it has none."""
         batch, ends = collate_groups(
             micro_batch.rows,
-            [group.prompt_ids for group in groups],
-            [group.response_ids for group in groups],
+            {sample: group.prompt_ids for sample, group in groups.items()},
+            {sample: group.response_ids for sample, group in groups.items()},
             pad_id=self._pad_id,
             device=self._world.device,
         )
@@ -177,14 +177,24 @@ def _offsets(groups: Sequence[EncodedGroup]) -> list[int]:
     return starts
 
 
+def _sample(group: EncodedGroup) -> Sample:
+    return Sample(len(group.prompt_ids), tuple(map(len, group.response_ids)))
+
+
 def _parts(
     groups: Sequence[EncodedGroup], size: int
-) -> tuple[list[EncodedGroup], list[list[tuple[int, int]]]]:
-    """The groups in parts of at most `size` responses; which (group, response) each part holds."""
-    parts, places = [], []
+) -> tuple[list[list[tuple[int, int]]], list[Sample]]:
+    """The groups in parts of at most `size` responses: which (group, response) each part holds."""
+    places, samples = [], []
     for number, group in enumerate(groups):
-        for start in range(0, len(group.response_ids), size):
-            held = group.response_ids[start : start + size]
-            parts.append(replace(group, response_ids=held, pairs=()))
+        whole = _sample(group)
+        for start in range(0, len(whole.responses), size):
+            held = whole.responses[start : start + size]
             places.append([(number, start + k) for k in range(len(held))])
-    return parts, places
+            samples.append(replace(whole, responses=held))
+    return places, samples
+
+
+def _part(groups: Sequence[EncodedGroup], places: Sequence[tuple[int, int]]) -> EncodedGroup:
+    group = groups[places[0][0]]
+    return replace(group, response_ids=[group.response_ids[k] for _, k in places], pairs=())

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from training.arguments.parsing import UserError
 from training.arguments.sft import SFTArgs
 from training.data.batches import epoch_batches
+from training.data.blocks import text_lengths
 from training.data.encode import EncodedText
 from training.data.packing import Rows, Sample, plan_packed_step
 from training.data.prepare import plain_texts
@@ -41,7 +42,7 @@ class SFTTrainer:
         self._world = world
         self._engine = engine
         self._examples = examples
-        self.lengths = [len(example.input_ids) for example in examples]
+        self.lengths = text_lengths(examples)
         self._rules = row_rules(args, engine.module.lm, longest_row=args.max_length)
 
     def batches(self, epoch: int) -> list[list[int]]:
@@ -88,16 +89,17 @@ class SFTTrainer:
         return {"loss/eval": loss, "perplexity/eval": perplexity(loss)}
 
     def _plan(self, examples: Sequence[EncodedText]) -> list[Rows]:
-        samples = [Sample(0, (len(example.input_ids),)) for example in examples]
+        samples = [Sample(0, (length,)) for length in text_lengths(examples)]
         rank, size = self._world.rank, self._world.size
         plan = plan_packed_step(range(len(examples)), samples, self._rules, rank=rank, size=size)
         return [micro_batch.rows for micro_batch in plan]
 
     def _summed_loss(self, rows: Rows, examples: Sequence[EncodedText]) -> Tensor:
+        held = {doc.sample: examples[doc.sample] for row in rows for doc in row}
         batch = collate_texts(
             rows,
-            [example.input_ids for example in examples],
-            [example.loss_mask for example in examples],
+            {sample: example.input_ids for sample, example in held.items()},
+            {sample: example.loss_mask for sample, example in held.items()},
             pad_id=self._engine.module.pad_id,
             device=self._world.device,
         )
@@ -115,7 +117,8 @@ def stage1_tokenizer(args: SFTArgs, world: World) -> Tokenizer:
     model, mistake = b"", ""
     if world.is_main:
         try:
-            model = train_model(plain_texts(args), vocab_size=args.vocab_size)
+            # A list, so that a bad row is named here, not within the library, which holds all text.
+            model = train_model(list(plain_texts(args)), vocab_size=args.vocab_size)
         except UserError as error:
             mistake = str(error)
     model, mistake = world.gather((model, mistake))[0]

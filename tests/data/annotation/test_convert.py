@@ -452,7 +452,7 @@ def test_tasks_that_nobody_has_labelled_are_recognised(tmp_path):
     with pytest.raises(UserError, match="tasks without annotations: import them"):
         read_export(path)
     with pytest.raises(UserError, match="tasks without annotations: import them"):
-        rows_of_export(read_file(path, stage="reward"), path, ARGS)
+        list(rows_of_export(read_file(path, stage="reward"), path, ARGS))
 
 
 def test_no_file_is_written_over_another(tmp_path):

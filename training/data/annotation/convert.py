@@ -1,7 +1,8 @@
 """A Label Studio export as rows of stage 2, with its account."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from training.arguments.annotation import VoteArgs
 from training.arguments.parsing import UserError
@@ -15,16 +16,26 @@ from training.data.files import Row
 logger = logging.getLogger(__name__)
 
 
-def rows_of_export(rows: list[Row], path: str, args: VoteArgs) -> list[Row]:
-    """The comparisons that an export stands for, its account logged; other rows as they are."""
-    if is_unlabelled(rows[0][0]):
+def rows_of_export(
+    rows: Iterable[Row], path: str, args: VoteArgs, *, told: bool = False
+) -> Iterator[Row]:
+    """The comparisons that an export stands for; other rows as they are.
+
+    Its account is logged unless it was `told` before.
+    """
+    rows = iter(rows)
+    first = next(rows, None)
+    if first is None:
+        return
+    if is_unlabelled(first[0]):
         raise UserError(UNLABELLED.format(path))
-    if not is_export(rows[0][0]):
-        return rows
-    converted, report = convert(tasks_of(rows, path), path, args)
-    for line in in_words(report, report["pairs"]):
+    if not is_export(first[0]):
+        yield from chain([first], rows)
+        return
+    converted, report = convert(tasks_of([first, *rows], path), path, args)
+    for line in () if told else in_words(report, report["pairs"]):
         logger.info("%s: %s", path, line)
-    return converted
+    yield from converted
 
 
 def convert(tasks: Sequence[Task], path: str, args: VoteArgs) -> tuple[list[Row], Report]:

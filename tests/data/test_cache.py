@@ -1,0 +1,163 @@
+"""The cache of encoded data: whole files or none, whatever happens to them."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pytest
+
+from training.arguments.parsing import UserError
+from training.arguments.paths import REPOSITORY
+from training.data import cache
+from training.data.cache import cached
+
+KEY = {"content": "abc", "max_length": 8}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLASSIC_RLHF_CACHE", str(tmp_path))
+    return tmp_path / "encoded"
+
+
+class Writer:
+    """Writes some bytes and counts how often."""
+
+    def __init__(self, content: bytes = b"x" * 1000) -> None:
+        self.content = content
+        self.calls = 0
+
+    def __call__(self, sink) -> None:
+        self.calls += 1
+        sink.write(self.content)
+
+
+def files(place):
+    return sorted(file for file in place.iterdir() if file.suffix != ".lock")
+
+
+def test_what_is_cached_is_written_once_and_read_from_then_on(place):
+    writer = Writer()
+    assert cached(KEY, "data", writer).to_pybytes() == writer.content
+    assert cached(dict(reversed(KEY.items())), "data", writer).to_pybytes() == writer.content
+    assert writer.calls == 1
+    assert [file.suffix for file in files(place)] == [".arrow"]
+
+
+def test_another_key_is_another_entry(place):
+    first, second = Writer(b"first"), Writer(b"second")
+    cached(KEY, "data", first)
+    assert cached({**KEY, "max_length": 9}, "data", second).to_pybytes() == b"second"
+    assert cached(KEY, "data", first).to_pybytes() == b"first"
+    assert len(files(place)) == 2
+
+
+def truncate(content: bytes) -> bytes:
+    return content[:-1]
+
+
+def flip(content: bytes) -> bytes:
+    return content[:500] + bytes([content[500] ^ 1]) + content[501:]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncate, flip, lambda c: c[: len(c) // 2], lambda c: b"", lambda c: c + b"\n",
+     lambda c: b"\0" * len(c)],
+)  # fmt: skip
+def test_a_damaged_file_is_written_anew(place, damage, caplog):
+    writer = Writer()
+    cached(KEY, "data", writer)
+    (file,) = files(place)
+    file.write_bytes(damage(file.read_bytes()))
+    assert cached(KEY, "data", writer).to_pybytes() == writer.content
+    assert writer.calls == 2
+    assert "is damaged" in caplog.text
+    assert cached(KEY, "data", writer).to_pybytes() == writer.content
+    assert writer.calls == 2
+
+
+def test_a_mistake_while_writing_leaves_nothing(place):
+    def fail(sink):
+        sink.write(b"half")
+        raise UserError("data.jsonl:3: bad")
+
+    with pytest.raises(UserError, match=r"data.jsonl:3"):
+        cached(KEY, "data", fail)
+    assert files(place) == []
+
+
+def test_without_a_folder_it_is_made_in_memory(place, caplog):
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("a file is in the way")
+    assert cached(KEY, "data", Writer()).to_pybytes() == b"x" * 1000
+    assert "no cache in" in caplog.text
+
+
+def test_a_full_disk_is_no_end_either(monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache, "_write", full)
+    assert cached(KEY, "data", Writer()).to_pybytes() == b"x" * 1000
+    assert "No space left" in caplog.text
+
+
+RACER = """
+import sys, time
+from training.data.cache import cached
+
+def write(sink):
+    with open(sys.argv[1], "a") as file:
+        file.write("written\\n")
+    time.sleep(0.5)
+    sink.write(b"content")
+
+assert cached({"content": "abc"}, "data", write).to_pybytes() == b"content"
+"""
+
+
+def test_of_several_processes_one_writes(tmp_path):
+    log = tmp_path / "log"
+    racers = [
+        subprocess.Popen([sys.executable, "-c", RACER, str(log)], cwd=REPOSITORY) for _ in range(3)
+    ]
+    assert [racer.wait() for racer in racers] == [0] * 3
+    assert log.read_text() == "written\n"
+
+
+def test_what_was_not_used_for_a_week_goes_oldest_first_when_there_is_too_much(place, monkeypatch):
+    for number in range(4):
+        cached({"n": number}, "data", Writer(bytes([number]) * 1000))
+    by_number = {file.read_bytes()[0]: file for file in files(place)}
+    now = time.time()
+    for number, days in enumerate((30, 20, 10, 1)):
+        os.utime(by_number[number], (now - days * 86400,) * 2)
+    left = place / "of-a-killed-run.partial"
+    left.write_bytes(b"half")
+    os.utime(left, (now - 8 * 86400,) * 2)
+    cache.clean_up(keep=by_number[3])
+    assert files(place) == sorted(by_number.values())  # and the killed run's file is gone
+    monkeypatch.setattr(cache, "MOST_BYTES", 3 * (1000 + cache.SEAL_BYTES))
+    cache.clean_up(keep=by_number[3])
+    assert files(place) == sorted(by_number[number] for number in (1, 2, 3))
+    monkeypatch.setattr(cache, "MOST_BYTES", 0)
+    cache.clean_up(keep=by_number[2])
+    assert files(place) == sorted(by_number[number] for number in (2, 3))
+
+
+def test_use_counts_as_use(place):
+    cached(KEY, "data", Writer())
+    (file,) = files(place)
+    os.utime(file, (0, 0))
+    cached(KEY, "data", Writer())
+    assert time.time() - file.stat().st_mtime < 60
+
+
+def test_the_file_is_mapped_not_read():
+    before = pa.total_allocated_bytes()
+    found = cached(KEY, "data", Writer(b"y" * 10_000_000))
+    assert pa.total_allocated_bytes() - before < 1_000_000
+    assert found.size == 10_000_000

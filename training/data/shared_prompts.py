@@ -1,0 +1,108 @@
+r"""Comparisons that give no prompt of their own: it is what both sides begin with.
+
+As text, in the manner of Anthropic's HH data ("\n\nHuman: ...\n\nAssistant: ..."), or as lists of
+messages, with which a `prompt` may stand that is a list of messages itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from training.arguments.parsing import UserError
+from training.data.checks import need_keys, show, text_value
+from training.data.messages import Message, as_lines, messages_value
+
+ANSWER = "\n\nAssistant:"
+SIDES = ("chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prompt and its two responses, chosen and rejected."""
+
+    prompt: str  # for a conversation: its turns as plain lines
+    responses: tuple[str, str]
+    messages: tuple[Message, ...] = ()  # the prompt's, empty unless it is a conversation
+
+
+def comparison_from_row(row: Mapping[str, Any], source: str) -> Comparison:
+    """{"chosen", "rejected"} with or without a `prompt`, of text or of messages."""
+    if any(side not in row for side in SIDES):
+        other = "or 'prompt', 'responses' and 'pairs'"
+        need_keys(row, ("prompt", *SIDES), "a comparison", source, other)
+    sides = [row[side] for side in SIDES]
+    if isinstance(row.get("prompt"), list | tuple) or any(isinstance(s, list) for s in sides):
+        comparison = _of_messages(row, source)
+    elif row.get("prompt") is None:
+        comparison = _of_dialogues(row, source)
+    else:
+        prompt = text_value(row["prompt"], "prompt", source)
+        chosen, rejected = (text_value(row[side], side, source) for side in SIDES)
+        comparison = Comparison(prompt, (chosen, rejected))
+    if comparison.responses[0] == comparison.responses[1]:
+        raise UserError(
+            f"{source}: 'chosen' and 'rejected' are the same text: "
+            f"{show(comparison.responses[0])}; remove the row"
+        )
+    return comparison
+
+
+def _of_dialogues(row: Mapping[str, Any], source: str) -> Comparison:
+    """Split behind the last "Assistant:" that both sides share."""
+    sides = [row[side] for side in SIDES]
+    if not any(isinstance(side, str) and ANSWER in side for side in sides):
+        other = f"or sides that begin with the same dialogue, up to {ANSWER!r}"
+        given = {key: value for key, value in row.items() if key != "prompt"}
+        need_keys(given, ("prompt", *SIDES), "a comparison", source, other)
+    chosen, rejected = (text_value(row[side], side, source) for side in SIDES)
+    if chosen == rejected:
+        return Comparison("", (chosen, rejected))
+    differ = (n for n, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
+    end = chosen[: next(differ, min(len(chosen), len(rejected)))].rfind(ANSWER)
+    if end <= 0:
+        raise UserError(
+            f"{source}: 'chosen' and 'rejected' do not share a prompt: they must begin with the "
+            f"same text up to {ANSWER!r}, got {show(chosen)} and {show(rejected)}"
+        )
+    end += len(ANSWER)
+    first, second = (
+        text_value(text[end:], f"{side} after the prompt", source)
+        for side, text in zip(SIDES, (chosen, rejected), strict=True)
+    )
+    return Comparison(text_value(chosen[:end], "prompt", source), (first, second))
+
+
+def _of_messages(row: Mapping[str, Any], source: str) -> Comparison:
+    """The turns that both sides begin with, and the one assistant turn that each ends with."""
+    given = row.get("prompt")
+    chosen, rejected = (
+        messages_value(_whole(given, row[side], side, source), side, source) for side in SIDES
+    )
+    if chosen == rejected:
+        return Comparison("", (chosen[-1].content, rejected[-1].content))
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+        shared += 1
+    for side, messages in zip(SIDES, (chosen, rejected), strict=True):
+        roles = [message.role for message in messages[shared:]]
+        if roles != ["assistant"] or messages[shared - 1].role != "user" or not shared:
+            raise UserError(
+                f"{source}: 'chosen' and 'rejected' must be the same messages but for one "
+                f"assistant turn at the end; after {shared} shared messages '{side}' has "
+                f"{', '.join(roles) or 'nothing'}"
+            )
+    prompt = chosen[:shared]
+    return Comparison(as_lines(prompt), (chosen[-1].content, rejected[-1].content), prompt)
+
+
+def _whole(prompt: Any, side: Any, name: str, source: str) -> Any:
+    """All messages of a side: its own, after those of the prompt unless it repeats them."""
+    if isinstance(side, str):
+        side = [{"role": "assistant", "content": text_value(side, name, source)}]
+    if not isinstance(side, list | tuple) or not side:
+        return side  # `messages_value` says what is wrong with it
+    if isinstance(prompt, str):  # the user's first words, mostly repeated in the sides
+        starts = isinstance(side[0], Mapping) and side[0].get("role") == "assistant"
+        return [{"role": "user", "content": prompt}, *side] if starts else side
+    before = list(prompt) if isinstance(prompt, list | tuple) else []
+    return side if list(side[: len(before)]) == before else [*before, *side]
