@@ -55,9 +55,7 @@ def with_names(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 EXPECTED = [
     row(1, chosen=0, label=1.0, votes={"ann": 1.0, "ben": 1.0}),  # both left
     row(2, chosen=0, label=0.5, votes={"ann": 1.0, "ben": 0.0}),  # left and right
-    row(
-        3, chosen=1, label=1.0, votes={"ann": 1.0, "ben": 1.0}
-    ),  # right, one changed
+    row(3, chosen=1, label=1.0, votes={"ann": 1.0, "ben": 1.0}),  # right, one changed
     row(4, chosen=0, label=1.0, votes={"ben": 1.0}),  # skipped; left
     row(5, chosen=1, label=1.0, votes={"ben": 1.0}),  # submitted with nothing chosen; right
 ]  # and nobody answers question 6

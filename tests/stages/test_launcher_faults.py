@@ -103,6 +103,26 @@ def test_killing_run_sh_itself_leaves_no_rank(endless, ranks):
         assert program.all_gone_within(GONE_SECONDS), program.family()
 
 
+def test_killing_run_sh_while_its_rank_starts_leaves_no_rank(material, user_env, tmp_path):
+    env = user_env | {"NUM_GPUS": "1"}
+    flags = ["--model_name_or_path", material.base, "--output_dir", tmp_path / "out"]
+    command = ["bash", RUN, *flags, "--max_steps", "1000000"]
+    with started(command, tmp_path, env) as program:
+        assert wait_until(lambda: len(ranks_of(program)) == 1, LAUNCH_SECONDS)
+        os.kill(program.process.pid, signal.SIGKILL)  # the rank imports torch for seconds
+        assert program.all_gone_within(60), program.family()
+
+
+def test_one_rank_does_not_look_for_what_an_older_job_left_in_the_environment(
+    material, user_env, tmp_path
+):
+    left = {"MASTER_ADDR": "192.0.2.1", "CROSS_RANK": "0", "WORLD_SIZE": "4", "RANK": "3"}
+    flags = ["--model_name_or_path", material.base, "--output_dir", tmp_path / "out"]
+    command = ["bash", RUN, *flags, "--max_steps", "1"]
+    with started(command, tmp_path, user_env | {"NUM_GPUS": "1", **left}) as program:
+        assert program.wait() == 0, program.errors.read_text()
+
+
 def test_ending_a_bare_deepspeed_leaves_no_rank(endless):
     bare = ["deepspeed", "--num_gpus", "2", "--master_port", str(free_port()), MAIN]
     with endless(*bare, ranks=2) as program:
