@@ -38,6 +38,11 @@ def ben(server) -> Person:
     return signed_up(server, "ben@example.org")
 
 
+@pytest.fixture(scope="session")
+def cleo(server) -> Person:
+    return signed_up(server, "cleo@example.org")
+
+
 @pytest.fixture
 def command(server, monkeypatch, capsys) -> Command:
     """Runs the program in this process; what it printed."""

@@ -1,4 +1,4 @@
-"""Tasks to a real Label Studio, annotations by two people, and their votes back."""
+"""Tasks to a real Label Studio, annotations by three people, and their votes back."""
 
 import json
 import os
@@ -42,33 +42,37 @@ def row(number: int, *, chosen: int, label: float, votes: dict[str, float]) -> d
 
 
 def with_names(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with names for the server's numbers of the two people, in which ann came first."""
+    """The rows with names for the server's numbers of the people, who came in this order."""
     pairs = [pair for row in rows for pair in row["pairs"]]
     numbers = sorted({int(number) for pair in pairs for number in pair["votes"]})
-    names = {str(number): name for number, name in zip(numbers, ("ann", "ben"), strict=True)}
+    names = {
+        str(number): name for number, name in zip(numbers, ("ann", "ben", "cleo"), strict=True)
+    }
     for pair in pairs:
         pair["votes"] = {names[number]: share for number, share in pair["votes"].items()}
     return rows
 
 
-# What the two people do below, question by question.
+# What the three people do below, question by question.
 EXPECTED = [
-    row(1, chosen=0, label=1.0, votes={"ann": 1.0, "ben": 1.0}),  # both left
-    row(2, chosen=0, label=0.5, votes={"ann": 1.0, "ben": 0.0}),  # left and right
-    row(3, chosen=1, label=1.0, votes={"ann": 1.0, "ben": 1.0}),  # right, one changed
-    row(4, chosen=0, label=1.0, votes={"ben": 1.0}),  # skipped; left
-    row(5, chosen=1, label=1.0, votes={"ben": 1.0}),  # submitted with nothing chosen; right
+    row(1, chosen=0, label=1.0, votes={"ann": 1.0, "ben": 1.0, "cleo": 1.0}),  # all left
+    row(2, chosen=0, label=0.5, votes={"ann": 1.0, "ben": 0.0}),  # left; right; skipped
+    row(
+        3, chosen=1, label=0.666667, votes={"ann": 1.0, "ben": 1.0, "cleo": 0.0}
+    ),  # ann changed hers
+    row(4, chosen=0, label=1.0, votes={"ben": 1.0, "cleo": 1.0}),  # skipped; left; left
+    row(5, chosen=1, label=1.0, votes={"ben": 1.0, "cleo": 1.0}),  # nothing chosen; right; right
 ]  # and nobody answers question 6
 
 
 @pytest.fixture(scope="module")
-def labelled(server, ann, ben, tmp_path_factory) -> str:
+def labelled(server, ann, ben, cleo, tmp_path_factory) -> str:
     """The title of a project of six pairs with those annotations; the first test pushes them."""
     folder = tmp_path_factory.mktemp("pairs")
     file = write_tasks(folder, [pair(number) for number in range(1, 7)])
     words = ["push", str(file), "--label_studio_url", server.url, "--project", "six pairs"]
     done = subprocess.run(
-        [sys.executable, "-m", "training.data.annotation", *words, "--annotations_per_task", "2"],
+        [sys.executable, "-m", "training.data.annotation", *words, "--annotations_per_task", "3"],
         env={**os.environ, TOKEN: server.token, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -86,20 +90,23 @@ def labelled(server, ann, ben, tmp_path_factory) -> str:
     ann.change(submitted, chosen("right"))
     ann.submit(four, [], skip=True)
     ann.submit(five, [])
-    # What one has answered is still the other's, since two are to see it; begun tasks come first.
+    # What one has answered is still the other's, since three are to see it; begun tasks come first.
     assert ben.ask("GET", f"projects/{project}/next")["id"] in (one, two, three, four, five)
     for task, side in ((one, "left"), (two, "right"), (three, "right"), (four, "left")):
         ben.submit(task, chosen(side))
     ben.submit(five, chosen("right"))
+    for task, side in ((one, "left"), (three, "left"), (four, "left"), (five, "right")):
+        cleo.submit(task, chosen(side))
+    cleo.submit(two, [], skip=True)
     return "six pairs"
 
 
 @pytest.mark.parametrize(
     ("form", "annotations", "dropped"),
     [
-        ("JSON", 10, {"nothing chosen": 1, "skipped": 1}),
-        ("JSON_MIN", 9, {"nothing chosen": 1}),  # these two lose what was skipped
-        ("CSV", 9, {"nothing chosen": 1}),
+        ("JSON", 15, {"nothing chosen": 1, "skipped": 2}),
+        ("JSON_MIN", 13, {"nothing chosen": 1}),  # these two lose what was skipped
+        ("CSV", 13, {"nothing chosen": 1}),
     ],
 )
 def test_the_votes_come_back_in_each_format(
@@ -116,11 +123,11 @@ def test_the_votes_come_back_in_each_format(
     assert with_names(rows) == EXPECTED
     account = json.loads(report.read_text("utf-8"))
     assert account["annotations"] == annotations
-    assert account["used"] == 8
+    assert account["used"] == 12
     assert account["dropped"] == dropped
     assert account["tasks_without_annotation"] == 1
-    # Both voted on questions 1, 2 and 3, and agreed on two of them.
-    assert account["agreement"]["comparisons"] == 3
+    # Questions 1 to 5 have several votes: agreed 3 of 3, 0 of 1, 1 of 3, 1 of 1 and 1 of 1.
+    assert account["agreement"]["comparisons"] == 5
     assert account["agreement"]["percent"] == pytest.approx(2 / 3, abs=1e-4)
     assert server.token not in export.read_text("utf-8")
 
@@ -139,7 +146,7 @@ def test_stage_2_learns_from_what_was_pulled(labelled, server, command, tmp_path
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "10 annotations by 2 annotators: 8 used, 2 dropped; 5 comparisons" in (
+    assert "15 annotations by 3 annotators: 12 used, 3 dropped; 5 comparisons" in (
         done.stdout + done.stderr
     )
     metrics = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
@@ -184,7 +191,7 @@ def test_a_personal_access_token_does_as_well(server, command, labelled, tmp_pat
     url = ("--label_studio_url", server.url)
     words = ("pull", *url, "--project", labelled, "--output", tmp_path / "export.json")
     (line,) = command(*words, token=made["token"])
-    assert ": 6 tasks, 10 annotations" in line
+    assert ": 6 tasks, 15 annotations" in line
 
 
 @pytest.mark.parametrize("token", ["f" * 40, "e30.e30.AAAA"])
