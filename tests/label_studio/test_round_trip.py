@@ -59,7 +59,7 @@ EXPECTED = [
     row(2, chosen=0, label=0.5, votes={"ann": 1.0, "ben": 0.0}),  # left; right; skipped
     row(
         3, chosen=1, label=0.666667, votes={"ann": 1.0, "ben": 1.0, "cleo": 0.0}
-    ),  # ann changed hers
+    ),  # one changed
     row(4, chosen=0, label=1.0, votes={"ben": 1.0, "cleo": 1.0}),  # skipped; left; left
     row(5, chosen=1, label=1.0, votes={"ben": 1.0, "cleo": 1.0}),  # nothing chosen; right; right
 ]  # and nobody answers question 6
