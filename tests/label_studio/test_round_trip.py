@@ -57,9 +57,7 @@ def with_names(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 EXPECTED = [
     row(1, chosen=0, label=1.0, votes={"ann": 1.0, "ben": 1.0, "cleo": 1.0}),  # all left
     row(2, chosen=0, label=0.5, votes={"ann": 1.0, "ben": 0.0}),  # left; right; skipped
-    row(
-        3, chosen=1, label=0.666667, votes={"ann": 1.0, "ben": 1.0, "cleo": 0.0}
-    ),  # one changed
+    row(3, chosen=1, label=0.666667, votes={"ann": 1.0, "ben": 1.0, "cleo": 0.0}),  # one changed
     row(4, chosen=0, label=1.0, votes={"ben": 1.0, "cleo": 1.0}),  # skipped; left; left
     row(5, chosen=1, label=1.0, votes={"ben": 1.0, "cleo": 1.0}),  # nothing chosen; right; right
 ]  # and nobody answers question 6
