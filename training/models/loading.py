@@ -12,6 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from training.arguments.parsing import UserError
+from training.models.folders import (
+    NO_CODE,
+    check_loaded,
+    check_weights,
+    code_refusal,
+    is_code_refused,
+    weights_errors,
+)
 from training.models.tokenizers import Tokenizer
 from training.tensors import position_ids_from_mask
 
@@ -25,7 +33,10 @@ Config = Any  # transformers' PretrainedConfig: a bag of attributes that differ 
 
 
 def load_config(path: str, *, flag: str, hint: str) -> Config:
-    """The model's config, without its weights; `UserError` with `hint` when there is no model."""
+    """The model's config, without its weights; `UserError` with `hint` when there is no model.
+
+    A folder must have weights too; they are not opened.
+    """
     from transformers import AutoConfig
 
     folder = Path(path).expanduser()
@@ -33,11 +44,15 @@ def load_config(path: str, *, flag: str, hint: str) -> Config:
     if is_local and not (folder / "config.json").is_file():
         raise UserError(f"{flag}: no model in {path}; {hint}")
     try:
-        return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(path, **NO_CODE)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        if is_code_refused(error):
+            raise code_refusal(path, flag=flag) from error
         first_line = str(error).strip().splitlines()[0]
         where = path if folder.exists() else f"{path} (no such folder here)"
         raise UserError(f"{flag}: {where} has no readable model config: {first_line}") from error
+    check_weights(path, flag=flag, hint=hint)
+    return config
 
 
 def config_from_json(path: str, tokenizer: Tokenizer, *, flag: str) -> Config:
@@ -131,15 +146,30 @@ def load_causal_lm(
 
     `dropout` None keeps the model's own; stages 2 and 3 pass 0.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(path)
-    if dropout is not None:
-        set_dropout(config, dropout)
-    lm = AutoModelForCausalLM.from_pretrained(
-        path, config=config, dtype=torch.float32, attn_implementation=attention_for(device)
-    )
+    lm = read_model(AutoModelForCausalLM, path, device=device, dropout=dropout)
     return _finish(lm, tokenizer)
+
+
+def read_model(auto: Any, path: str, *, device: torch.device, dropout: float | None) -> Any:
+    """The model of a folder in fp32, as the `transformers` class `auto` makes it."""
+    from transformers import AutoConfig
+
+    with weights_errors(path):
+        config = AutoConfig.from_pretrained(path, **NO_CODE)
+        if dropout is not None:
+            set_dropout(config, dropout)
+        model, found = auto.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention_for(device),
+            output_loading_info=True,
+            **NO_CODE,
+        )
+    check_loaded(path, model, found)
+    return model
 
 
 def new_causal_lm(config: Config, tokenizer: Tokenizer, *, device: torch.device) -> nn.Module:
@@ -151,6 +181,22 @@ def new_causal_lm(config: Config, tokenizer: Tokenizer, *, device: torch.device)
     lm = model_class(config).float()
     lm.set_attn_implementation(attention_for(device))
     return _finish(lm, tokenizer)
+
+
+def empty_causal_lm(config: Config, tokens: int) -> nn.Module:
+    """The causal LM of a config on the meta device: shapes with no memory behind them.
+
+    It has a row for each of `tokens` tokens.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config.vocab_size = max(config.vocab_size, tokens)
+    with torch.device("meta"):
+        lm: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+        lm.set_attn_implementation("eager")
+    fuse_gelu(lm)
+    model: nn.Module = lm
+    return model
 
 
 def _finish(lm: Any, tokenizer: Tokenizer) -> nn.Module:

@@ -54,9 +54,9 @@ def load_starting_tokenizer(args: SFTArgs) -> Tokenizer:
     return load_tokenizer(str(folder), flag="--tokenizer_name_or_path")
 
 
-def check_starting_model(args: SFTArgs, tokenizer: Tokenizer) -> None:
-    """What can be said of the model from its config alone, before any weight is read."""
-    _config(args, tokenizer)
+def check_starting_model(args: SFTArgs, tokenizer: Tokenizer) -> Config:
+    """The config of the model, of which nothing more is read, after it was checked."""
+    return _config(args, tokenizer)
 
 
 def starting_model(args: SFTArgs, tokenizer: Tokenizer, device: torch.device) -> nn.Module:

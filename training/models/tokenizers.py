@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from training.arguments.parsing import UserError
+from training.models.folders import NO_CODE, code_refusal, is_code_refused
 from training.models.sentencepieces import load_model
 
 PAD_TOKEN = "<|pad|>"
@@ -23,8 +24,10 @@ def load_tokenizer(path: str, *, flag: str) -> Tokenizer:
     if path.endswith(".model") and not Path(path).expanduser().is_dir():
         return load_model(path, flag=flag)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(path, **NO_CODE)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        if is_code_refused(error):
+            raise code_refusal(path, flag=flag) from error
         where = path if Path(path).expanduser().exists() else f"{path} (no such folder here)"
         raise UserError(f"{flag}: no tokenizer can be loaded from {where}: {error}") from error
     if tokenizer.eos_token_id is None:
