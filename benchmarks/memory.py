@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.models import random_rows, vocabulary_of, write_models
+from training.arguments.common import check_can_write
 from training.arguments.parsing import arg, parse_args, require
 
 MB = 1e6
@@ -57,6 +58,8 @@ class MemoryBenchmarkArgs:
         for name in ("length", "micro_batch_tokens"):
             value = getattr(self, name)
             require(value >= 4, f"--{name} must be at least 4, got {value}")
+        if self.json:
+            check_can_write(self, "json", is_file=True)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from training.arguments.common import (
     EXAMPLE,
+    check_can_write,
     check_file,
     check_not_negative,
     check_positive,
@@ -56,6 +57,7 @@ class EvaluateArgs(PromptArgs):
         for name in ("max_prompts", "kl_target"):
             check_not_negative(self, name)
         check_file(self, "notes")
+        check_can_write(self, "output_dir")
         require(
             bool(self.judge or self.reward_model_name_or_path),
             "nothing to compare with: give --judge, --reward_model_name_or_path, or both",

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from training.arguments.parsing import UserError
 
@@ -22,6 +24,16 @@ WEIGHTS = (
 )
 # Not told, transformers asks on a terminal whether to run the code that a folder brings.
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+
+# What transformers raises for a config that makes no sense.
+CONFIG_ERRORS = (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError,
+                 StrictDataclassError)  # fmt: skip
+
+
+def one_line(error: Exception) -> str:
+    """The first line of what an error says, or of what made it."""
+    lines = [line for line in str(error.__cause__ or error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__
 
 
 def is_code_refused(error: Exception) -> bool:
@@ -68,9 +80,7 @@ def weights_errors(path: str) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, KeyError, EOFError, SafetensorError) as error:
         if is_code_refused(error):
             raise code_refusal(path, flag="model") from error
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
-        raise UserError(f"{path}: its weights cannot be read: {reason}") from error
+        raise UserError(f"{path}: its weights cannot be read: {one_line(error)}") from error
 
 
 def check_loaded(path: str, model: Any, found: dict[str, Any]) -> None:
@@ -82,3 +92,13 @@ def check_loaded(path: str, model: Any, found: dict[str, Any]) -> None:
             f"{path}: its weights lack {len(missing)} that its config asks for, such as "
             f"{missing[0]}; it holds another model"
         )
+
+
+def read_tensor(folder: Path, name: str) -> Tensor:
+    """A tensor of a folder's safetensors, wherever among them it lies."""
+    for shard in sorted(folder.glob("*.safetensors")):
+        with safe_open(shard, framework="pt") as file:
+            if name in set(file.keys()):
+                tensor: Tensor = file.get_tensor(name)
+                return tensor
+    raise UserError(f"{folder}: no safetensors file holds {name}; train it again with stage 2")

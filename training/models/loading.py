@@ -4,6 +4,7 @@ Under ZeRO-3 the caller holds `runtime.engine.sharded_init` open, and `from_pret
 splits the weights as it reads them. Only safetensors and weights-only files are read.
 """
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 
 from training.arguments.parsing import UserError
 from training.models.folders import (
+    CONFIG_ERRORS,
     NO_CODE,
     check_loaded,
     check_weights,
     code_refusal,
     is_code_refused,
+    one_line,
     weights_errors,
 )
 from training.models.tokenizers import Tokenizer
@@ -45,10 +48,10 @@ def load_config(path: str, *, flag: str, hint: str) -> Config:
         raise UserError(f"{flag}: no model in {path}; {hint}")
     try:
         config = AutoConfig.from_pretrained(path, **NO_CODE)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (*CONFIG_ERRORS, OSError) as error:
         if is_code_refused(error):
             raise code_refusal(path, flag=flag) from error
-        first_line = str(error).strip().splitlines()[0]
+        first_line = one_line(error)
         where = path if folder.exists() else f"{path} (no such folder here)"
         raise UserError(f"{flag}: {where} has no readable model config: {first_line}") from error
     check_weights(path, flag=flag, hint=hint)
@@ -62,10 +65,12 @@ def config_from_json(path: str, tokenizer: Tokenizer, *, flag: str) -> Config:
     try:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
         config = AutoConfig.for_model(**fields)
-    except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
-        raise UserError(f"{flag}: {path} is not a model config in JSON: {error}") from error
-    config.vocab_size = len(tokenizer)
-    set_token_ids(config, tokenizer)
+        config.vocab_size = len(tokenizer)
+        set_token_ids(config, tokenizer)
+        empty_causal_lm(copy.deepcopy(config), len(tokenizer))  # some mistakes show only here
+    except (*CONFIG_ERRORS, OSError) as error:
+        reason = one_line(error)
+        raise UserError(f"{flag}: {path} is not a model config in JSON: {reason}") from error
     return config
 
 
@@ -103,6 +108,15 @@ def set_dropout(config: Config, value: float) -> None:
 def attention_for(device: torch.device) -> str:
     """Written-out attention on a CPU, where SDPA's backward is the slower one; else SDPA."""
     return "eager" if device.type == "cpu" else "sdpa"
+
+
+def check_packing(config: Config, packing: str) -> None:
+    """Raise `UserError` when sequences are to share rows that the model cannot keep apart."""
+    if packing == "always" and not can_read_blocks(config):
+        raise UserError(
+            f"--packing always: a {config.model_type} model is not known to keep the sequences "
+            "of a row apart; use --packing auto or never"
+        )
 
 
 def can_read_blocks(config: Config) -> bool:

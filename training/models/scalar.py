@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from training.arguments.parsing import UserError
-from training.models.folders import check_weights, read_json
+from training.models.folders import check_weights, read_json, read_tensor, weights_errors
 from training.models.loading import (
     fuse_gelu,
     mask_inputs,
@@ -130,8 +129,7 @@ def read_settings(path: str, *, flag: str, hint: str) -> ScalarSettings:
     folder = Path(path).expanduser()
     if (folder / SETTINGS_FILE).is_file():
         settings = _settings(folder / SETTINGS_FILE, flag=flag, hint=hint)
-        weights = folder if settings.is_plain else folder / BACKBONE_FOLDER
-        check_weights(str(weights), flag=flag, hint=hint)
+        check_weights(backbone_folder(path, settings), flag=flag, hint=hint)
         return settings
     if not (folder / "config.json").is_file():
         raise UserError(f"{flag}: no reward model in {path}; {hint}")
@@ -145,6 +143,11 @@ def read_settings(path: str, *, flag: str, hint: str) -> ScalarSettings:
         )
     check_weights(path, flag=flag, hint=hint)
     return ScalarSettings()
+
+
+def backbone_folder(path: str, settings: ScalarSettings) -> str:
+    """Where the backbone's config and weights lie."""
+    return path if settings.is_plain else str(Path(path) / BACKBONE_FOLDER)
 
 
 def _settings(file: Path, *, flag: str, hint: str) -> ScalarSettings:
@@ -199,16 +202,15 @@ def load_scalar_model(
 ) -> ScalarModel:
     """A saved scalar model with dropout off; sharded if the caller holds `sharded_init` open."""
     folder = Path(path)
-    source = folder if settings.is_plain else folder / BACKBONE_FOLDER
+    source = backbone_folder(path, settings)
     model = new_scalar_model(
-        str(source), settings, device=device, compute_dtype=compute_dtype, tokens=tokens
+        source, settings, device=device, compute_dtype=compute_dtype, tokens=tokens
     )
-    if settings.is_plain:
-        model.head.load_state_dict({"weight": _read_tensor(folder, "score.weight")})
-    else:
-        with safe_open(folder / HEAD_FILE, framework="pt") as file:
-            names = list(file.keys())
-            model.head.load_state_dict({name: file.get_tensor(name) for name in names})
+    with weights_errors(path):
+        if settings.is_plain:
+            model.head.load_state_dict({"weight": read_tensor(folder, "score.weight")})
+        else:
+            model.head.load_state_dict(load_file(folder / HEAD_FILE))
     return model
 
 
@@ -235,15 +237,6 @@ def new_scalar_model(
     with torch.random.fork_rng():  # how much was drawn before differs between ZeRO stages
         torch.manual_seed(seed)
         return ScalarModel(backbone, settings, compute_dtype=compute_dtype)
-
-
-def _read_tensor(folder: Path, name: str) -> Tensor:
-    for shard in sorted(folder.glob("*.safetensors")):
-        with safe_open(shard, framework="pt") as file:
-            if name in set(file.keys()):
-                tensor: Tensor = file.get_tensor(name)
-                return tensor
-    raise UserError(f"{folder}: no safetensors file holds {name}; train it again with stage 2")
 
 
 def save_scalar_model(

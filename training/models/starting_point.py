@@ -16,6 +16,7 @@ from training.arguments.sft import SFTArgs
 from training.models.loading import (
     Config,
     check_fits,
+    check_packing,
     config_from_json,
     load_causal_lm,
     load_config,
@@ -85,5 +86,6 @@ def _config(args: SFTArgs, tokenizer: Tokenizer) -> Config:
         refuse_scalar_model(base, flag="--model_name_or_path", hint=hint)
     else:
         config = config_from_json(_config_file(args), tokenizer, flag="--init_from_scratch")
+    check_packing(config, args.packing)
     check_fits(config, args.max_length, flags=f"--max_length {args.max_length} can")
     return config

@@ -115,13 +115,14 @@ class Estimate:
     stays: dict[str, float] = field(default_factory=dict)
     passes: dict[str, float] = field(default_factory=dict)
     host: float = 0.0
+    is_measured_late: bool = True  # the machine's rates: after the first step, not before
 
     def add(self, name: str, size: float) -> None:
         if size:
             self.stays[name] = self.stays.get(name, 0.0) + size
 
     def phase(self, name: str, size: float) -> None:
-        self.passes[name] = max(self.passes.get(name, 0.0), size)
+        self.passes[name] = size
 
     def total(self, setting: Setting) -> float:
         """The highest point, beside what a process takes before it has a model."""
@@ -130,7 +131,9 @@ class Estimate:
         if setting.device != "cpu":
             return stays + max(passes, roofline)
         passes *= HEAP
-        # It is measured after the first step, and fits where that has left a hole: of a quarter.
+        if not self.is_measured_late:
+            return stays + max(passes, roofline)
+        # It fits where the step has left a hole: of a quarter.
         return stays + passes + max(roofline - passes / 4, 0.0)
 
 
@@ -141,6 +144,8 @@ def add_trained(estimate: Estimate, model: ModelSize, setting: Setting, *, muon:
     weights = FP32 * float(model.parameters) - cast
     estimate.add("weights", weights / ranks if stage == 3 else weights)
     estimate.add("gradients", FP32 * trained / (ranks if stage >= 2 else 1))
+    if stage >= 2:
+        estimate.add("bucket of gradients", FP32 * min(setting.bucket, trained))
     states = FP32 * (ADAM_STATES * trained - muon) / (ranks if stage else 1)
     copy = FP32 * trained / ranks if stage in (1, 2) else 0.0
     if setting.offload_optimizer and setting.device != "cpu":
@@ -242,8 +247,8 @@ def training_pass(
 
 
 def _reduction(model: ModelSize, setting: Setting) -> float:
-    """Gradients on their way to their rank."""
-    if setting.zero_stage < 2:
+    """Gradients on their way to their rank: a copy of the bucket."""
+    if setting.zero_stage < 2 or setting.ranks == 1:
         return 0.0
     return FP32 * float(min(setting.bucket, model.trained))
 

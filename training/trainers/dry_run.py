@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
@@ -184,7 +183,7 @@ def _scorer(args: PPOArgs, tokenizer: Tokenizer) -> nn.Module:
     flag, hint = "--reward_model_name_or_path", ppo_setup.RUN_STAGE_2
     path = args.reward_model_name_or_path
     settings = scalar.read_settings(path, flag=flag, hint=hint)
-    folder = path if settings.is_plain else str(Path(path) / scalar.BACKBONE_FOLDER)
+    folder = scalar.backbone_folder(path, settings)
     return _without_dropout(load_config(folder, flag=flag, hint=hint), tokenizer)
 
 

@@ -7,7 +7,6 @@ from training.arguments.sft import SFTArgs
 from training.runtime import memory_estimate as memory
 from training.runtime.memory_estimate import Estimate, ModelSize, Setting, Work
 
-
 SAMPLES, SAMPLE_TOKENS = 4, 40  # of trainers/sample.py
 
 
@@ -45,7 +44,7 @@ def ppo_estimate(
     `critic` is the reward model's shape; responses are taken at their longest.
     """
     is_shared = args.critic == "shared"
-    estimate = Estimate()
+    estimate = Estimate(is_measured_late=False)
     memory.add_trained(estimate, actor, setting)
     if not is_shared:
         memory.add_trained(estimate, critic, setting)
