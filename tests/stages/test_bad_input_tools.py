@@ -1,6 +1,7 @@
 """What users get wrong with the tools: one line, status 2, nothing written. And real launches."""
 
 import importlib
+import io
 import json
 import subprocess
 import sys
@@ -112,11 +113,11 @@ EVALUATE: dict[str, Case] = {
         judge_text="prompt",
         dtype="int8",
         notes="no.json",
-        labels="one",
         micro_batch_tokens="0",
         seed="-2",
         chat_template="no.jinja",
     ),
+    "one label": ("evaluate", evaluate("--labels", "one"), ["--labels", "got 1"]),
     "nothing to compare with": (
         "evaluate",
         lambda p: ["--before", p.before, "--after", p.after],
@@ -203,9 +204,17 @@ COLLECT: dict[str, Case] = {
         output="tasks.txt",
         micro_batch_tokens="0",
         top_k="-3",
-        annotations_per_task="0",
-        prompts="no.jsonl",
         model="./no",
+    ),
+    "no prompts to answer": (
+        "collect",
+        collect("--prompts", "no.jsonl"),
+        ["no.jsonl: no such file"],
+    ),
+    "tasks for nobody": (
+        "collect",
+        collect("--annotations_per_task", "0", *URL),
+        ["--annotations_per_task", "0"],
     ),
     "one temperature twice": (
         "collect",
@@ -441,6 +450,7 @@ def test_a_mistake_with_a_tool_is_one_line(
     (tmp_path / "in").mkdir()
     given = flags(Place(made, tmp_path / "in"))
     monkeypatch.setattr(sys, "argv", [tool, *given])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     monkeypatch.delenv("LABEL_STUDIO_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)  # so that the default paths lead nowhere
     before = sorted([*tmp_path.rglob("*"), *made.rglob("*")])
