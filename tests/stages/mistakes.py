@@ -49,6 +49,13 @@ def edited(source: Path, **changes: Any) -> str:
     return json.dumps(json.loads((source / "config.json").read_text()) | changes)
 
 
+def new_model(config: str) -> Callable[[Any], list[str]]:
+    return lambda p: [
+        *(MODEL, "", "--tokenizer_name_or_path", str(p.base)),
+        *("--init_from_scratch", p.file(config, "new.json")),
+    ]
+
+
 CUSTOM = {"auto_map": {"AutoConfig": "own.OwnConfig"}, "model_type": "own_model"}
 FAST = '{"tokenizer_class": "PreTrainedTokenizerFast"}'
 TWO = [{"prompt": "a", "n": 1}, {"prompt": "b", "n": 2}]
@@ -204,10 +211,7 @@ SFT: Cases = {
     ),
     **{
         f"a new model of {name}": (
-            lambda p, text=text: [
-                *(MODEL, "", "--tokenizer_name_or_path", str(p.base)),
-                *("--init_from_scratch", p.file(text, "new.json")),
-            ],
+            new_model(text),
             ["--init_from_scratch", "new.json", part],
         )
         for name, text, part in (

@@ -23,7 +23,7 @@ PROGRAMS = {"sft": "step1_sft", "reward": "step2_reward", "ppo": "step3_ppo"}
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> Path:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """base, sft and reward, whose weights are garbage now, and data.*.jsonl."""
     root = tmp_path_factory.mktemp("finished")
     m.write_base(root / "base")
@@ -68,9 +68,9 @@ def said(folders, monkeypatch, capsys, tmp_path, as_one_process):
         if event == "open" and str(arguments[0]).endswith((".safetensors", ".bin")):
             opened.append(str(arguments[0]))
 
-    sys.addaudithook(audit)
+    sys.addaudithook(audit)  # for good: there is no taking it away
 
-    def run(stage: str, *flags: str) -> list[str]:
+    def run(stage, *flags):
         words = [*flags_of(stage, folders), "--dry_run", "--output_dir", str(tmp_path / "out")]
         monkeypatch.setattr(PreTrainedModel, "__init__", counted)
         monkeypatch.setattr(sys, "argv", ["main.py", *words, *flags])
@@ -181,7 +181,12 @@ def test_a_mistake_ends_a_dry_run_as_any_other(
 @pytest.mark.slow
 def test_a_dry_run_of_two_ranks_by_its_script(folders, tmp_path, user_env):
     env = {**user_env, "NUM_GPUS": "2", "OUTPUT_DIR": str(tmp_path / "out")}
-    command = ["bash", ROOT / "step1_sft" / "run.sh", *flags_of("sft", folders), "--dry_run"]
+    command: list[Any] = [
+        "bash",
+        ROOT / "step1_sft" / "run.sh",
+        *flags_of("sft", folders),
+        "--dry_run",
+    ]
     with started(command, tmp_path, env) as program:
         assert program.wait() == 0
         assert "on 2 ranks" in program.output.read_text()

@@ -206,7 +206,8 @@ def empty_causal_lm(config: Config, tokens: int) -> nn.Module:
 
     config.vocab_size = max(config.vocab_size, tokens)
     with torch.device("meta"):
-        lm: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        lm = model_class(config)
         lm.set_attn_implementation("eager")
     fuse_gelu(lm)
     model: nn.Module = lm

@@ -21,7 +21,7 @@ On a CPU the C library's heap takes more than its tensors: memory is kept once i
 was. `HEAP` and `HEAP_LOGITS` are what that came to in measurements (`python -m benchmarks.memory`).
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 FP32 = 4
 ADAM_STATES = 2
@@ -42,9 +42,8 @@ PREFILL_TOKENS = 4096  # of hybrid_engine/gpt2.py
 class ModelSize:
     """A model's shape: `inner` is the MLP's width, `key_width` that of all keys of a token.
 
-    `trained` and `matrices` count parameters: those with a gradient, and those of linear layers
-    inside the blocks, which a frozen model keeps in the compute type. `is_gated`: the MLP has a
-    third matrix.
+    `trained` and `matrices` count parameters: those with a gradient, and those of the blocks'
+    linear layers, which a frozen model keeps in the compute type. `is_gated`: a third MLP matrix.
     """
 
     layers: int
@@ -59,10 +58,6 @@ class ModelSize:
     is_gpt2: bool = True
     is_gated: bool = False
 
-    @property
-    def frozen(self) -> "ModelSize":
-        return replace(self, trained=0)
-
 
 def gpt2_size(layers: int, width: int, heads: int, vocabulary: int, positions: int) -> ModelSize:
     """A GPT-2 of this shape, all of it trained; its LM head is its token embedding."""
@@ -76,8 +71,7 @@ def gpt2_size(layers: int, width: int, heads: int, vocabulary: int, positions: i
 class Setting:
     """What memory depends on beside the models.
 
-    `itemsize`: bytes of the compute type, 4 or 2. `whole_blocks`: GPT-2's blocks run as
-    models/cpu_blocks.py has them.
+    `itemsize`: bytes of the compute type. `whole_blocks`: those of models/cpu_blocks.py.
     """
 
     zero_stage: int
@@ -93,6 +87,11 @@ class Setting:
     @property
     def shards_weights(self) -> bool:
         return self.zero_stage == 3
+
+    @property
+    def keeps_bucket(self) -> bool:
+        """Whether there is a bucket of gradients outside the backward too."""
+        return self.shards_weights or (self.zero_stage == 2 and self.ranks > 1)
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def add_trained(estimate: Estimate, model: ModelSize, setting: Setting, *, muon:
     weights = FP32 * float(model.parameters) - cast
     estimate.add("weights", weights / ranks if stage == 3 else weights)
     estimate.add("gradients", FP32 * trained / (ranks if stage >= 2 else 1))
-    if stage >= 2:
+    if setting.keeps_bucket:
         estimate.add("bucket of gradients", FP32 * min(setting.bucket, trained))
     states = FP32 * (ADAM_STATES * trained - muon) / (ranks if stage else 1)
     copy = FP32 * trained / ranks if stage in (1, 2) else 0.0
@@ -206,13 +205,10 @@ def activations(model: ModelSize, work: Work, setting: Setting) -> float:
     if setting.gradient_checkpointing:
         kept = FP32 * float(model.layers * work.tokens * model.width)
         return kept + block + block_backward(model, work, setting)
-    cast = setting.itemsize * model.matrices if _casts_whole_model(setting) else 0.0
+    # Autocast keeps the low copies of weights until the forward has ended.
+    is_cast = setting.itemsize < FP32 and not setting.whole_blocks
+    cast = setting.itemsize * model.matrices * is_cast
     return model.layers * block + block_backward(model, work, setting) + cast
-
-
-def _casts_whole_model(setting: Setting) -> bool:
-    """Autocast keeps the low copies of weights until the forward has ended."""
-    return setting.itemsize < FP32 and not setting.whole_blocks
 
 
 def head_loss_memory(model: ModelSize, work: Work, setting: Setting) -> float:
@@ -224,7 +220,8 @@ def head_loss_memory(model: ModelSize, work: Work, setting: Setting) -> float:
         heap = HEAP_LOGITS / HEAP if setting.device == "cpu" else 1.0
         return heap * work.targets * vocabulary * 4.0 * FP32
     rows = min(work.targets, max(LOSS_BLOCK // vocabulary, 1))
-    low = item * vocabulary * width if item < FP32 else 0.0
+    low_item = item if item < FP32 else 0
+    low = low_item * vocabulary * width
     chunk = 3.0 * FP32 * min(SOFTMAX_CHUNK, rows * vocabulary)
     blocks = 2 if work.targets > rows else 1
     gradients = FP32 * (
@@ -237,7 +234,9 @@ def training_pass(
     model: ModelSize, work: Work, setting: Setting, *, with_head: bool = True
 ) -> float:
     """The highest point of a forward and backward, over what stays."""
-    passing = activations(model, work, setting)
+    # The embedding's gradient is made whole before it is added to what there is.
+    embedding = FP32 * model.vocabulary * model.width * (model.trained == model.parameters)
+    passing = activations(model, work, setting) + embedding
     if with_head:
         passing += head_loss_memory(model, work, setting)
     if work.micro_batches == 1:
@@ -247,8 +246,8 @@ def training_pass(
 
 
 def _reduction(model: ModelSize, setting: Setting) -> float:
-    """Gradients on their way to their rank: a copy of the bucket."""
-    if setting.zero_stage < 2 or setting.ranks == 1:
+    """Gradients on their way to their rank: the bucket, or a copy of it."""
+    if setting.zero_stage < 2 or (setting.shards_weights and setting.ranks == 1):
         return 0.0
     return FP32 * float(min(setting.bucket, model.trained))
 

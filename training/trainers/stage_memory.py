@@ -44,12 +44,13 @@ def ppo_estimate(
     `critic` is the reward model's shape; responses are taken at their longest.
     """
     is_shared = args.critic == "shared"
-    estimate = Estimate(is_measured_late=False)
+    # Stage 3's gathered weights lie in the hole that the measurement has left.
+    estimate = Estimate(is_measured_late=setting.shards_weights)
     memory.add_trained(estimate, actor, setting)
     if not is_shared:
         memory.add_trained(estimate, critic, setting)
-    memory.add_frozen(estimate, "ref", actor.frozen, setting)
-    memory.add_frozen(estimate, "reward model", critic.frozen, setting)
+    memory.add_frozen(estimate, "ref", actor, setting)
+    memory.add_frozen(estimate, "reward model", critic, setting)
     memory.add_view(estimate, actor, setting, has_lora=bool(args.lora_rank))
 
     work = _largest(args, setting, longest_prompt)
