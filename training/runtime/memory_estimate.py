@@ -69,10 +69,8 @@ def gpt2_size(layers: int, width: int, heads: int, vocabulary: int, positions: i
 
 @dataclass(frozen=True)
 class Setting:
-    """What memory depends on beside the models.
-
-    `itemsize`: bytes of the compute type. `whole_blocks`: those of models/cpu_blocks.py.
-    """
+    """What memory depends on beside the models; `itemsize` is the compute type's, `whole_blocks`
+    those of models/cpu_blocks.py."""
 
     zero_stage: int
     ranks: int
