@@ -468,7 +468,7 @@ def test_a_mistake_with_a_tool_is_one_line(
 
 LAUNCHES = {
     "a stage by its script": ["bash", "step1_sft/run.sh", "--learning_rat", "1"],
-    "a stage without data": ["bash", "step2_reward/run.sh", "--data_path", "no.jsonl"],
+    "a stage without a model": ["bash", "step2_reward/run.sh", "--model_name_or_path", "./no"],
     "a stage by itself": [sys.executable, "step3_ppo/main.py", "--top_p", "7"],
     "the collection by its script": ["bash", "step2_reward/collect.sh", "--output", "x.txt"],
     "a module": [sys.executable, "-m", "training.data.inspect", "no.jsonl"],

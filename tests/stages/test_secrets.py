@@ -1,6 +1,7 @@
 """Tokens of the environment stay there: nothing that a run says or writes holds them."""
 
 import sys
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ def test_a_run_writes_no_token(material, user_env, tmp_path):
     out = tmp_path / "out"
     data = ["--data_path", material.file("reward"), "--eval_data_path"]
     sft = tmp_path / "sft"
-    for program, flags in (
+    runs: list[tuple[str, list[Any]]] = [
         (
             "step1_sft",
             ["--model_name_or_path", material.base, "--data_path", material.file("sft"),
@@ -28,8 +29,9 @@ def test_a_run_writes_no_token(material, user_env, tmp_path):
              "--output_dir", out, "--max_steps", "2", "--profile_step", "1",
              "--normalization_samples", "4", "--learning_rate", "1e-3"],
         ),
-    ):  # fmt: skip
-        command = [sys.executable, ROOT / program / "main.py", *map(str, flags)]
+    ]  # fmt: skip
+    for program, flags in runs:
+        command = [sys.executable, ROOT / program / "main.py", *flags]
         with started(command, tmp_path, env) as run:
             assert run.wait() == 0, run.errors.read_text()
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
