@@ -5,6 +5,7 @@ Weights are safetensors, or the older pickles, which torch reads as tensors and 
 
 import json
 import pickle
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +71,9 @@ def read_json(path: Path, flag: str) -> dict[str, Any]:
 def weights_errors(path: str) -> Iterator[None]:
     """Inside, weights that cannot be read are one line for the user."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pickles that are refused at once
+            yield
     except UserError:
         raise
     except pickle.UnpicklingError as error:

@@ -84,15 +84,15 @@ def _check_keys(config: dict[str, Any], path: Path) -> None:
     """
     from deepspeed.runtime import constants
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-    from pydantic import ValidationError
 
     names = {value for value in vars(constants).values() if isinstance(value, str)} | SECTIONS
     for key in config.keys() - names:
         raise UserError(f"{path}: DeepSpeed has no key {key!r}{_nearest(key, names)}; remove it")
     try:
         DeepSpeedZeroConfig(**config.get("zero_optimization", {}))
-    except ValidationError as error:
-        first = error.errors()[0]
+    except ValueError as error:
+        found: Any = error  # pydantic's
+        first = found.errors()[0]
         place = ".".join(["zero_optimization", *map(str, first["loc"])])
         known = DeepSpeedZeroConfig.model_fields
         hint = _nearest(str(first["loc"][-1]), known) if first["type"] == "extra_forbidden" else ""
