@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from training.arguments.common import check_can_write
 from training.arguments.parsing import arg, require
 
 
@@ -25,6 +26,8 @@ class BenchmarkArgs:
         for name in ("batch", "prompt", "answer", "pairs"):
             value = getattr(self, name)
             require(value >= 1, f"--{name} must be at least 1, got {value}")
+        if self.json:
+            check_can_write(self, "json", is_file=True)
 
 
 @dataclass(frozen=True, kw_only=True)

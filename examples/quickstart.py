@@ -18,6 +18,7 @@ from examples.common.programs import run
 from examples.common.recipe import NO_KL_PPO, SHUFFLED_REWARD, TINY_MODEL, Base, Recipe
 from examples.movie_reviews.recipe import RECIPES as MOVIES
 from examples.movie_reviews.smollm2 import FOLDER as SMOLLM2_FOLDER
+from training.arguments.common import check_can_write
 from training.arguments.parsing import arg, parse_args, require
 from training.arguments.paths import REPOSITORY, cache_dir
 
@@ -47,6 +48,8 @@ class QuickstartArgs:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
+        if self.output_dir:
+            check_can_write(self, "output_dir")
         require(
             (self.base, self.smoke) in RECIPES[self.example],
             f"--base {self.base} does not know Chinese; leave out --base or --example",

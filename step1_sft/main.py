@@ -12,6 +12,10 @@ from training.arguments.sft import SFTArgs
 def main() -> None:
     args = parse_args(SFTArgs)
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
+    if args.dry_run:
+        from training.trainers import dry_run
+
+        return dry_run.sft(args)
     from training.data.prepare import load_sft
     from training.models import starting_point
     from training.runtime import checkpoint, distributed, engine

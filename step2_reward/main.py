@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 def main() -> None:
     args = parse_args(RewardArgs)
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
+    if args.dry_run:
+        from training.trainers import dry_run
+
+        return dry_run.reward(args)
     from training.data.groups import nested_part
     from training.data.prepare import Split, load_comparisons, load_normalization_prompts
     from training.runtime import checkpoint, distributed

@@ -12,6 +12,10 @@ from training.arguments.ppo import PPOArgs
 def main() -> None:
     args = parse_args(PPOArgs)
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
+    if args.dry_run:
+        from training.trainers import dry_run
+
+        return dry_run.ppo(args)
     from training.data.prepare import load_prompts
     from training.runtime import checkpoint, distributed
     from training.runtime.metrics import MetricLogger

@@ -1,6 +1,11 @@
 """The material of all stage tests, and a user's environment to run them in."""
 
+import logging
+import os
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 from tests.stages.material import write_material
 from tests.stages.processes import environment
@@ -21,3 +26,16 @@ def extensions(tmp_path_factory):
 def user_env(material, extensions):
     """Environment of a user whose example is prepared: its data are the material's."""
     return environment(extensions, material.data.parent)
+
+
+@pytest.fixture
+def as_one_process() -> Iterator[None]:
+    """A program's `main` sets its environment and its log; both are put back."""
+    environment, root = dict(os.environ), logging.getLogger()
+    handlers, level, threads = root.handlers[:], root.level, torch.get_num_threads()
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    torch.set_num_threads(threads)

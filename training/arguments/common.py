@@ -79,6 +79,8 @@ class CommonArgs(EngineArgs, TemplateArgs):
     gradient_checkpointing: bool = arg(False, "Recompute activations in backward: less memory.")
     cpu_blocks: bool = arg(True, "On a CPU, compute each GPT-2 block as one function: faster.")
     profile_step: int = arg(0, "Write a profile of this step to output_dir/profile; 0: none.")
+    dry_run: bool = arg(False, "Check flags and data, say what the run would need, and end.")
+    dry_run_ranks: int = arg(0, "Ranks that --dry_run reckons with; 0: as many as are launched.")
     log_every: int = arg(10, "Steps between two printed lines (every step is in metrics.jsonl).")
 
     def __post_init__(self) -> None:
@@ -93,6 +95,7 @@ class CommonArgs(EngineArgs, TemplateArgs):
             "profile_step",
             "lora_rank",
             "lora_alpha",
+            "dry_run_ranks",
         ):
             check_not_negative(self, name)
         for name in ("eval_fraction", "warmup_ratio", "min_lr_ratio"):
@@ -123,6 +126,10 @@ class CommonArgs(EngineArgs, TemplateArgs):
             not self.lora_rank or self.zero_stage < 3,
             f"--lora_rank {self.lora_rank} merges whole weights: use --zero_stage 0, 1 or 2, "
             f"got --zero_stage {self.zero_stage}",
+        )
+        require(
+            self.dry_run or not self.dry_run_ranks,
+            f"--dry_run_ranks {self.dry_run_ranks} is for --dry_run; give that as well",
         )
         check_file(self, "deepspeed_config")
         check_can_write(self, "output_dir")

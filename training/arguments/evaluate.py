@@ -6,6 +6,7 @@ from typing import Literal
 from training.arguments.annotation import VoteArgs
 from training.arguments.common import (
     EXAMPLE,
+    check_can_write,
     check_file,
     check_not_negative,
     check_positive,
@@ -58,6 +59,7 @@ class EvaluateArgs(PromptArgs, VoteArgs):
         for name in ("max_prompts", "kl_target"):
             check_not_negative(self, name)
         check_file(self, "notes")
+        check_can_write(self, "output_dir")
         require(
             bool(self.judge or self.reward_model_name_or_path),
             "nothing to compare with: give --judge, --reward_model_name_or_path, or both",

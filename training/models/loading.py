@@ -4,6 +4,7 @@ Under ZeRO-3 the caller holds `runtime.engine.sharded_init` open, and `from_pret
 splits the weights as it reads them. Only safetensors and weights-only files are read.
 """
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,16 @@ from torch import Tensor, nn
 
 from training.arguments.parsing import UserError
 from training.arguments.paths import is_local, not_there
+from training.models.folders import (
+    CONFIG_ERRORS,
+    NO_CODE,
+    check_loaded,
+    check_weights,
+    code_refusal,
+    is_code_refused,
+    one_line,
+    weights_errors,
+)
 from training.models.tokenizers import Tokenizer
 from training.tensors import position_ids_from_mask
 
@@ -26,7 +37,10 @@ Config = Any  # transformers' PretrainedConfig: a bag of attributes that differ 
 
 
 def load_config(path: str, *, flag: str, hint: str) -> Config:
-    """The model's config, without its weights; `UserError` with `hint` when there is no model."""
+    """The model's config, without its weights; `UserError` with `hint` when there is no model.
+
+    A folder must have weights too; they are not opened.
+    """
     from transformers import AutoConfig
 
     folder = Path(path).expanduser()
@@ -34,12 +48,16 @@ def load_config(path: str, *, flag: str, hint: str) -> Config:
         nothing = path if folder.exists() else not_there(path)
         raise UserError(f"{flag}: no model in {nothing}; {hint}")
     try:
-        return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(path, **NO_CODE)
+    except (*CONFIG_ERRORS, OSError) as error:
+        if is_code_refused(error):
+            raise code_refusal(path, flag=flag) from error
         if not folder.exists():
             raise UserError(f"{flag}: no model in {not_there(path)}; {hint}") from error
-        first_line = str(error).strip().splitlines()[0]
+        first_line = one_line(error)
         raise UserError(f"{flag}: {path} has no readable model config: {first_line}") from error
+    check_weights(path, flag=flag, hint=hint)
+    return config
 
 
 def config_from_json(path: str, tokenizer: Tokenizer, *, flag: str) -> Config:
@@ -49,10 +67,12 @@ def config_from_json(path: str, tokenizer: Tokenizer, *, flag: str) -> Config:
     try:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
         config = AutoConfig.for_model(**fields)
-    except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
-        raise UserError(f"{flag}: {path} is not a model config in JSON: {error}") from error
-    config.vocab_size = len(tokenizer)
-    set_token_ids(config, tokenizer)
+        config.vocab_size = len(tokenizer)
+        set_token_ids(config, tokenizer)
+        empty_causal_lm(copy.deepcopy(config), len(tokenizer))  # some mistakes show only here
+    except (*CONFIG_ERRORS, OSError) as error:
+        reason = one_line(error)
+        raise UserError(f"{flag}: {path} is not a model config in JSON: {reason}") from error
     return config
 
 
@@ -90,6 +110,15 @@ def set_dropout(config: Config, value: float) -> None:
 def attention_for(device: torch.device) -> str:
     """Written-out attention on a CPU, where SDPA's backward is the slower one; else SDPA."""
     return "eager" if device.type == "cpu" else "sdpa"
+
+
+def check_packing(config: Config, packing: str) -> None:
+    """Raise `UserError` when sequences are to share rows that the model cannot keep apart."""
+    if packing == "always" and not can_read_blocks(config):
+        raise UserError(
+            f"--packing always: a {config.model_type} model is not known to keep the sequences "
+            "of a row apart; use --packing auto or never"
+        )
 
 
 def can_read_blocks(config: Config) -> bool:
@@ -133,15 +162,30 @@ def load_causal_lm(
 
     `dropout` None keeps the model's own; stages 2 and 3 pass 0.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(path)
-    if dropout is not None:
-        set_dropout(config, dropout)
-    lm = AutoModelForCausalLM.from_pretrained(
-        path, config=config, dtype=torch.float32, attn_implementation=attention_for(device)
-    )
+    lm = read_model(AutoModelForCausalLM, path, device=device, dropout=dropout)
     return _finish(lm, tokenizer)
+
+
+def read_model(auto: Any, path: str, *, device: torch.device, dropout: float | None) -> Any:
+    """The model of a folder in fp32, as the `transformers` class `auto` makes it."""
+    from transformers import AutoConfig
+
+    with weights_errors(path):
+        config = AutoConfig.from_pretrained(path, **NO_CODE)
+        if dropout is not None:
+            set_dropout(config, dropout)
+        model, found = auto.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention_for(device),
+            output_loading_info=True,
+            **NO_CODE,
+        )
+    check_loaded(path, model, found)
+    return model
 
 
 def new_causal_lm(config: Config, tokenizer: Tokenizer, *, device: torch.device) -> nn.Module:
@@ -153,6 +197,23 @@ def new_causal_lm(config: Config, tokenizer: Tokenizer, *, device: torch.device)
     lm = model_class(config).float()
     lm.set_attn_implementation(attention_for(device))
     return _finish(lm, tokenizer)
+
+
+def empty_causal_lm(config: Config, tokens: int) -> nn.Module:
+    """The causal LM of a config on the meta device: shapes with no memory behind them.
+
+    It has a row for each of `tokens` tokens.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config.vocab_size = max(config.vocab_size, tokens)
+    with torch.device("meta"):
+        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        lm = model_class(config)
+        lm.set_attn_implementation("eager")
+    fuse_gelu(lm)
+    model: nn.Module = lm
+    return model
 
 
 def _finish(lm: Any, tokenizer: Tokenizer) -> nn.Module:

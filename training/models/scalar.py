@@ -8,24 +8,24 @@ same in stage 2's evaluation and inside PPO, for every head and pooling.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from training.arguments.parsing import UserError
+from training.models.folders import check_weights, read_json, read_tensor, weights_errors
 from training.models.loading import (
-    attention_for,
     fuse_gelu,
     mask_inputs,
-    set_dropout,
+    read_model,
     set_token_ids,
 )
 from training.models.tokenizers import Tokenizer
 from training.tensors import last_position, position_ids_from_mask
 
+Head = Literal["linear", "mlp"]
 Pooling = Literal["last", "mean", "weighted_mean"]
 MLP_WIDTH = 512  # the tutorial's hidden layer
 SETTINGS_FILE = "scalar_model.json"
@@ -37,7 +37,7 @@ BACKBONE_FOLDER = "backbone"
 class ScalarSettings:
     """What a saved scalar model is, beside its weights; `scalar_model.json` in its folder."""
 
-    head: Literal["linear", "mlp"] = "linear"
+    head: Head = "linear"
     pooling: Pooling = "last"
     score_mean: float = 0.0  # of raw scores, over the SFT model's own responses
     score_std: float = 1.0
@@ -110,7 +110,7 @@ class ScalarModel(nn.Module):
         return readings.gather(1, last_position(attention_mask)[:, None]).squeeze(1)
 
 
-def new_head(kind: Literal["linear", "mlp"], width: int) -> nn.Module:
+def new_head(kind: Head, width: int) -> nn.Module:
     """A head from `width` to 1; its last layer is N(0, 1 / sqrt(width + 1)) (arXiv:1909.08593)."""
     if kind == "linear":
         head: nn.Module = nn.Linear(width, 1, bias=False)  # as in sequence classification
@@ -124,28 +124,16 @@ def new_head(kind: Literal["linear", "mlp"], width: int) -> nn.Module:
     return head
 
 
-def _read_json(path: Path, flag: str) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{flag}: {path} cannot be read as JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise UserError(f"{flag}: {path} holds no JSON object")
-    return fields
-
-
 def read_settings(path: str, *, flag: str, hint: str) -> ScalarSettings:
     """The settings of a saved scalar model, or of a plain one-label classification folder."""
     folder = Path(path).expanduser()
     if (folder / SETTINGS_FILE).is_file():
-        fields = _read_json(folder / SETTINGS_FILE, flag)
-        try:
-            return ScalarSettings(**fields)
-        except TypeError as error:
-            raise UserError(f"{flag}: {folder / SETTINGS_FILE}: {error}; {hint}") from error
+        settings = _settings(folder / SETTINGS_FILE, flag=flag, hint=hint)
+        check_weights(backbone_folder(path, settings), flag=flag, hint=hint)
+        return settings
     if not (folder / "config.json").is_file():
         raise UserError(f"{flag}: no reward model in {path}; {hint}")
-    config = _read_json(folder / "config.json", flag)
+    config = read_json(folder / "config.json", flag)
     architecture = (config.get("architectures") or [""])[0]
     one_label = config.get("num_labels", len(config.get("id2label", "12"))) == 1
     if not (architecture.endswith("ForSequenceClassification") and one_label):
@@ -153,7 +141,27 @@ def read_settings(path: str, *, flag: str, hint: str) -> ScalarSettings:
             f"{flag}: {path} holds {architecture or 'a model without a score head'}, not a reward "
             f"model; {hint}"
         )
+    check_weights(path, flag=flag, hint=hint)
     return ScalarSettings()
+
+
+def backbone_folder(path: str, settings: ScalarSettings) -> str:
+    """Where the backbone's config and weights lie."""
+    return path if settings.is_plain else str(Path(path) / BACKBONE_FOLDER)
+
+
+def _settings(file: Path, *, flag: str, hint: str) -> ScalarSettings:
+    fields = read_json(file, flag)
+    known = ScalarSettings()
+    for name, value in fields.items():
+        kind = float if name.startswith("score_") else str
+        if not hasattr(known, name) or not isinstance(value, kind | int):
+            raise UserError(f"{flag}: {file}: {name} {value!r} is no setting of ours; {hint}")
+    settings = ScalarSettings(**fields)
+    if settings.head not in get_args(Head) or settings.pooling not in get_args(Pooling):
+        got = f"head {settings.head!r}, pooling {settings.pooling!r}"
+        raise UserError(f"{flag}: {file}: unknown {got}; {hint}")
+    return settings
 
 
 def refuse_scalar_model(path: str, *, flag: str, hint: str) -> None:
@@ -163,7 +171,7 @@ def refuse_scalar_model(path: str, *, flag: str, hint: str) -> None:
     """
     folder = Path(path).expanduser()
     config = folder / "config.json"
-    fields = _read_json(config, flag) if config.is_file() else {}
+    fields = read_json(config, flag) if config.is_file() else {}
     architecture = (fields.get("architectures") or [""])[0]
     if (folder / SETTINGS_FILE).is_file() or architecture.endswith("ForSequenceClassification"):
         raise UserError(f"{flag}: {path} holds a reward model, which does not respond; {hint}")
@@ -194,16 +202,15 @@ def load_scalar_model(
 ) -> ScalarModel:
     """A saved scalar model with dropout off; sharded if the caller holds `sharded_init` open."""
     folder = Path(path)
-    source = folder if settings.is_plain else folder / BACKBONE_FOLDER
+    source = backbone_folder(path, settings)
     model = new_scalar_model(
-        str(source), settings, device=device, compute_dtype=compute_dtype, tokens=tokens
+        source, settings, device=device, compute_dtype=compute_dtype, tokens=tokens
     )
-    if settings.is_plain:
-        model.head.load_state_dict({"weight": _read_tensor(folder, "score.weight")})
-    else:
-        with safe_open(folder / HEAD_FILE, framework="pt") as file:
-            names = list(file.keys())
-            model.head.load_state_dict({name: file.get_tensor(name) for name in names})
+    with weights_errors(path):
+        if settings.is_plain:
+            model.head.load_state_dict({"weight": read_tensor(folder, "score.weight")})
+        else:
+            model.head.load_state_dict(load_file(folder / HEAD_FILE))
     return model
 
 
@@ -220,13 +227,9 @@ def new_scalar_model(
 
     It gets rows for `tokens` tokens at least: a model that stage 1 has not seen may lack PAD's.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
-    config = AutoConfig.from_pretrained(path)
-    set_dropout(config, 0.0)
-    backbone = AutoModel.from_pretrained(
-        path, config=config, dtype=torch.float32, attn_implementation=attention_for(device)
-    )
+    backbone = read_model(AutoModel, path, device=device, dropout=0.0)
     if tokens > backbone.config.vocab_size:
         backbone.resize_token_embeddings(tokens, mean_resizing=True)
     fuse_gelu(backbone)
@@ -234,15 +237,6 @@ def new_scalar_model(
     with torch.random.fork_rng():  # how much was drawn before differs between ZeRO stages
         torch.manual_seed(seed)
         return ScalarModel(backbone, settings, compute_dtype=compute_dtype)
-
-
-def _read_tensor(folder: Path, name: str) -> Tensor:
-    for shard in sorted(folder.glob("*.safetensors")):
-        with safe_open(shard, framework="pt") as file:
-            if name in set(file.keys()):
-                tensor: Tensor = file.get_tensor(name)
-                return tensor
-    raise UserError(f"{folder}: no safetensors file holds {name}; train it again with stage 2")
 
 
 def save_scalar_model(

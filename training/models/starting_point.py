@@ -16,6 +16,7 @@ from training.arguments.sft import SFTArgs
 from training.models.loading import (
     Config,
     check_fits,
+    check_packing,
     config_from_json,
     load_causal_lm,
     load_config,
@@ -54,9 +55,9 @@ def load_starting_tokenizer(args: SFTArgs) -> Tokenizer:
     return load_tokenizer(str(folder), flag="--tokenizer_name_or_path")
 
 
-def check_starting_model(args: SFTArgs, tokenizer: Tokenizer) -> None:
-    """What can be said of the model from its config alone, before any weight is read."""
-    _config(args, tokenizer)
+def check_starting_model(args: SFTArgs, tokenizer: Tokenizer) -> Config:
+    """The config of the model, of which nothing more is read, after it was checked."""
+    return _config(args, tokenizer)
 
 
 def starting_model(args: SFTArgs, tokenizer: Tokenizer, device: torch.device) -> nn.Module:
@@ -85,5 +86,6 @@ def _config(args: SFTArgs, tokenizer: Tokenizer) -> Config:
         refuse_scalar_model(base, flag="--model_name_or_path", hint=hint)
     else:
         config = config_from_json(_config_file(args), tokenizer, flag="--init_from_scratch")
+    check_packing(config, args.packing)
     check_fits(config, args.max_length, flags=f"--max_length {args.max_length} can")
     return config

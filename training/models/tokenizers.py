@@ -5,6 +5,7 @@ from typing import Any
 
 from training.arguments.parsing import UserError
 from training.arguments.paths import is_local, not_there
+from training.models.folders import NO_CODE, code_refusal, is_code_refused
 from training.models.sentencepieces import load_model
 
 PAD_TOKEN = "<|pad|>"
@@ -29,8 +30,10 @@ def load_tokenizer(path: str, *, flag: str) -> Tokenizer:
     if is_local(path) and not is_here:
         raise UserError(nothing_there)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(path, **NO_CODE)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        if is_code_refused(error):
+            raise code_refusal(path, flag=flag) from error
         if not is_here:
             raise UserError(nothing_there) from error
         raise UserError(f"{flag}: no tokenizer can be loaded from {path}: {error}") from error

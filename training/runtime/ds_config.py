@@ -4,7 +4,9 @@ Those keys are added here and nowhere else; a file that sets one of them to some
 error, never a silent override.
 """
 
+import difflib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,14 @@ OWNED_SECTIONS = {
     "scheduler": "--lr_scheduler and --warmup_ratio",
     "bf16": "--dtype",
     "fp16": "--dtype",
+}
+
+# Sections that DeepSpeed keeps the names of outside its constants.
+SECTIONS = {
+    *("zero_optimization", "activation_checkpointing", "aio", "autotuning", "comet"),
+    *("comms_logger", "compile", "compression_training", "csv_monitor", "curriculum_learning"),
+    *("data_efficiency", "eigenvalue", "elasticity", "flops_profiler", "hybrid_engine", "nebula"),
+    *("pipeline", "progressive_layer_drop", "tensorboard", "wandb"),
 }
 
 
@@ -43,6 +53,8 @@ def build(args: CommonArgs, world_size: int) -> dict[str, Any]:
             f"{path}: zero_optimization.stage is {stage} but --zero_stage is {args.zero_stage}; "
             f"pass --zero_stage {stage}"
         )
+    if args.deepspeed_config:
+        _check_keys(config, path)
     # A micro-batch is filled by tokens, not rows, and a step has as many as it needs: the engine
     # is told of one row a step, and gradient accumulation is driven by `TrainingEngine`.
     added = {
@@ -62,6 +74,34 @@ def build(args: CommonArgs, world_size: int) -> dict[str, Any]:
             )
         config[key] = value
     return config
+
+
+def _check_keys(config: dict[str, Any], path: Path) -> None:
+    """Raise `UserError` for a key or a value that DeepSpeed does not take.
+
+    It passes over unknown keys beside its sections, and fails on those inside with a traceback
+    after the models are loaded.
+    """
+    from deepspeed.runtime import constants
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    names = {value for value in vars(constants).values() if isinstance(value, str)} | SECTIONS
+    for key in config.keys() - names:
+        raise UserError(f"{path}: DeepSpeed has no key {key!r}{_nearest(key, names)}; remove it")
+    try:
+        DeepSpeedZeroConfig(**config.get("zero_optimization", {}))
+    except ValueError as error:
+        found: Any = error  # pydantic's
+        first = found.errors()[0]
+        place = ".".join(["zero_optimization", *map(str, first["loc"])])
+        known = DeepSpeedZeroConfig.model_fields
+        hint = _nearest(str(first["loc"][-1]), known) if first["type"] == "extra_forbidden" else ""
+        raise UserError(f"{path}: {place}: {first['msg']}, got {first['input']!r}{hint}") from error
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" (is {found[0]!r} meant?)" if found else ""
 
 
 def for_frozen(config: dict[str, Any]) -> dict[str, Any]:

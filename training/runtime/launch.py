@@ -46,14 +46,18 @@ def main() -> int:
     has_accelerator = _has_accelerator()
     if not has_accelerator:
         environment.setdefault("DS_ACCELERATOR", "cpu")  # else each process warns that it is one
-    if _is_one_rank(launcher_flags, has_accelerator):
+    is_dry_run = _is_dry_run(program)
+    if is_dry_run:  # it reckons with the ranks that there would be, alone
+        environment.setdefault("NUM_GPUS", _options(launcher_flags).get("--num_gpus", ""))
+        command = [sys.executable, "-u", *program]
+    elif _is_one_rank(launcher_flags, has_accelerator):
         environment = _alone(environment, launcher_flags)
         command = [sys.executable, "-u", *program]
     else:
         command = [sys.executable, launcher, "--log_level", "critical", *launcher_flags, *program]
     group, status = _run(command, environment)
     _end_group(group)
-    if status == 0 and not _has_marker(program, launch_id):
+    if status == 0 and not is_dry_run and not _has_marker(program, launch_id):
         sys.stderr.write(
             "launch: error: the launcher reported success but the run did not finish (was it "
             "killed?); run the same command again\n"
@@ -70,7 +74,7 @@ def _has_accelerator() -> bool:
 
 def _is_one_rank(launcher_flags: list[str], has_accelerator: bool) -> bool:
     """Whether this is surely one process on this host; without a GPU it is one unless asked."""
-    options = dict(zip(launcher_flags[::2], launcher_flags[1::2], strict=False))
+    options = _options(launcher_flags)
     known = options.keys() <= {"--num_gpus", "--master_port"} and len(launcher_flags) % 2 == 0
     count = options.get("--num_gpus", "" if has_accelerator else "1")
     return known and count == "1" and not HOSTFILE.exists()
@@ -85,6 +89,22 @@ def _alone(environment: dict[str, str], launcher_flags: list[str]) -> dict[str, 
         environment["MASTER_PORT"] = port
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     return {**environment, **alone, LAUNCHED_BY: str(os.getpid())}
+
+
+def _options(launcher_flags: list[str]) -> dict[str, str]:
+    return dict(zip(launcher_flags[::2], launcher_flags[1::2], strict=False))
+
+
+def _is_dry_run(program: list[str]) -> bool:
+    """Whether the program is asked for its needs only; given twice, the last one counts."""
+    found = False
+    for index, word in enumerate(program):
+        name, _, value = word.replace("-", "_").partition("=")
+        if name == "__dry_run":
+            following = program[index + 1] if index + 1 < len(program) else ""
+            value = value or ("" if following.startswith("--") else following)
+            found = value.lower() in ("", "true", "t", "1", "yes", "y")
+    return found
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from training.arguments.reward import RewardArgs
 from training.data.encode import EncodedGroup
 from training.models.cpu_blocks import use_cpu_blocks
-from training.models.loading import check_fits, load_config
+from training.models.loading import check_fits, check_packing, load_config
 from training.models.lora import add_lora
 from training.models.scalar import (
     ScalarModel,
@@ -38,6 +38,7 @@ def check_backbone(args: RewardArgs) -> Tokenizer:
     config = load_config(args.model_name_or_path, flag=flag, hint=RUN_STAGE_1)
     refuse_scalar_model(args.model_name_or_path, flag=flag, hint=RUN_STAGE_1)
     checkpoint.check_complete(args.model_name_or_path, flag=flag, hint=RUN_STAGE_1)
+    check_packing(config, args.packing)
     check_fits(config, args.max_length, flags=f"--max_length {args.max_length} can")
     if args.head == "linear" and args.pooling == "last":
         check_can_classify(config, flag=flag)

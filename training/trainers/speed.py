@@ -26,31 +26,24 @@ class Speed:
 
     def training(self, lengths: Sequence[int], targets: int, seconds: float) -> dict[str, float]:
         """One optimizer step on sequences of these lengths, dealt over all ranks."""
-        flops = TRAINING * self.shape.forward_flops(lengths, targets)
-        least = self._least(flops, optimizer_passes=1)
         return {
             "speed/tokens_per_s": sum(lengths) / seconds,
-            "speed/roofline": least / seconds,
+            "speed/roofline": self.least_training(lengths, targets) / seconds,
         }
+
+    def least_training(
+        self, lengths: Sequence[int], targets: int, *, optimizer_steps: int = 1
+    ) -> float:
+        """Seconds at best of optimizer steps on sequences of these lengths."""
+        flops = TRAINING * self.shape.forward_flops(lengths, targets)
+        return self._least(flops, optimizer_passes=optimizer_steps)
 
     def ppo(self, rollout: Rollout, args: PPOArgs, seconds: dict[str, float]) -> dict[str, float]:
         """The phases of a PPO step, from their `time/..._s`."""
-        lengths, targets = rollout.lengths, sum(map(len, rollout.responses))
-        is_shared = args.critic == "shared"
-        head = self.shape.forward_flops(lengths, targets)
-        trunk = self.shape.forward_flops(lengths, 0)
-        is_recomputed = args.old_logprobs == "recompute"
-        scored = head + trunk + is_recomputed * head  # ref, reward model, perhaps the actor
-        if not args.reads_values_in_update and not (is_shared and is_recomputed):
-            scored += trunk
-        updates = args.ppo_epochs * (args.sequences_per_step // args.minibatch_size)
-        learnt = TRAINING * args.ppo_epochs * (head if is_shared else head + trunk)
-        least = {
-            "generate": self._decoding(rollout, args),
-            "score": self._least(scored),
-            "update": self._least(learnt, optimizer_passes=updates * (1 if is_shared else 2)),
-        }
-        tokens = {"generate": targets, "score": sum(lengths), "update": sum(lengths)}
+        responses = [len(response) for response in rollout.responses]
+        least = self.least_ppo([len(prompt) for prompt in rollout.prompts], responses, args)
+        targets, length = sum(responses), sum(rollout.lengths)
+        tokens = {"generate": targets, "score": length, "update": length}
         total = sum(seconds[f"time/{phase}_s"] for phase in least)
         metrics = {
             "speed/tokens_per_s": targets / total,
@@ -62,19 +55,41 @@ class Speed:
             metrics[f"speed/{phase}_roofline"] = least_s / taken
         return metrics
 
+    def least_ppo(
+        self, prompts: Sequence[int], responses: Sequence[int], args: PPOArgs
+    ) -> dict[str, float]:
+        """Seconds at best of the phases of a PPO step over responses of these lengths."""
+        lengths, targets = (
+            [sum(pair) for pair in zip(prompts, responses, strict=True)],
+            sum(responses),
+        )
+        is_shared = args.critic == "shared"
+        head = self.shape.forward_flops(lengths, targets)
+        trunk = self.shape.forward_flops(lengths, 0)
+        is_recomputed = args.old_logprobs == "recompute"
+        scored = head + trunk + is_recomputed * head  # ref, reward model, perhaps the actor
+        if not args.reads_values_in_update and not (is_shared and is_recomputed):
+            scored += trunk
+        updates = args.ppo_epochs * (args.sequences_per_step // args.minibatch_size)
+        learnt = TRAINING * args.ppo_epochs * (head if is_shared else head + trunk)
+        return {
+            "generate": self._decoding(prompts, responses, args),
+            "score": self._least(scored),
+            "update": self._least(learnt, optimizer_passes=updates * (1 if is_shared else 2)),
+        }
+
     def _least(self, flops: float, optimizer_passes: int = 0) -> float:
         """Seconds for a rank's share of the arithmetic, then for its optimizer."""
         adam = optimizer_passes * ADAM_BYTES * self.shape.parameters
         arithmetic = self.machine.seconds(flops=flops / self._ranks)
         return arithmetic + self.machine.seconds(bytes_read=adam)
 
-    def _decoding(self, rollout: Rollout, args: PPOArgs) -> float:
+    def _decoding(self, prompts: Sequence[int], responses: Sequence[int], args: PPOArgs) -> float:
         """The prompts at once, then token by token."""
         share = slice(0, None, self._ranks)
-        prompts = [len(prompt) for prompt in rollout.prompts][share]
-        answers = [len(response) for response in rollout.responses][share]
+        prompts, responses = prompts[share], responses[share]
         read, flops = self.shape.decoding(
-            prompts, answers, slots=args.generation_batch_size, itemsize=self._itemsize
+            prompts, responses, slots=args.generation_batch_size, itemsize=self._itemsize
         )
         prefill = self.shape.forward_flops(prompts, len(prompts))
         weights = self.shape.parameters * self._itemsize
