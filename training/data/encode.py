@@ -5,7 +5,7 @@ The tokenizer adds nothing; EOS is appended here and is always the last token of
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from training.arguments.parsing import UserError
@@ -31,6 +31,7 @@ class EncodedText:
 
     input_ids: list[int]
     loss_mask: list[bool]
+    source: str = field(default="", compare=False)  # file and line; empty for a block of texts
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,13 @@ def encode_demonstrations(
     responses = plain_ids(tokenizer, [record.response for record in records])
     encoded = []
     truncated = 0
-    for prompt, response in zip(prompts, responses, strict=True):
+    for record, prompt, response in zip(records, prompts, responses, strict=True):
         ids = _fit(prompt, response, eos, max_length)
         if ids is None:
             continue
         truncated += len(ids) <= len(response)
         mask = [False] * len(prompt) + [True] * len(ids)
-        encoded.append(EncodedText(prompt + ids, mask))
+        encoded.append(EncodedText(prompt + ids, mask, record.source))
     return _text_report(encoded, len(records), truncated, max_length)
 
 
@@ -126,7 +127,7 @@ def encode_conversations(
             ids, mask = _end_with_eos(ids[: max_length - 1], mask[: max_length - 1], eos)
             truncated += bool(ids)
         if ids:
-            encoded.append(EncodedText(ids, mask))
+            encoded.append(EncodedText(ids, mask, record.source))
     return _text_report(encoded, len(records), truncated, max_length)
 
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from training.arguments.common import CommonArgs
 from training.arguments.parsing import UserError
-from training.runtime import ds_config
+from training.runtime import ds_config, gradients
 from training.runtime.distributed import World
 
 
@@ -65,7 +65,8 @@ class TrainingEngine:
     """A DeepSpeed engine driven by micro-batches of any number and size.
 
     `backward` takes a loss that is this rank's share of a sum over all ranks; all ranks call it
-    equally often in a step, the last time with `last=True`, and then `step`.
+    equally often in a step, the last time with `last=True`, then `gradient_norm`, and then `step`
+    or `drop`.
     """
 
     def __init__(self, engine: Any, world: World) -> None:
@@ -85,24 +86,29 @@ class TrainingEngine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * self._world.size)
 
-    def step(self, lr_scale: float) -> float:
-        """Clip, update, clear gradients; the global gradient norm before clipping."""
+    def gradient_norm(self) -> float:
+        """The global norm before clipping, equal on all ranks; not finite where a gradient is."""
+        return gradients.global_norm(self._engine)
+
+    def step(self, lr_scale: float) -> None:
+        """Clip, update, clear gradients. Not for gradients whose norm is not finite."""
         for group, base in zip(self._groups(), self._base_lrs, strict=True):
             group["lr"] = base * lr_scale
-        # At stage 0 in fp32 DeepSpeed reports no norm; the gradients are whole on each rank there.
-        norm = self._whole_gradient_norm() if not self._engine.zero_optimization() else None
         self._engine.step()
-        if norm is None:
-            norm = self._engine.get_global_grad_norm()
-        return float("nan") if norm is None else float(norm)
+        gradients.forget_norm(self._engine)
+
+    def drop(self) -> None:
+        """Clear the gradients in place of `step`: weights and optimizer state stay."""
+        gradients.drop(self._engine)
+        gradients.forget_norm(self._engine)
+
+    def bad_gradients(self) -> list[str]:
+        """Parameters whose gradient is not finite on some rank; all ranks call this."""
+        return gradients.bad_gradients(self._engine, self._world)
 
     def _groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = self._engine.optimizer.param_groups
         return groups
-
-    def _whole_gradient_norm(self) -> float:
-        norms = [p.grad.norm() for p in self.module.parameters() if p.grad is not None]
-        return float(torch.stack(norms).norm()) if norms else 0.0
 
 
 def trainable(

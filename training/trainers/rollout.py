@@ -13,8 +13,9 @@ from training.hybrid_engine.decoder import Responses
 from training.hybrid_engine.sampling import SampleKey
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
-from training.trainers.experience import Rollout
+from training.trainers.experience import Rollout, prompt_name
 from training.trainers.forwards import ResponseForwards
+from training.trainers.guards import Fault, weight_fault
 from training.trainers.ppo_setup import Models
 
 
@@ -103,6 +104,25 @@ class RolloutCollector:
             found += forwards.tokens(lambda batch: [models.read_values(batch)])
         logprobs, entropies, values = found
         return logprobs, entropies, values
+
+
+def rollout_fault(rollout: Rollout, models: Models, world: World) -> Fault | None:
+    """What is first not finite in a rollout, which all ranks hold whole; all ranks call this."""
+    read = {  # in the order in which they are read
+        "log-prob of the actor": (rollout.logprobs, models.actor.module),
+        "value": (rollout.values, (models.critic or models.actor).module),
+        "log-prob of the ref": (rollout.ref_logprobs, models.ref),
+        "score": (rollout.scores, models.reward_model),
+    }
+    for name, (values, model) in read.items():
+        counts = rollout.mask if values.dim() == 2 else torch.ones_like(values, dtype=torch.bool)
+        bad = counts & ~torch.isfinite(values)
+        if not bad.any():
+            continue
+        rows = bad.flatten(1).any(dim=1) if bad.dim() == 2 else bad
+        named = [prompt_name(rollout, row) for row in rows.nonzero().flatten().tolist()]
+        return weight_fault({f"model that reads the {name}": model}, world) or Fault(name, named)
+    return None
 
 
 def _jobs(
