@@ -45,7 +45,7 @@ class Cell:
 
 def all_cells() -> list[Cell]:
     engines: list[tuple[int, int, tuple[str, ...]]] = [
-        (1, 0, ()), (1, 2, ()), (1, 3, ()), (1, 2, OFFLOAD),
+        (1, 0, ()), (1, 3, ()),
         (2, 0, ()), (2, 1, ()), (2, 2, ()), (2, 3, ()), (2, 2, OFFLOAD), (2, 3, OFFLOAD),
     ]  # fmt: skip
     pairs = [
@@ -63,7 +63,7 @@ def all_cells() -> list[Cell]:
         Cell("reward", 2, 2, "score"),
         Cell("reward", 1, 0, "score"),
         Cell("reward", 2, 3, "gradient"),
-        *(Cell("ppo", 2, zero, "gradient") for zero in (0, 1, 2, 3)),
+        *(Cell("ppo", 2, zero, "gradient") for zero in (0, 2, 3)),
         Cell("ppo", 2, 2, "gradient", OFFLOAD),
         Cell("ppo", 2, 2, "gradient", ("--critic", "shared"), label="-shared"),
         *(Cell("ppo", 2, 2, kind) for kind in ("score", "logprob", "value", "loss", "weight")),

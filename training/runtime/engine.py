@@ -13,6 +13,7 @@ from training.arguments.common import CommonArgs
 from training.arguments.parsing import UserError
 from training.runtime import ds_config, gradients
 from training.runtime.distributed import World
+from training.runtime.exhaustion import memory_phase
 
 
 def compute_dtype(choice: str, device: torch.device) -> torch.dtype:
@@ -49,14 +50,16 @@ def sharded_init(args: CommonArgs, world: World) -> Iterator[None]:
     compute_dtype(args.dtype, world.device)
     config = ds_config.build(args, world.size)
     if args.zero_stage != 3:
-        yield
+        with memory_phase("load", args):
+            yield
         return
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     # transformers looks for a living object of this class; it is dropped on the way out.
     alive = HfDeepSpeedConfig(config)  # type: ignore[no-untyped-call]
     try:
-        yield
+        with memory_phase("load", args):
+            yield
     finally:
         del alive
 
@@ -122,13 +125,14 @@ def trainable(
     if args.zero_stage != 3:
         _cast_frozen_matrices(module, compute_dtype(args.dtype, world.device))
     module.train()
-    module.to(world.device)
-    engine, *_ = deepspeed.initialize(
-        model=module,
-        optimizer=optimizer(module),
-        config=ds_config.build(args, world.size),
-        dist_init_required=False,
-    )
+    with memory_phase("load", args):
+        module.to(world.device)
+        engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer(module),
+            config=ds_config.build(args, world.size),
+            dist_init_required=False,
+        )
     if world.size == 1 and not engine.zero_optimization():
         # Nobody to add gradients up with; DeepSpeed would copy them all there and back.
         engine.enable_backward_allreduce = False

@@ -13,6 +13,7 @@ import torch
 
 from training.arguments.common import ModelArgs
 from training.arguments.parsing import GUARD_STOP, GuardStop, UserError, exit_with_user_error
+from training.runtime.exhaustion import memory_phase
 from training.runtime.memory import keep_freed_memory
 
 
@@ -25,7 +26,7 @@ def session(args: ModelArgs) -> Iterator[torch.device]:
     set_logging(logging.INFO, sys.stderr)
     torch.manual_seed(args.seed)
     try:
-        with user_errors():
+        with user_errors(), memory_phase("run", args):
             yield pick_device(0)
             sys.stdout.flush()
     except BrokenPipeError:

@@ -10,6 +10,7 @@ from training.data.prepare import Split
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
 from training.runtime.engine import compute_dtype
+from training.runtime.exhaustion import memory_phase
 from training.runtime.metrics import MetricLogger
 from training.runtime.profiling import profiled
 from training.trainers.experience import Rollout
@@ -17,8 +18,10 @@ from training.trainers.ppo import PPOTrainer, ppo_schedule
 from training.trainers.ppo_metrics import sample_metrics
 from training.trainers.ppo_setup import Models
 from training.trainers.rollout import RolloutCollector
+from training.trainers.self_check_run import verdict
 from training.trainers.speed import Speed
 
+CHECKED_PROMPTS = 8  # of --self_check
 LOGGED_SAMPLES = 4  # responses of each step that go to samples.jsonl
 
 
@@ -36,12 +39,15 @@ def run_ppo(
     trainer = PPOTrainer(args, world, models, schedule, tokenizer.pad_token_id)
     speed = Speed(models.actor.module.lm, compute_dtype(args.dtype, world.device), world)
     stream = PromptStream(len(prompts.train), args.rollout_batch_size, args.seed)
+    if args.self_check:
+        verdict(args, world, tokenizer, models, prompts.train[:CHECKED_PROMPTS])
     evaluate(args, tokenizer, prompts.held_out, collector, log, step=0)
     for step in range(1, args.max_steps + 1):
         chosen = [prompts.train[index] for index in stream.batch(step)]
         with profiled(args, world, step):
             rollout = collector.collect(step, chosen, args.samples_per_prompt)
-            metrics = trainer.update(step, rollout)
+            with memory_phase("train", args):
+                metrics = trainer.update(step, rollout)
         metrics.update(collector.seconds)
         metrics.update(speed.ppo(rollout, args, metrics))
         log.log(step, metrics)

@@ -13,6 +13,7 @@ from training.hybrid_engine.decoder import Responses
 from training.hybrid_engine.sampling import SampleKey
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
+from training.runtime.exhaustion import memory_phase
 from training.trainers.experience import Rollout, prompt_name
 from training.trainers.forwards import ResponseForwards
 from training.trainers.guards import Fault, weight_fault
@@ -42,10 +43,11 @@ class RolloutCollector:
         own = jobs[self._world.rank :: self._world.size] or jobs[:1]
         started = time.monotonic()
         keys = [SampleKey(self._args.seed, step, p.prompt_id, sample) for p, sample in own]
-        with self._models.hybrid.generation() as generate:
+        with memory_phase("generate", self._args), self._models.hybrid.generation() as generate:
             generated = generate([prompt.input_ids for prompt, _ in own], keys)
         generation_s = time.monotonic() - started
-        merged = _merge(self._world.gather(self._read(own, generated)), len(jobs))
+        with memory_phase("score", self._args):
+            merged = _merge(self._world.gather(self._read(own, generated)), len(jobs))
         self.seconds = {
             "time/generate_s": generation_s,
             "time/score_s": time.monotonic() - started - generation_s,
