@@ -146,7 +146,7 @@ def runs(tmp_path_factory, material, user_env) -> Runs:
                 places["LOCAL_RANK"] = rank
                 own = {name: str(value) for name, value in places.items()}
                 env = user_env | own | {"MASTER_ADDR": "127.0.0.1"}
-                command = ["python", "-m", "tests.stages.injected", file]
+                command = ["python", "-m", "tests.stages.injected", str(file)]
                 programs.append(stack.enter_context(started(command, runs.folder, env)))
         wait_until(
             lambda: (

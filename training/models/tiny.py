@@ -43,9 +43,8 @@ def _byte_tokenizer() -> Tokenizer:
     pieces: Any = Pieces(models.BPE({name: index for index, name in enumerate(names)}, []))
     pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     pieces.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=pieces, eos_token=EOS_TOKEN, pad_token=PAD_TOKEN
-    )
+    make: Any = PreTrainedTokenizerFast
+    return make(tokenizer_object=pieces, eos_token=EOS_TOKEN, pad_token=PAD_TOKEN)
 
 
 def write_random_scorer(model: str, folder: Path, *, flag: str) -> str:

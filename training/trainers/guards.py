@@ -122,8 +122,8 @@ class Guard:
                 "rows",
                 weights_are_finite=True,
             )
-        logger.warning(
-            "%s: %s; no optimizer step is made (%d in a row of at most %d)",
+        logger.info(
+            "warning: %s: %s; no optimizer step is made (%d in a row of at most %d)",
             name, fault, self.in_a_row, self._limit,
         )  # fmt: skip
 

@@ -62,6 +62,9 @@ class PPOTrainer:
             steps = self._epochs(step, experience)
         metrics = {**rollout_metrics(experience), **update_metrics(steps)}
         metrics |= {"kl/coef": self.kl_coef, **self.guard.metrics}
+        if self._args.score_clip:
+            is_clipped = rollout.scores.abs() >= self._args.score_clip
+            metrics["score/clip_fraction"] = is_clipped.double().mean().item()
         if self._args.kl_controller == "adaptive":
             self.kl_coef = next_kl_coef(
                 self.kl_coef,

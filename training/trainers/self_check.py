@@ -295,7 +295,7 @@ def _larger(first: float, second: float) -> float:
 
 def _digest(values: Tensor) -> str:
     content = values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    return hashlib.blake2b(content.tobytes(), digest_size=16).hexdigest()
 
 
 def table(checks: Sequence[Check]) -> str:
