@@ -15,9 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -174,13 +175,13 @@ def signal_if_alive(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def judge(samples: Sequence[Sample]) -> Mapping[str, object]:
+def judge(samples: Sequence[Sample]) -> dict[str, Any]:
     """What each measure was at first and at last, and how it grew, by a straight line."""
     kept = list(samples)[int(WARM_UP * len(samples)) :]
     if len(kept) < 8:
         raise SystemExit(f"{len(samples)} steps are too few to tell; run it for longer (--minutes)")
     hours = np.array([sample.seconds for sample in kept]) / 3600.0
-    result: dict[str, object] = {"steps": kept[-1].step, "seconds": round(kept[-1].seconds, 1)}
+    result: dict[str, Any] = {"steps": kept[-1].step, "seconds": round(kept[-1].seconds, 1)}
     grew = []
     for name, allowed in ALLOWED.items():
         values = np.array([getattr(sample, name) for sample in kept])

@@ -55,7 +55,7 @@ def test_an_alarm_rings_from_the_step_on_at_which_its_bound_is_passed(
 ):
     caplog.set_level(logging.INFO)
     held = ring(series(metric, values))
-    assert [step for step, names in enumerate(held, start=1) if alarm in names][0] == first_step
+    assert [alarm in names for names in held].index(True) + 1 == first_step
     assert set().union(*held) == {alarm}
     said = next(record.getMessage() for record in caplog.records)
     assert said.startswith(f"warning: step {first_step}: alarm {alarm}: ")
