@@ -24,7 +24,6 @@ BEGINNINGS: dict[str, tuple[Any, str]] = {
     "generate": (HybridEngine, "_generate"),
     "train": (SFTTrainer, "step"),
     "update": (PPOTrainer, "update"),
-    "evaluate": (SFTTrainer, "evaluate"),
 }
 
 

@@ -37,7 +37,6 @@ def wide(tmp_path_factory):
     [
         ("load", "step1_sft", ["while loading the models", "--zero_stage 3", "a smaller model"]),
         ("train", "step1_sft", ["while training", "--micro_batch_tokens (now 60000)"]),
-        ("evaluate", "step1_sft", ["while evaluating", "--micro_batch_tokens (now 60000)"]),
         ("generate", "step3_ppo", ["while generating", "--generation_batch_size (now 256)"]),
         ("update", "step3_ppo", ["while training", "--gradient_checkpointing true"]),
     ],
