@@ -19,8 +19,9 @@ from training.models.tiny import write_random_scorer, write_tiny_lm
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine
 from training.trainers import reward
+from training.trainers.check_table import Check, table
 from training.trainers.ppo_setup import Models, check_stages, load_models
-from training.trainers.self_check import Check, SelfCheck, table
+from training.trainers.self_check import SelfCheck
 from training.trainers.self_check_run import prompts_of, verdict
 
 NAMES = {

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from training.models.tokenizers import PAD_TOKEN, Tokenizer, load_tokenizer
 
@@ -29,7 +30,12 @@ def write_tiny_lm(folder: Path, *, seed: int = 0) -> str:
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        GPT2LMHeadModel(config).save_pretrained(folder)
+        lm = GPT2LMHeadModel(config)
+    # Not `lm.save_pretrained`, which writes on rank 0 alone; each host needs the folder.
+    config.architectures = [type(lm).__name__]
+    config.save_pretrained(folder)
+    weights = {name: weight.detach() for name, weight in lm.named_parameters()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
     return str(folder)
 

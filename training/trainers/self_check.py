@@ -7,7 +7,7 @@ result.
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine, compute_dtype
 from training.tensors import masked_sum
+from training.trainers.check_table import Check
 from training.trainers.collate import collate_responses
 from training.trainers.experience import Rollout
 from training.trainers.forwards import Model, ResponseForwards
@@ -37,22 +38,6 @@ PADS = 3  # on either side of a row, beside those that its neighbours bring
 # scores of equal rows, averaged over the tokens of a response where there are several.
 SAME = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 ENDS = 0.01  # chance, at least, that a response ends before it is cut
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the table; `measured` must be at most `bound`, or at least where so said."""
-
-    name: str
-    measured: float
-    bound: float
-    hint: str
-    at_least: bool = False
-
-    @property
-    def is_ok(self) -> bool:
-        good = self.measured >= self.bound if self.at_least else self.measured <= self.bound
-        return good  # of NaN neither holds
 
 
 class SelfCheck:
@@ -296,15 +281,3 @@ def _larger(first: float, second: float) -> float:
 def _digest(values: Tensor) -> str:
     content = values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     return hashlib.blake2b(content.tobytes(), digest_size=16).hexdigest()
-
-
-def table(checks: Sequence[Check]) -> str:
-    """The checks as lines, and a hint for each that failed."""
-    width = max(len(check.name) for check in checks)
-    lines = [f"{'check':<{width}}  {'measured':>10}  {'bound':>10}  ok"]
-    for check in checks:
-        bound = f"{'>=' if check.at_least else '<='} {check.bound:.3g}"
-        ok = "yes" if check.is_ok else "NO"
-        lines.append(f"{check.name:<{width}}  {check.measured:>10.3g}  {bound:>10}  {ok}")
-    failed = [check for check in checks if not check.is_ok]
-    return "\n".join([*lines, *(f"{check.name}: {check.hint}" for check in failed)])

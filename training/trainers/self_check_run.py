@@ -13,8 +13,9 @@ from training.models.loading import load_config, position_limit
 from training.models.tiny import write_random_scorer, write_tiny_lm
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
+from training.trainers.check_table import table
 from training.trainers.ppo_setup import Models, check_stages, load_models
-from training.trainers.self_check import SelfCheck, table
+from training.trainers.self_check import SelfCheck
 
 logger = logging.getLogger(__name__)
 
