@@ -41,6 +41,7 @@ class EnduranceArgs:
     reward_model: str = arg("", "Stage 2's output; default: a random head on the tiny one.")
     data_path: list[str] = arg([], "Prompts; default: a few questions.")
     rollout_batch_size: int = arg(32, "Prompts of a step.")
+    max_prompt_length: int = arg(64, "Tokens of a prompt, its last ones.")
     max_new_tokens: int = arg(24, "Tokens of a response.")
     json: str = arg("", "File for the result; nothing is written without.")
 
@@ -100,6 +101,8 @@ def command(args: EnduranceArgs, scratch: Path) -> list[str]:
         "reward_model_name_or_path": reward_model,
         "rollout_batch_size": args.rollout_batch_size,
         "minibatch_size": args.rollout_batch_size,
+        "max_prompt_length": args.max_prompt_length,
+        "overlong_prompts": "truncate_left",
         "max_new_tokens": args.max_new_tokens,
         "max_steps": 10**7,
         "actor_lr": 1e-6,  # the text should stay as it is, and with it the work
