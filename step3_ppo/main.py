@@ -17,6 +17,7 @@ def main() -> None:
 
         return dry_run.ppo(args)
     from training.data.prepare import load_prompts
+    from training.evaluation.judge_file import main_judge
     from training.runtime import checkpoint, distributed
     from training.runtime.metrics import MetricLogger
     from training.trainers.ppo_loop import run_ppo
@@ -26,10 +27,11 @@ def main() -> None:
     with distributed.session(args) as world:
         tokenizer, settings = check_stages(args, world)
         prompts = load_prompts(args, tokenizer)
+        judge = main_judge(args.judge)
         models = load_models(args, world, tokenizer, settings)
 
         with MetricLogger(args, world, total_steps=args.max_steps) as log:
-            run_ppo(args, world, tokenizer, prompts, models, log)
+            run_ppo(args, world, tokenizer, prompts, models, log, judge)
 
         output = Path(args.output_dir)
         save_policy(models.actor, tokenizer, world, output)

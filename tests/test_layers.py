@@ -20,7 +20,7 @@ LAYERS = [
         "training.runtime",
     },
     {"training.trainers", "training.evaluation"},
-    {"step1_sft", "step2_reward", "step3_ppo", "examples", "benchmarks"},
+    {"step1_sft", "step2_reward", "step3_ppo", "examples", "benchmarks", "training.self_check"},
 ]
 LEVEL = {unit: level for level, row in enumerate(LAYERS) for unit in row}
 PROGRAMS = LAYERS[-1]

@@ -74,6 +74,9 @@ class CommonArgs(EngineArgs, TemplateArgs):
     adam_betas: list[float] = arg([0.9, 0.95], "Adam's two betas.")
     adam_eps: float = arg(1e-5, "Adam's epsilon.")
     max_grad_norm: float = arg(1.0, "Gradients are scaled down to this norm; 0 does not clip.")
+    max_skipped_steps: int = arg(
+        3, "Optimizer steps in a row that may be left out since a number was not finite."
+    )
     lora_rank: int = arg(0, "Train adapters of this rank (LoRA), not the model; 0: the model.")
     lora_alpha: float = arg(0.0, "LoRA's alpha, its scale times its rank; 0: twice --lora_rank.")
     gradient_checkpointing: bool = arg(False, "Recompute activations in backward: less memory.")
@@ -91,6 +94,7 @@ class CommonArgs(EngineArgs, TemplateArgs):
         for name in (
             "weight_decay",
             "max_grad_norm",
+            "max_skipped_steps",
             "max_eval_rows",
             "profile_step",
             "lora_rank",

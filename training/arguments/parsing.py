@@ -16,12 +16,17 @@ from transformers.hf_argparser import HfArgumentParser
 T = TypeVar("T")
 
 USER_MISTAKE = 2  # exit status
+GUARD_STOP = 3  # exit status: a guard stopped the run, or a check of --self_check failed
 OTHER_RANKS_WAIT = 5.0  # seconds; launchers look for a dead rank every second
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells count
 
 
 class UserError(ValueError):
     """Something the user can mend: flags, files or data. Printed as one line; exit status 2."""
+
+
+class GuardStop(Exception):  # noqa: N818 (no error of the program)
+    """A run that must not go on as it is. Printed as one line; exit status 3."""
 
 
 def arg(default: Any, help: str) -> Any:
@@ -32,8 +37,8 @@ def arg(default: Any, help: str) -> Any:
     return field(default=default, metadata=metadata)
 
 
-def exit_with_user_error(program: str, message: str) -> NoReturn:
-    """Print `message` as one line on stderr and exit with status 2.
+def exit_with_user_error(program: str, message: str, *, status: int = USER_MISTAKE) -> NoReturn:
+    """Print `message` as one line on stderr and exit, with status 2 unless another is given.
 
     Most mistakes are seen by every rank: the first one speaks, and the others only if nobody has
     ended them a little later, as when a file is missing on their host alone.
@@ -44,7 +49,7 @@ def exit_with_user_error(program: str, message: str) -> NoReturn:
     line = " ".join(message.split())
     where = "" if rank == "0" else f" (rank {rank})"
     sys.stderr.write(f"{program}: error: {line}{where}\n")
-    raise SystemExit(USER_MISTAKE)
+    raise SystemExit(status)
 
 
 class _OneLineParser(HfArgumentParser):

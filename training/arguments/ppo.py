@@ -21,7 +21,11 @@ class PPOArgs(CommonArgs, PromptArgs):
     actor_model_name_or_path: str = arg("output/step1_sft", "Actor and frozen ref: stage 1's.")
     reward_model_name_or_path: str = arg("output/step2_reward", "Reward model, critic: stage 2's.")
     max_steps: int = arg(40, "PPO steps: one rollout and its updates each.")
+    self_check: bool = arg(False, "Before step 1, check what PPO relies on, and stop if it fails.")
     eval_every: int = arg(0, "Steps between two evaluations; 0 evaluates before and after.")
+    judge: list[str] = arg(
+        [], "Python file with score(texts) that judges held-out responses; it is executed."
+    )
     rollout_batch_size: int = arg(192, "Prompts per PPO step, over all ranks.")
     samples_per_prompt: int = arg(1, "Responses drawn for each prompt.")
     minibatch_size: int = arg(96, "Sequences per optimizer step, over all ranks.")

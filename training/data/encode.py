@@ -5,7 +5,7 @@ The tokenizer adds nothing; EOS is appended here and is always the last token of
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from training.arguments.parsing import UserError
@@ -33,6 +33,7 @@ class EncodedText:
 
     input_ids: list[int]
     loss_mask: list[bool]
+    source: str = field(default="", compare=False)  # file and line; empty for a block of texts
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,14 @@ def encode_demonstrations(
     prompts = _prompt_ids([record.prompt for record in records], tokenizer, prompt_template)
     responses = plain_ids(tokenizer, [record.response for record in records])
     encoded: list[Outcome[EncodedText]] = []
-    for prompt, response in zip(prompts, responses, strict=True):
+    for record, prompt, response in zip(records, prompts, responses, strict=True):
         ids = _fit(prompt, response, eos, max_length)
         if ids is None:
             encoded.append(Outcome(None))
             continue
         mask = [False] * len(prompt) + [True] * len(ids)
-        encoded.append(Outcome(EncodedText(prompt + ids, mask), int(len(ids) <= len(response))))
+        text = EncodedText(prompt + ids, mask, record.source)
+        encoded.append(Outcome(text, int(len(ids) <= len(response))))
     return encoded
 
 
@@ -111,7 +113,8 @@ def encode_conversations(
         cut = len(ids) > max_length
         if cut:
             ids, mask = _end_with_eos(ids[: max_length - 1], mask[: max_length - 1], eos)
-        encoded.append(Outcome(EncodedText(ids, mask), int(cut)) if ids else Outcome(None))
+        text = EncodedText(ids, mask, record.source)
+        encoded.append(Outcome(text, int(cut)) if ids else Outcome(None))
     return encoded
 
 

@@ -71,7 +71,7 @@ def _pack_text(text: EncodedText) -> dict[str, Any]:
 
 def _unpack_text(columns: Columns, row: int, source: str, place: int) -> EncodedText:
     ids = _ids(columns["ids"][row])
-    return EncodedText((ids & ~TARGET).tolist(), (ids >= TARGET).tolist())
+    return EncodedText((ids & ~TARGET).tolist(), (ids >= TARGET).tolist(), source)
 
 
 def _pack_group(group: EncodedGroup) -> dict[str, Any]:

@@ -47,6 +47,11 @@ def load_judge_file(path: str, arguments: Sequence[str] = ()) -> dict[str, Judge
     return judges
 
 
+def main_judge(words: Sequence[str]) -> Judge | None:
+    """The main judge of a `--judge FILE ARGUMENT ...`; None without one."""
+    return next(iter(load_judge_file(words[0], words[1:]).values())) if words else None
+
+
 def _load(path: str) -> ModuleType:
     file = Path(path).expanduser()
     if not file.is_file():

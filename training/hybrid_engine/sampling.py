@@ -102,13 +102,15 @@ def _invert(weights: Tensor, blocks: Tensor, uniforms: Tensor) -> Tensor:  # [B]
     """
     ends = blocks.cumsum(dim=-1)
     share = _below(uniforms[:, None] * ends[:, -1:], ends[:, -1:])
-    block = torch.searchsorted(ends, share, right=True)
+    # Past the end only where weights are NaN: then any token will do, its log-prob is NaN.
+    block = torch.searchsorted(ends, share, right=True).clamp(max=ends.shape[-1] - 1)
     share = share - (ends.gather(-1, block) - blocks.gather(-1, block))
     places = block * BLOCK + torch.arange(BLOCK, device=weights.device)
     inside = weights.gather(-1, places.clamp(max=weights.shape[-1] - 1))
     inside = inside.masked_fill(places >= weights.shape[-1], 0.0).cumsum(dim=-1)
     share = _below(share.clamp(min=0.0), inside[:, -1:])
-    return (block * BLOCK + torch.searchsorted(inside, share, right=True)).squeeze(-1)
+    tokens = block * BLOCK + torch.searchsorted(inside, share, right=True)
+    return tokens.squeeze(-1).clamp(max=weights.shape[-1] - 1)
 
 
 def _below(share: Tensor, total: Tensor) -> Tensor:

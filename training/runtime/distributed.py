@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from training.arguments.common import EngineArgs
+from training.runtime.exhaustion import memory_phase
 from training.runtime.launch import LAUNCH_ID, LAUNCHED_BY
 from training.runtime.process import pick_device, set_logging, user_errors
 
@@ -84,7 +85,7 @@ def session(args: EngineArgs) -> Iterator[World]:
     out: without that a finished run can abort at exit.
     """
     try:
-        with user_errors():
+        with user_errors(), memory_phase("run", args):
             world = _join(args)
             yield world
             world.barrier()

@@ -11,8 +11,9 @@ from torch.optim import Optimizer
 
 from training.arguments.common import CommonArgs
 from training.arguments.parsing import UserError
-from training.runtime import ds_config
+from training.runtime import ds_config, gradients
 from training.runtime.distributed import World
+from training.runtime.exhaustion import memory_phase
 
 
 def compute_dtype(choice: str, device: torch.device) -> torch.dtype:
@@ -49,14 +50,16 @@ def sharded_init(args: CommonArgs, world: World) -> Iterator[None]:
     compute_dtype(args.dtype, world.device)
     config = ds_config.build(args, world.size)
     if args.zero_stage != 3:
-        yield
+        with memory_phase("load", args):
+            yield
         return
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     # transformers looks for a living object of this class; it is dropped on the way out.
     alive = HfDeepSpeedConfig(config)  # type: ignore[no-untyped-call]
     try:
-        yield
+        with memory_phase("load", args):
+            yield
     finally:
         del alive
 
@@ -65,7 +68,8 @@ class TrainingEngine:
     """A DeepSpeed engine driven by micro-batches of any number and size.
 
     `backward` takes a loss that is this rank's share of a sum over all ranks; all ranks call it
-    equally often in a step, the last time with `last=True`, and then `step`.
+    equally often in a step, the last time with `last=True`, then `gradient_norm`, and then `step`
+    or `drop`.
     """
 
     def __init__(self, engine: Any, world: World) -> None:
@@ -85,24 +89,29 @@ class TrainingEngine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * self._world.size)
 
-    def step(self, lr_scale: float) -> float:
-        """Clip, update, clear gradients; the global gradient norm before clipping."""
+    def gradient_norm(self) -> float:
+        """The global norm before clipping, equal on all ranks; not finite where a gradient is."""
+        return gradients.global_norm(self._engine)
+
+    def step(self, lr_scale: float) -> None:
+        """Clip, update, clear gradients. Not for gradients whose norm is not finite."""
         for group, base in zip(self._groups(), self._base_lrs, strict=True):
             group["lr"] = base * lr_scale
-        # At stage 0 in fp32 DeepSpeed reports no norm; the gradients are whole on each rank there.
-        norm = self._whole_gradient_norm() if not self._engine.zero_optimization() else None
         self._engine.step()
-        if norm is None:
-            norm = self._engine.get_global_grad_norm()
-        return float("nan") if norm is None else float(norm)
+        gradients.forget_norm(self._engine)
+
+    def drop(self) -> None:
+        """Clear the gradients in place of `step`: weights and optimizer state stay."""
+        gradients.drop(self._engine)
+        gradients.forget_norm(self._engine)
+
+    def bad_gradients(self) -> list[str]:
+        """Parameters whose gradient is not finite on some rank; all ranks call this."""
+        return gradients.bad_gradients(self._engine, self._world)
 
     def _groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = self._engine.optimizer.param_groups
         return groups
-
-    def _whole_gradient_norm(self) -> float:
-        norms = [p.grad.norm() for p in self.module.parameters() if p.grad is not None]
-        return float(torch.stack(norms).norm()) if norms else 0.0
 
 
 def trainable(
@@ -116,13 +125,14 @@ def trainable(
     if args.zero_stage != 3:
         _cast_frozen_matrices(module, compute_dtype(args.dtype, world.device))
     module.train()
-    module.to(world.device)
-    engine, *_ = deepspeed.initialize(
-        model=module,
-        optimizer=optimizer(module),
-        config=ds_config.build(args, world.size),
-        dist_init_required=False,
-    )
+    with memory_phase("load", args):
+        module.to(world.device)
+        engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer(module),
+            config=ds_config.build(args, world.size),
+            dist_init_required=False,
+        )
     if world.size == 1 and not engine.zero_optimization():
         # Nobody to add gradients up with; DeepSpeed would copy them all there and back.
         engine.enable_backward_allreduce = False

@@ -12,7 +12,8 @@ from typing import TextIO
 import torch
 
 from training.arguments.common import ModelArgs
-from training.arguments.parsing import UserError, exit_with_user_error
+from training.arguments.parsing import GUARD_STOP, GuardStop, UserError, exit_with_user_error
+from training.runtime.exhaustion import memory_phase
 from training.runtime.memory import keep_freed_memory
 
 
@@ -25,7 +26,7 @@ def session(args: ModelArgs) -> Iterator[torch.device]:
     set_logging(logging.INFO, sys.stderr)
     torch.manual_seed(args.seed)
     try:
-        with user_errors():
+        with user_errors(), memory_phase("run", args):
             yield pick_device(0)
             sys.stdout.flush()
     except BrokenPipeError:
@@ -36,11 +37,13 @@ def session(args: ModelArgs) -> Iterator[torch.device]:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Inside, a `UserError` ends the program with one line and exit status 2."""
+    """Inside, a `UserError` ends the program with one line and exit status 2, a `GuardStop` 3."""
     try:
         yield
     except UserError as error:
         exit_with_user_error(Path(sys.argv[0]).name, str(error))
+    except GuardStop as stop:
+        exit_with_user_error(Path(sys.argv[0]).name, str(stop), status=GUARD_STOP)
 
 
 def pick_device(local_rank: int) -> torch.device:

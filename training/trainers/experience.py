@@ -35,6 +35,11 @@ class Rollout:
         return [len(prompt) + len(response) for prompt, response in pairs]
 
 
+def prompt_name(rollout: Rollout, row: int) -> str:
+    """How a message calls the prompt of this row."""
+    return f"prompt {rollout.prompt_ids[row]}"
+
+
 @dataclass(frozen=True)
 class Experience:
     """A rollout with what PPO learns from: all [B, T], the same on every rank."""

@@ -2,13 +2,16 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from training.arguments.common import CommonArgs
 from training.runtime.distributed import World
+from training.runtime.exhaustion import memory_phase
 from training.runtime.metrics import MetricLogger, Metrics
 from training.runtime.profiling import profiled
+from training.trainers.guards import Guard
 from training.trainers.schedule import Schedule
 
 Batch = TypeVar("Batch")
@@ -34,15 +37,17 @@ def fit(
     both are the last. `sample` gives the examples that go to samples.jsonl at each evaluation.
     """
     best = float("inf")
+    guard = Guard(args, schedule)
     while not schedule.is_done:
         batch, ends_epoch = next(batches)
-        with profiled(args, world, schedule.step + 1):
-            metrics = step(batch, schedule.start_step())
-        schedule.end_step()
-        log.log(schedule.step, metrics)
-        is_due = schedule.step % eval_every == 0 if eval_every else ends_epoch
+        with profiled(args, world, schedule.step + 1), memory_phase("train", args):
+            metrics = guard.step(f"step {schedule.step + 1}", partial(step, batch))
+        is_made = metrics is not None
+        log.log(schedule.step + (not is_made), {**(metrics or {}), **guard.metrics})
+        is_due = is_made and schedule.step % eval_every == 0 if eval_every else ends_epoch
         if evaluate is not None and (is_due or schedule.is_done):
-            held_out = evaluate()
+            with memory_phase("evaluate", args):
+                held_out = evaluate()
             log.log(schedule.step, held_out, always_show=True)
             log.samples(schedule.step, sample())
             if held_out["loss/eval"] < best:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from training.arguments.ppo import PPOArgs
-from training.objectives.ppo import PolicyLoss, policy_loss, value_loss
+from training.objectives.ppo import PolicyLoss, ValueLoss, policy_loss, value_loss
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine
 from training.tensors import (
@@ -17,7 +17,7 @@ from training.tensors import (
     scatter_to_mask,
     whiten,
 )
-from training.trainers.experience import Experience, Rollout
+from training.trainers.experience import Experience, Rollout, prompt_name
 from training.trainers.forwards import scalar_values
 from training.trainers.minibatch import MicroBatch, minibatch
 from training.trainers.ppo_metrics import UpdateSums
@@ -37,8 +37,9 @@ class Learner(Protocol):
     def learn(self, rows: Sequence[int], experience: Experience, sums: UpdateSums) -> None:
         """Add up the gradients of both losses over these rows of the rollout."""
 
-    def step(self, lr_scale: float) -> dict[str, float]:
-        """The optimizer step; gradient norms by name."""
+    @property
+    def engines(self) -> dict[str, TrainingEngine]:
+        """What steps, by name."""
 
 
 def learner_of(args: PPOArgs, world: World, models: Models, pad_id: int) -> Learner:
@@ -70,11 +71,9 @@ class SeparateLearner:
         self.train_critic(rows, experience.rollout, partial(_stored_targets, experience), sums)
         self.train_actor(rows, experience, sums)
 
-    def step(self, lr_scale: float) -> dict[str, float]:
-        return {
-            "policy/grad_norm": self._actor.step(lr_scale),
-            "value/grad_norm": self._critic.step(lr_scale),
-        }
+    @property
+    def engines(self) -> dict[str, TrainingEngine]:
+        return {"actor": self._actor, "critic": self._critic}
 
     def train_actor(self, rows: Sequence[int], experience: Experience, sums: UpdateSums) -> None:
         """Forward and backward of the actor, micro-batch by micro-batch."""
@@ -110,7 +109,7 @@ class SeparateLearner:
             )
             self._critic.backward(value.loss, last=batch.is_last)
             if batch.rows:
-                sums.add_value(value)
+                _add_value(sums, batch, rollout, value, values)
                 read[batch.rows, : batch.mask.shape[1]] = values.detach().cpu()
         return read
 
@@ -140,8 +139,9 @@ class SharedLearner:
                 token_loss=partial(_loss, objective),
             )
             old_values, returns = _stored_targets(experience, batch, packed)
+            values = scatter_to_mask(packed, batch.mask)
             value = value_loss(
-                scatter_to_mask(packed, batch.mask),
+                values,
                 old_values,
                 returns,
                 batch.mask,
@@ -151,10 +151,11 @@ class SharedLearner:
             self._engine.backward(loss + args.vf_coef * value.loss, last=batch.is_last)
             _add_policy(sums, batch, rollout, objective, logprobs)
             if batch.rows:
-                sums.add_value(value)
+                _add_value(sums, batch, rollout, value, values)
 
-    def step(self, lr_scale: float) -> dict[str, float]:
-        return {"policy/grad_norm": self._engine.step(lr_scale)}
+    @property
+    def engines(self) -> dict[str, TrainingEngine]:
+        return {"actor": self._engine}
 
 
 def minibatch_advantages(experience: Experience, rows: Sequence[int], args: PPOArgs) -> Tensor:
@@ -198,8 +199,22 @@ def _add_policy(
     sums: UpdateSums, batch: MicroBatch, rollout: Rollout, objective: Objective, logprobs: Tensor
 ) -> None:
     if batch.rows:
+        sums.readings.add("log-prob", logprobs, partial(_prompts, batch, rollout))
         gaps = logprobs - batch.pick(rollout.logprobs)[batch.mask]
         sums.add_policy(objective(logprobs, slice(0, len(logprobs))), gaps.abs().sum())
+
+
+def _add_value(
+    sums: UpdateSums, batch: MicroBatch, rollout: Rollout, value: ValueLoss, values: Tensor
+) -> None:
+    sums.readings.add("value", values[batch.mask], partial(_prompts, batch, rollout))
+    sums.add_value(value)
+
+
+def _prompts(batch: MicroBatch, rollout: Rollout) -> list[str]:
+    """The prompt of each response token of the micro-batch, in their order."""
+    rows = batch.mask.nonzero()[:, 0].tolist()
+    return [prompt_name(rollout, batch.rows[row]) for row in rows]
 
 
 def _stored_targets(

@@ -1,5 +1,6 @@
 """Stage 3's loop: collect, learn, log; evaluation on held-out prompts before and after."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,15 +11,21 @@ from training.data.prepare import Split
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
 from training.runtime.engine import compute_dtype
+from training.runtime.exhaustion import memory_phase
 from training.runtime.metrics import MetricLogger
 from training.runtime.profiling import profiled
+from training.trainers.alarms import AlarmBell, Judge
 from training.trainers.experience import Rollout
 from training.trainers.ppo import PPOTrainer, ppo_schedule
 from training.trainers.ppo_metrics import sample_metrics
 from training.trainers.ppo_setup import Models
 from training.trainers.rollout import RolloutCollector
+from training.trainers.self_check_run import verdict
 from training.trainers.speed import Speed
 
+logger = logging.getLogger(__name__)
+
+CHECKED_PROMPTS = 8  # of --self_check
 LOGGED_SAMPLES = 4  # responses of each step that go to samples.jsonl
 
 
@@ -29,26 +36,34 @@ def run_ppo(
     prompts: Split[EncodedPrompt],
     models: Models,
     log: MetricLogger,
+    judge: Judge | None = None,
 ) -> None:
     """--max_steps times: a rollout on the next prompts, and its updates."""
     collector = RolloutCollector(args, world, tokenizer, models)
     schedule = ppo_schedule(args, world)
     trainer = PPOTrainer(args, world, models, schedule, tokenizer.pad_token_id)
     speed = Speed(models.actor.module.lm, compute_dtype(args.dtype, world.device), world)
+    bell = AlarmBell(args, judge if world.is_main else None)
     stream = PromptStream(len(prompts.train), args.rollout_batch_size, args.seed)
-    evaluate(args, tokenizer, prompts.held_out, collector, log, step=0)
+    if args.self_check:
+        verdict(args, world, tokenizer, models, prompts.train[:CHECKED_PROMPTS])
+    evaluate(args, tokenizer, prompts.held_out, collector, log, bell, step=0)
     for step in range(1, args.max_steps + 1):
         chosen = [prompts.train[index] for index in stream.batch(step)]
         with profiled(args, world, step):
             rollout = collector.collect(step, chosen, args.samples_per_prompt)
-            metrics = trainer.update(step, rollout)
+            with memory_phase("train", args):
+                metrics = trainer.update(step, rollout)
         metrics.update(collector.seconds)
         metrics.update(speed.ppo(rollout, args, metrics))
+        metrics.update(bell.step(step, metrics))
         log.log(step, metrics)
         log.samples(step, samples(rollout, tokenizer))
         if args.eval_every and step % args.eval_every == 0 and step < args.max_steps:
-            evaluate(args, tokenizer, prompts.held_out, collector, log, step=step)
-    evaluate(args, tokenizer, prompts.held_out, collector, log, step=args.max_steps)
+            evaluate(args, tokenizer, prompts.held_out, collector, log, bell, step=step)
+    evaluate(args, tokenizer, prompts.held_out, collector, log, bell, step=args.max_steps)
+    for line in bell.summary():
+        logger.info("%s", line)
 
 
 def evaluate(
@@ -57,6 +72,7 @@ def evaluate(
     prompts: Sequence[EncodedPrompt],
     collector: RolloutCollector,
     log: MetricLogger,
+    bell: AlarmBell,
     *,
     step: int,
 ) -> None:
@@ -65,6 +81,8 @@ def evaluate(
         return
     rollout = collector.collect(0, prompts, 1)
     metrics = {f"eval/{name}": value for name, value in sample_metrics(rollout).items()}
+    texts = tokenizer.batch_decode(rollout.responses, skip_special_tokens=True)
+    metrics.update(bell.evaluation(step, metrics, texts))
     log.log(step, metrics, always_show=True)
     log.samples(step, [{**row, "held_out": True} for row in samples(rollout, tokenizer)])
 

@@ -9,14 +9,19 @@ from training.objectives.ppo import PolicyLoss, ValueLoss, explained_variance
 from training.runtime.distributed import World
 from training.tensors import masked_mean, masked_moments, mean_and_variance
 from training.trainers.experience import Experience, Rollout
+from training.trainers.guards import Readings
 
 
 class UpdateSums:
-    """Sums and extremes over the micro-batches of one optimizer step, kept on the device."""
+    """Sums and extremes over the micro-batches of one optimizer step, kept on the device.
+
+    `readings` are the log-probs and values that they are made of.
+    """
 
     def __init__(self, world: World, token_count: int) -> None:
         self._world = world
         self.token_count = token_count
+        self.readings = Readings()
         self._sums = torch.zeros(6, dtype=torch.float64, device=world.device)
         self._extremes = torch.full((2,), -torch.inf, dtype=torch.float64, device=world.device)
 
@@ -51,6 +56,8 @@ class UpdateSums:
 
 def update_metrics(steps: Sequence[dict[str, float]]) -> dict[str, float]:
     """Means over the optimizer steps, extremes of the extremes, and the very first ratio."""
+    if not steps:
+        return {}  # all of them were left out
     first = steps[0]
     metrics = {name: sum(step[name] for step in steps) / len(steps) for name in first}
     metrics["policy/ratio_max"] = max(step["policy/ratio_max"] for step in steps)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from training.objectives.reward import comparison_loss, pair_accuracy
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine, compute_dtype
 from training.trainers.collate import collate_groups
+from training.trainers.guards import Readings, step_together
 from training.trainers.row_rules import row_rules
 from training.trainers.speed import Speed
 
@@ -55,20 +56,30 @@ class RewardTrainer:
         weight_sum = sum(self._pair_weights(group).sum().item() for group in groups)
         plan = self._plan([_sample(group) for group in groups])
         by_place = dict(enumerate(groups))
+        readings = Readings()
         totals = torch.zeros(3, dtype=torch.float64, device=self._world.device)
         for index, micro_batch in enumerate(plan):
             chosen = [groups[place] for place in micro_batch.samples]
-            loss, counts = self._loss(chosen, self._scores(micro_batch, by_place), weight_sum)
+            scores = self._scores(micro_batch, by_place)
+            if chosen:
+                readings.add("score", scores, partial(_sources, chosen))
+            loss, counts = self._loss(chosen, scores, weight_sum)
             totals += torch.stack([loss.detach().double(), *counts])
             self._engine.backward(loss, last=index == len(plan) - 1)
-        grad_norm = self._engine.step(lr_scale)
-        seconds = time.monotonic() - started
         loss_sum, correct, counted = self._world.all_sum(totals).tolist()
+        norms = step_together(
+            {"reward model": self._engine},
+            lr_scale,
+            losses={"loss": loss_sum},
+            readings=readings,
+            world=self._world,
+        )
+        seconds = time.monotonic() - started
         lengths = [len(g.prompt_ids) + len(ids) for g in groups for ids in g.response_ids]
         return {
             "loss/train": loss_sum,
             "accuracy/train": correct / max(counted, 1.0),
-            "optim/grad_norm": grad_norm,
+            "optim/grad_norm": norms["reward model"],
             "optim/lr_scale": lr_scale,
             "time/step_s": seconds,
             **self._speed.training(lengths, 0, seconds),
@@ -167,6 +178,13 @@ class RewardTrainer:
         if self._args.group_average == "prompt_mean":
             return weights / weights.sum().clamp(min=1e-12)
         return weights
+
+
+def _sources(groups: Sequence[EncodedGroup]) -> list[str]:
+    """Where each response of these groups comes from, in their order."""
+    return [
+        f"{group.source} (response {k})" for group in groups for k in range(len(group.response_ids))
+    ]
 
 
 def _offsets(groups: Sequence[EncodedGroup]) -> list[int]:

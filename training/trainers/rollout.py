@@ -13,8 +13,10 @@ from training.hybrid_engine.decoder import Responses
 from training.hybrid_engine.sampling import SampleKey
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
-from training.trainers.experience import Rollout
+from training.runtime.exhaustion import memory_phase
+from training.trainers.experience import Rollout, prompt_name
 from training.trainers.forwards import ResponseForwards
+from training.trainers.guards import Fault, weight_fault
 from training.trainers.ppo_setup import Models
 
 
@@ -41,10 +43,11 @@ class RolloutCollector:
         own = jobs[self._world.rank :: self._world.size] or jobs[:1]
         started = time.monotonic()
         keys = [SampleKey(self._args.seed, step, p.prompt_id, sample) for p, sample in own]
-        with self._models.hybrid.generation() as generate:
+        with memory_phase("generate", self._args), self._models.hybrid.generation() as generate:
             generated = generate([prompt.input_ids for prompt, _ in own], keys)
         generation_s = time.monotonic() - started
-        merged = _merge(self._world.gather(self._read(own, generated)), len(jobs))
+        with memory_phase("score", self._args):
+            merged = _merge(self._world.gather(self._read(own, generated)), len(jobs))
         self.seconds = {
             "time/generate_s": generation_s,
             "time/score_s": time.monotonic() - started - generation_s,
@@ -103,6 +106,25 @@ class RolloutCollector:
             found += forwards.tokens(lambda batch: [models.read_values(batch)])
         logprobs, entropies, values = found
         return logprobs, entropies, values
+
+
+def rollout_fault(rollout: Rollout, models: Models, world: World) -> Fault | None:
+    """What is first not finite in a rollout, which all ranks hold whole; all ranks call this."""
+    read = {  # in the order in which they are read
+        "log-prob of the actor": (rollout.logprobs, models.actor.module),
+        "value": (rollout.values, (models.critic or models.actor).module),
+        "log-prob of the ref": (rollout.ref_logprobs, models.ref),
+        "score": (rollout.scores, models.reward_model),
+    }
+    for name, (values, model) in read.items():
+        counts = rollout.mask if values.dim() == 2 else torch.ones_like(values, dtype=torch.bool)
+        bad = counts & ~torch.isfinite(values)
+        if not bad.any():
+            continue
+        rows = bad.flatten(1).any(dim=1) if bad.dim() == 2 else bad
+        named = [prompt_name(rollout, row) for row in rows.nonzero().flatten().tolist()]
+        return weight_fault({f"model that reads the {name}": model}, world) or Fault(name, named)
+    return None
 
 
 def _jobs(

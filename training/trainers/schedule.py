@@ -38,6 +38,11 @@ class Schedule:
         self.step += 1
         return scale
 
+    def take_back_step(self) -> None:
+        """Call in place of `end_step` when the step was not made: the next one is it."""
+        self.step -= 1
+        self.end_step()  # its time is spent all the same
+
     def end_step(self) -> None:
         """Call after each step's work; time outside (evaluation, saving) is not counted."""
         if self._max_seconds:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from training.runtime import optim
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine, compute_dtype, trainable
 from training.trainers.collate import collate_texts
+from training.trainers.guards import Readings, step_together
 from training.trainers.row_rules import row_rules
 from training.trainers.schedule import Schedule
 from training.trainers.speed import Speed
@@ -57,16 +58,26 @@ class SFTTrainer:
         examples = [self._examples[index] for index in batch]
         token_count = sum(sum(example.loss_mask) for example in examples)
         plan = self._plan(examples)
+        readings = Readings()
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
         for index, rows in enumerate(plan):
-            loss = self._summed_loss(rows, examples) / token_count
+            summed, logprobs = self._summed_loss(rows, examples)
+            readings.add("log-prob", logprobs, partial(_sources, rows, examples))
+            loss = summed / token_count
             total += loss.detach()
             self._engine.backward(loss, last=index == len(plan) - 1)
-        grad_norm = self._engine.step(lr_scale)
+        loss_sum = self._world.all_sum(total).item()
+        norms = step_together(
+            {"model": self._engine},
+            lr_scale,
+            losses={"loss": loss_sum},
+            readings=readings,
+            world=self._world,
+        )
         seconds = time.monotonic() - started
         return {
-            "loss/train": self._world.all_sum(total).item(),
-            "optim/grad_norm": grad_norm,
+            "loss/train": loss_sum,
+            "optim/grad_norm": norms["model"],
             "optim/lr_scale": lr_scale,
             "time/step_s": seconds,
             **self._speed.training([self.lengths[i] for i in batch], token_count, seconds),
@@ -83,7 +94,7 @@ class SFTTrainer:
         self._engine.module.eval()
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
         for rows in self._plan(examples):
-            total += self._summed_loss(rows, examples)
+            total += self._summed_loss(rows, examples)[0]
         count = sum(sum(example.loss_mask) for example in examples)
         loss = self._world.all_sum(total).item() / count
         return {"loss/eval": loss, "perplexity/eval": perplexity(loss)}
@@ -94,7 +105,9 @@ class SFTTrainer:
         plan = plan_packed_step(range(len(examples)), samples, self._rules, rank=rank, size=size)
         return [micro_batch.rows for micro_batch in plan]
 
-    def _summed_loss(self, rows: Rows, examples: Sequence[EncodedText]) -> Tensor:
+    def _summed_loss(
+        self, rows: Rows, examples: Sequence[EncodedText]
+    ) -> tuple[Tensor, Tensor]:  # 0-d, log-probs [N] of the rows' targets
         held = {doc.sample: examples[doc.sample] for row in rows for doc in row}
         batch = collate_texts(
             rows,
@@ -103,11 +116,20 @@ class SFTTrainer:
             pad_id=self._engine.module.pad_id,
             device=self._world.device,
         )
-        loss: Tensor
-        loss, _ = self._engine(
+        found: tuple[Tensor, Tensor] = self._engine(
             batch.input_ids, batch.attention_mask, batch.target_mask, token_loss=cross_entropy
         )
-        return loss
+        return found
+
+
+def _sources(rows: Rows, examples: Sequence[EncodedText]) -> list[str]:
+    """Where each target of these rows comes from, in their order."""
+    placed = [(doc.sample, examples[doc.sample]) for row in rows for doc in row]
+    return [
+        example.source or f"block {index} of the batch"
+        for index, example in placed
+        for _ in range(sum(example.loss_mask))
+    ]
 
 
 def stage1_tokenizer(args: SFTArgs, world: World) -> Tokenizer:

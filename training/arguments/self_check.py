@@ -1,0 +1,29 @@
+"""Flags of `python -m training.self_check`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from training.arguments.common import EngineArgs, check_positive
+from training.arguments.parsing import arg, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfCheckArgs(EngineArgs):
+    """Checks what PPO relies on with your own models, or with tiny random ones of ours."""
+
+    model: str = arg("", "Causal LM to check; default: a tiny random GPT-2, made for the check.")
+    reward_model: str = arg("", "Stage 2's output; default: a random head on --model.")
+    zero_stage: Literal[0, 1, 2, 3] = arg(0, "ZeRO stage to check under.")
+    prompts: int = arg(8, "How many prompts are answered, twice each.")
+    max_new_tokens: int = arg(16, "Tokens a response may have, its EOS included.")
+    micro_batch_tokens: int = arg(4096, "Padded tokens per forward and rank; bounds memory.")
+    cpu_blocks: bool = arg(True, "On a CPU, compute each GPT-2 block as one function.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("prompts", "max_new_tokens", "micro_batch_tokens"):
+            check_positive(self, name)
+        require(
+            not self.reward_model or bool(self.model),
+            "--reward_model needs --model: the stage-1 model that it was trained from",
+        )

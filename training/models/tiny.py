@@ -1,0 +1,70 @@
+"""A tiny random GPT-2 on disk: what an installation is checked with, without any download."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from training.models.tokenizers import PAD_TOKEN, Tokenizer, load_tokenizer
+
+EOS_TOKEN = "<|endoftext|>"
+POSITIONS = 128
+
+
+def write_tiny_lm(folder: Path, *, seed: int = 0) -> str:
+    """A folder with a GPT-2 of two layers, GPT-2's dropout, and a tokenizer of single bytes."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = _byte_tokenizer()
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=POSITIONS,
+        n_embd=64,
+        n_layer=2,
+        n_head=2,
+        initializer_range=0.1,  # far from GPT-2's 0.02: it must prefer some tokens to others
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        lm = GPT2LMHeadModel(config)
+    # Not `lm.save_pretrained`, which writes on rank 0 alone; each host needs the folder.
+    config.architectures = [type(lm).__name__]
+    config.save_pretrained(folder)
+    weights = {name: weight.detach() for name, weight in lm.named_parameters()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def _byte_tokenizer() -> Tokenizer:
+    from tokenizers import Tokenizer as Pieces
+    from tokenizers import decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    names = [*sorted(pre_tokenizers.ByteLevel.alphabet()), EOS_TOKEN, PAD_TOKEN]
+    pieces: Any = Pieces(models.BPE({name: index for index, name in enumerate(names)}, []))
+    pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pieces.decoder = decoders.ByteLevel()
+    make: Any = PreTrainedTokenizerFast
+    return make(tokenizer_object=pieces, eos_token=EOS_TOKEN, pad_token=PAD_TOKEN)
+
+
+def write_random_scorer(model: str, folder: Path, *, flag: str) -> str:
+    """A reward model with an untrained head on the causal LM of `model`, in stage 2's format."""
+    from training.models.scalar import ScalarSettings, new_scalar_model, save_scalar_model
+
+    tokenizer = load_tokenizer(model, flag=flag)
+    scorer = new_scalar_model(
+        model,
+        ScalarSettings(head="mlp"),  # which any architecture can be saved with
+        device=torch.device("cpu"),
+        compute_dtype=torch.float32,
+        tokens=len(tokenizer),
+    )
+    weights = {name: weight.detach() for name, weight in scorer.named_parameters()}
+    save_scalar_model(scorer, weights, tokenizer, folder)
+    return str(folder)

@@ -1,0 +1,87 @@
+"""Out of memory: an error that names what was being done and the flags that need less of it."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+
+from training.arguments.parsing import UserError
+
+Phase = Literal["load", "generate", "score", "train", "evaluate", "run"]
+
+DOING = {
+    "load": "loading the models",
+    "generate": "generating responses",
+    "score": "reading the responses with the models",
+    "train": "training",
+    "evaluate": "evaluating",
+    "run": "running",
+}
+# What the libraries say where no class of their own tells it.
+SAID = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "std::bad_alloc",
+    "Cannot allocate memory",
+    "CUDA error: out of memory",
+    "CUDA out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+# Flags whose values are bounds of memory, by phase; the first that a program has come first.
+BOUNDS: dict[Phase, tuple[str, ...]] = {
+    "load": (),
+    "generate": ("generation_batch_size", "max_new_tokens"),
+    "score": ("micro_batch_tokens",),
+    "train": ("micro_batch_tokens",),
+    "evaluate": ("micro_batch_tokens",),
+    "run": ("micro_batch_tokens", "generation_batch_size", "max_new_tokens"),
+}
+
+
+@contextmanager
+def memory_phase(phase: Phase, args: Any) -> Iterator[None]:
+    """Inside, memory that runs out is a `UserError` that names `phase` and flags of `args`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or not is_out_of_memory(error):
+            raise
+        ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        flags = advice(phase, args, ranks=ranks, on_gpu=torch.cuda.is_available())
+        raise UserError(f"out of memory while {DOING[phase]}: {flags}") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or one that it was raised for, says that there is no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    if any(words in str(error) for words in SAID):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+
+
+def advice(phase: Phase, args: Any, *, ranks: int, on_gpu: bool) -> str:
+    """What to change, the flag that costs least first; `args` are any program's."""
+    lower = [f"--{name} (now {getattr(args, name)})" for name in BOUNDS[phase] if _has(args, name)]
+    changes = [f"lower {' or '.join(lower)}"] if lower else []
+    trains = _has(args, "zero_stage")
+    if trains and phase in ("train", "run") and not args.gradient_checkpointing:
+        changes.append("set --gradient_checkpointing true")
+    if phase in ("load", "train", "run"):
+        if getattr(args, "critic", "") == "separate":
+            changes.append("set --critic shared")
+        if trains and not args.lora_rank and args.zero_stage < 3:
+            changes.append("set --lora_rank 16")
+            changes.append("set --zero_stage 3" + ("" if ranks > 1 else " on more processes"))
+        if trains and on_gpu and args.zero_stage >= 2 and not args.offload_optimizer:
+            changes.append("set --offload_optimizer true")
+    return ", or ".join([*changes, "use a smaller model" if phase == "load" else "free memory"])
+
+
+def _has(args: Any, name: str) -> bool:
+    return hasattr(args, name)

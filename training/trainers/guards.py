@@ -1,0 +1,196 @@
+"""No optimizer step on a number that is not finite: what is wrong is named, and the run goes on.
+
+Every decision is made from sums and norms that all ranks share, so that all of them step or none.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from training.arguments.common import CommonArgs
+from training.arguments.parsing import GuardStop
+from training.runtime.distributed import World
+from training.runtime.engine import TrainingEngine
+from training.runtime.gradients import bad_weights
+from training.trainers.schedule import Schedule
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+NAMED = 8  # rows or parameters that a message names; the others are counted
+LOST_WEIGHT = "no later step can mend it"
+
+
+class TooManySkips(GuardStop):
+    """--max_skipped_steps are used up, or a weight is lost: the state is that of the last step.
+
+    `weights_are_finite` says whether that state is worth saving.
+    """
+
+    def __init__(self, message: str, *, weights_are_finite: bool) -> None:
+        super().__init__(message)
+        self.weights_are_finite = weights_are_finite
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The first tensor that is not finite, where it was read, and whether it is a weight."""
+
+    tensor: str
+    rows: Sequence[str] = ()
+    is_weight: bool = False
+
+    def __str__(self) -> str:
+        rows = [f"of {_shortened(self.rows)}"] if self.rows else []
+        return " ".join([self.tensor, *rows, "is not finite"])
+
+
+class SkipStep(Exception):  # noqa: N818 (no error of the program)
+    """Raised on every rank in place of an optimizer step, when its gradients are dropped."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+
+class Readings:
+    """What the micro-batches of one optimizer step have read, to be looked at if it goes wrong."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[str, Tensor, Callable[[], Sequence[str]]]] = []
+
+    def add(self, name: str, values: Tensor, rows: Callable[[], Sequence[str]]) -> None:
+        """Readings [N] called `name`; `rows` names the row of data of each."""
+        self._parts.append((name, values.detach(), rows))
+
+    def fault(self, world: World) -> Fault | None:
+        """The reading made first of those that are not finite on some rank; all ranks call this."""
+        own: dict[str, list[str]] = {}
+        for name, values, rows in self._parts:
+            bad = (~torch.isfinite(values)).tolist()
+            if any(bad):
+                named = [row for row, is_bad in zip(rows(), bad, strict=True) if is_bad]
+                own.setdefault(name, []).extend(named)
+        order = list(dict.fromkeys(name for name, _, _ in self._parts))
+        found = world.gather(own)
+        for name in order:  # all ranks read the same things in the same order
+            bad_rows = {row for part in found for row in part.get(name, ())}
+            if bad_rows:
+                return Fault(name, sorted(bad_rows))
+        return None
+
+
+class Guard:
+    """Counts the steps left out in a row, and stops the run when they are too many."""
+
+    def __init__(self, args: CommonArgs, schedule: Schedule) -> None:
+        self._limit = args.max_skipped_steps
+        self._schedule = schedule
+        self.skipped = 0
+        self.in_a_row = 0
+
+    def step(self, name: str, work: Callable[[float], T]) -> T | None:
+        """`work(lr_scale)`, an optimizer step that the schedule counts, or None if left out.
+
+        The schedule does not count a step that was left out: the next has its learning rate.
+        """
+        try:
+            result = work(self._schedule.start_step())
+        except SkipStep as skip:
+            self._schedule.take_back_step()
+            self.skip(name, skip.fault)
+            return None
+        self._schedule.end_step()
+        self.in_a_row = 0
+        return result
+
+    def skip(self, name: str, fault: Fault) -> None:
+        """Say what was wrong; `TooManySkips` once it is too much."""
+        if fault.is_weight:
+            raise TooManySkips(f"{name}: {fault}; {LOST_WEIGHT}", weights_are_finite=False)
+        self.skipped += 1
+        self.in_a_row += 1
+        if self.in_a_row > self._limit:
+            raise TooManySkips(
+                f"{name}: {fault}; {self.in_a_row} optimizer steps in a row were left out, more "
+                f"than --max_skipped_steps {self._limit}: lower the learning rate, or look at the "
+                "rows",
+                weights_are_finite=True,
+            )
+        logger.info(
+            "warning: %s: %s; no optimizer step is made (%d in a row of at most %d)",
+            name, fault, self.in_a_row, self._limit,
+        )  # fmt: skip
+
+    def progress(self) -> dict[str, int]:
+        """What `restore` needs to go on from here."""
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def restore(self, progress: Mapping[str, int]) -> None:
+        """Go on from a checkpoint's `progress`; batches were taken for the steps left out too."""
+        self.skipped, self.in_a_row = progress["skipped"], progress["in_a_row"]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """How many optimizer steps were left out so far; nothing in a run without any."""
+        return {"guard/skipped_steps": float(self.skipped)} if self.skipped else {}
+
+
+def step_together(
+    engines: Mapping[str, TrainingEngine],
+    lr_scale: float,
+    *,
+    losses: Mapping[str, float],
+    readings: Readings,
+    world: World,
+) -> dict[str, float]:
+    """The optimizer step of all `engines`, or of none with `SkipStep`; their gradient norms.
+
+    `losses` are sums over all ranks, and DeepSpeed's norms are agreed upon as well: nothing more
+    is asked of the other ranks while everything is finite.
+    """
+    norms = {name: engine.gradient_norm() for name, engine in engines.items()}
+    if all(map(math.isfinite, (*losses.values(), *norms.values()))):
+        for engine in engines.values():
+            engine.step(lr_scale)
+        return norms
+    fault = (
+        weight_fault({name: engine.module for name, engine in engines.items()}, world)
+        or readings.fault(world)
+        or _loss_fault(losses)
+        or _gradient_fault(engines)
+    )
+    for engine in engines.values():
+        engine.drop()
+    raise SkipStep(fault)
+
+
+def weight_fault(models: Mapping[str, nn.Module], world: World) -> Fault | None:
+    """The weights that are not finite, of the first model that has any; all ranks call this."""
+    for name, module in models.items():
+        if bad := bad_weights(module, world):
+            return Fault(f"weight {_shortened(bad)} of the {name}", is_weight=True)
+    return None
+
+
+def _loss_fault(losses: Mapping[str, float]) -> Fault | None:
+    bad = [f"{name} ({value})" for name, value in losses.items() if not math.isfinite(value)]
+    return Fault(bad[0]) if bad else None
+
+
+def _gradient_fault(engines: Mapping[str, TrainingEngine]) -> Fault:
+    for name, engine in engines.items():
+        # Backward goes through the module from its end: what comes last there went wrong first.
+        if bad := engine.bad_gradients()[::-1]:
+            return Fault(f"gradient of {_shortened(bad)} of the {name}")
+    return Fault("the norm of the gradients, each of them finite,")
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
