@@ -15,13 +15,16 @@ def main() -> None:
     from training.data.prepare import load_sft
     from training.models import starting_point
     from training.runtime import checkpoint, distributed, engine
+    from training.runtime.checkpoints import Checkpoints
     from training.runtime.metrics import MetricLogger
+    from training.runtime.resume import find_checkpoint
     from training.trainers.fit import epochs, fit
     from training.trainers.sample import sample_responses
     from training.trainers.saving import save_policy
     from training.trainers.sft import SFTTrainer, sft_engine, sft_schedule, stage1_tokenizer
 
     with distributed.session(args) as world:
+        found = find_checkpoint(args, world)
         tokenizer = stage1_tokenizer(args, world)
         starting_point.check_starting_model(args, tokenizer)
         data = load_sft(args, tokenizer)
@@ -31,8 +34,10 @@ def main() -> None:
         actor = sft_engine(lm, args, world, tokenizer)
         trainer = SFTTrainer(args, world, actor, data.train)
         schedule = sft_schedule(args, world, trainer)
+        checkpoints = Checkpoints(args, world, {"policy": actor}, found)
+        checkpoints.restore()
 
-        with MetricLogger(args, world, total_steps=schedule.total_steps) as log:
+        with MetricLogger(args, world, total_steps=schedule.total_steps, found=found) as log:
             fit(
                 args,
                 world,
@@ -44,6 +49,7 @@ def main() -> None:
                 sample=partial(sample_responses, actor, data, args, world, tokenizer),
                 save=partial(save_policy, actor, tokenizer, world),
                 eval_every=args.eval_every,
+                checkpoints=checkpoints,
             )
         checkpoint.mark_complete(args.output_dir, world)
 

@@ -16,7 +16,9 @@ def main() -> None:
     from training.data.prepare import load_comparisons, load_normalization_prompts
     from training.evaluation.reward_model import accuracy_report
     from training.runtime import checkpoint, distributed, engine
+    from training.runtime.checkpoints import Checkpoints
     from training.runtime.metrics import MetricLogger, write_json
+    from training.runtime.resume import find_checkpoint
     from training.trainers import reward_setup
     from training.trainers.fit import epochs, fit
     from training.trainers.normalization import sample_own_responses
@@ -24,6 +26,7 @@ def main() -> None:
     from training.trainers.sample import sample_scores
 
     with distributed.session(args) as world:
+        found = find_checkpoint(args, world)
         tokenizer = reward_setup.check_backbone(args)
         data = load_comparisons(args, tokenizer)
         own = None
@@ -36,13 +39,15 @@ def main() -> None:
         reward_model = reward_setup.reward_engine(model, args, world)
         trainer = RewardTrainer(args, world, reward_model, data.train, tokenizer.pad_token_id)
         schedule = reward_setup.reward_schedule(args, world, trainer)
+        checkpoints = Checkpoints(args, world, {"reward_model": reward_model}, found)
+        checkpoints.restore()
 
         def save(folder: Path) -> None:
             reward_setup.save_normalized(reward_model, own, args, tokenizer, world, folder)
             report = accuracy_report(trainer.verdicts, seed=args.seed)
             write_json(world, folder / "evaluation.json", report)
 
-        with MetricLogger(args, world, total_steps=schedule.total_steps) as log:
+        with MetricLogger(args, world, total_steps=schedule.total_steps, found=found) as log:
             fit(
                 args,
                 world,
@@ -54,6 +59,7 @@ def main() -> None:
                 sample=partial(sample_scores, trainer, data, tokenizer),
                 save=save,
                 eval_every=args.eval_every,
+                checkpoints=checkpoints,
             )
         checkpoint.mark_complete(args.output_dir, world)
 

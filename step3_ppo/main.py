@@ -14,18 +14,24 @@ def main() -> None:
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
     from training.data.prepare import load_prompts
     from training.runtime import checkpoint, distributed
+    from training.runtime.checkpoints import Checkpoints
     from training.runtime.metrics import MetricLogger
+    from training.runtime.resume import find_checkpoint
     from training.trainers.ppo_loop import run_ppo
     from training.trainers.ppo_setup import check_stages, load_models
     from training.trainers.saving import save_critic, save_policy
 
     with distributed.session(args) as world:
+        found = find_checkpoint(args, world)
         tokenizer, settings = check_stages(args, world)
         prompts = load_prompts(args, tokenizer)
         models = load_models(args, world, tokenizer, settings)
 
-        with MetricLogger(args, world, total_steps=args.max_steps) as log:
-            run_ppo(args, world, tokenizer, prompts, models, log)
+        checkpoints = Checkpoints(args, world, models.trained, found)
+        checkpoints.restore()
+
+        with MetricLogger(args, world, total_steps=args.max_steps, found=found) as log:
+            run_ppo(args, world, tokenizer, prompts, models, log, checkpoints)
 
         output = Path(args.output_dir)
         save_policy(models.actor, tokenizer, world, output)

@@ -126,8 +126,13 @@ def test_every_byte_is_on_disk_before_the_name_is(store, monkeypatch):
     order = []
     sync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda handle: (order.append("sync"), sync(handle)))
-    monkeypatch.setattr(
-        os, "replace", lambda a, b: (order.append(Path(b).name), replace(a, b))
-    )
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append(Path(b).name), replace(a, b)))
     store.save(1, write)
-    assert order == ["sync"] * 3 + ["manifest.json", "sync", "step_000001", "sync", "sync", "latest"]
+    assert order == ["sync"] * 3 + [
+        "manifest.json",
+        "sync",
+        "step_000001",
+        "sync",
+        "sync",
+        "latest",
+    ]

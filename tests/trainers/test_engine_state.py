@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.tiny_models import CPU, PAD_ID, build_tokenizer, gpt2, rows_of, write_lm
+from tests.tiny_models import CPU, build_tokenizer, gpt2, rows_of, write_lm
 from training.arguments.sft import SFTArgs
 from training.data.encode import EncodedText
 from training.models.loading import load_causal_lm

@@ -79,7 +79,7 @@ class CheckpointStore:
         return sorted(folders, key=step_of, reverse=True)
 
     def _remove_old(self, kept: Path) -> None:
-        """Keep the `keep` newest whole ones; those of later steps than `kept` are of a lost past."""
+        """Keep the `keep` newest; those of later steps than `kept` are of a past given up."""
         older = 0
         for folder in self._by_age():
             if step_of(folder) > step_of(kept):

@@ -116,8 +116,8 @@ class TrainingEngine:
     def make_flat_optimizer_states(self, example: Mapping[str, Tensor]) -> None:
         """Under ZeRO, make room for these keys, which are set by parameter afterwards.
 
-        A 0-d value (the count of steps) is the same for all and set here. The shards are DeepSpeed's
-        private attributes: it makes their state in the first step alone.
+        A 0-d value (the count of steps) is the same for all and set here. The shards are
+        DeepSpeed's private attributes: it makes their state in the first step alone.
         """
         zero = self._engine.optimizer
         for shard in self._flat_shards():
@@ -133,7 +133,9 @@ class TrainingEngine:
         ZeRO 1 and 2 do so once, after the first group's first step, when the next has no state yet.
         """
         zero = self._engine.optimizer
-        if self.zero_stage < 3 and all(zero.optimizer.state[shard] for shard in self._flat_shards()):
+        if self.zero_stage < 3 and all(
+            zero.optimizer.state[shard] for shard in self._flat_shards()
+        ):
             zero._hp_optimizer_states_linked = False
             zero._lazy_init_hp_params_optimizer_state()
 

@@ -16,7 +16,7 @@ WEIGHT = "weight"
 
 
 def engine_state(engine: TrainingEngine, world: World) -> dict[str, Tensor]:
-    """"PARAMETER/weight", "PARAMETER/exp_avg", ..., "PARAMETER/step" on rank 0; {} elsewhere.
+    """ "PARAMETER/weight", "PARAMETER/exp_avg", ..., "PARAMETER/step" on rank 0; {} elsewhere.
 
     All ranks call it; a parameter is whole on each of them for a moment, one after the other.
     """

@@ -1,17 +1,22 @@
 """The loop that stages 1 and 2 share: steps, evaluations, and which model is kept."""
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from training.arguments.common import CommonArgs
+from training.runtime.checkpoints import Checkpoints
 from training.runtime.distributed import World
 from training.runtime.metrics import MetricLogger, Metrics
 from training.runtime.profiling import profiled
 from training.trainers.schedule import Schedule
 
 Batch = TypeVar("Batch")
+BEST, SCHEDULE = "best_loss", "schedule"  # keys of a checkpoint's progress
 
 
 def fit(
@@ -26,16 +31,22 @@ def fit(
     sample: Callable[[], Sequence[Mapping[str, Any]]],
     save: Callable[[Path], None],
     eval_every: int,
+    checkpoints: Checkpoints,
 ) -> None:
     """Train to the end of the schedule.
 
     `batches` yields each batch and whether it ends an epoch. The model with the lowest
     `loss/eval` is kept in --output_dir, the last one in `last/` there; without held-out data
-    both are the last. `sample` gives the examples that go to samples.jsonl at each evaluation.
+    both are the last. `sample` gives the examples that go to samples.jsonl at each evaluation. A
+    run that goes on from a checkpoint passes over the batches that it has had.
     """
-    best = float("inf")
+    best: float = checkpoints.progress[BEST] if checkpoints.is_in_place else float("inf")
+    schedule.restore(checkpoints.progress.get(SCHEDULE))
+    for _ in range(schedule.step):
+        next(batches)
     while not schedule.is_done:
         batch, ends_epoch = next(batches)
+        _seed(args.seed, schedule.step + 1, world.rank)
         with profiled(args, world, schedule.step + 1):
             metrics = step(batch, schedule.start_step())
         schedule.end_step()
@@ -48,10 +59,18 @@ def fit(
             if held_out["loss/eval"] < best:
                 best = held_out["loss/eval"]
                 save(Path(args.output_dir))
+        now = {BEST: best, SCHEDULE: schedule.progress()}
+        checkpoints.save_if_due(schedule.step, lambda now=now: {**now, **log.progress()})
     save(Path(args.output_dir) / "last")
     if best == float("inf"):
         save(Path(args.output_dir))
         log.samples(schedule.step, sample())
+
+
+def _seed(seed: int, step: int, rank: int) -> None:
+    """Dropout's draws are the step's own, so that a resumed run draws the same."""
+    digest = hashlib.sha256(f"{seed}:{step}:{rank}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def epochs(make: Callable[[int], list[Batch]]) -> Iterator[tuple[Batch, bool]]:

@@ -8,6 +8,7 @@ from training.data.batches import PromptStream
 from training.data.encode import EncodedPrompt
 from training.data.prepare import Split
 from training.models.tokenizers import Tokenizer
+from training.runtime.checkpoints import Checkpoints
 from training.runtime.distributed import World
 from training.runtime.engine import compute_dtype
 from training.runtime.metrics import MetricLogger
@@ -19,6 +20,7 @@ from training.trainers.ppo_setup import Models
 from training.trainers.rollout import RolloutCollector
 from training.trainers.speed import Speed
 
+KL_COEF, SCHEDULE = "kl_coef", "schedule"  # keys of a checkpoint's progress
 LOGGED_SAMPLES = 4  # responses of each step that go to samples.jsonl
 
 
@@ -29,6 +31,7 @@ def run_ppo(
     prompts: Split[EncodedPrompt],
     models: Models,
     log: MetricLogger,
+    checkpoints: Checkpoints,
 ) -> None:
     """--max_steps times: a rollout on the next prompts, and its updates."""
     collector = RolloutCollector(args, world, tokenizer, models)
@@ -36,8 +39,13 @@ def run_ppo(
     trainer = PPOTrainer(args, world, models, schedule, tokenizer.pad_token_id)
     speed = Speed(models.actor.module.lm, compute_dtype(args.dtype, world.device), world)
     stream = PromptStream(len(prompts.train), args.rollout_batch_size, args.seed)
-    evaluate(args, tokenizer, prompts.held_out, collector, log, step=0)
-    for step in range(1, args.max_steps + 1):
+    done = checkpoints.step
+    if done:
+        schedule.restore(checkpoints.progress[SCHEDULE])
+        trainer.kl_coef = checkpoints.progress[KL_COEF]
+    else:
+        evaluate(args, tokenizer, prompts.held_out, collector, log, step=0)
+    for step in range(done + 1, args.max_steps + 1):
         chosen = [prompts.train[index] for index in stream.batch(step)]
         with profiled(args, world, step):
             rollout = collector.collect(step, chosen, args.samples_per_prompt)
@@ -48,6 +56,8 @@ def run_ppo(
         log.samples(step, samples(rollout, tokenizer))
         if args.eval_every and step % args.eval_every == 0 and step < args.max_steps:
             evaluate(args, tokenizer, prompts.held_out, collector, log, step=step)
+        now = {KL_COEF: trainer.kl_coef, SCHEDULE: schedule.progress()}
+        checkpoints.save_if_due(step, lambda now=now: {**now, **log.progress()})
     evaluate(args, tokenizer, prompts.held_out, collector, log, step=args.max_steps)
 
 

@@ -45,6 +45,12 @@ class Models:
     reward_model: Model
     hybrid: HybridEngine
 
+    @property
+    def trained(self) -> dict[str, TrainingEngine]:
+        """The engines that learn, by name."""
+        critic = {} if self.critic is None else {"critic": self.critic}
+        return {"actor": self.actor, **critic}
+
     def read_values(self, batch: TokenBatch) -> Tensor:  # [N]
         """The value before each target token."""
         if self.critic is None:

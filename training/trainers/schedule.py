@@ -1,6 +1,7 @@
 """How far a run has come, and the learning rate that goes with it."""
 
 import time
+from collections.abc import Mapping
 
 from training.arguments.common import CommonArgs
 from training.runtime.distributed import World
@@ -44,6 +45,21 @@ class Schedule:
             spent: float = self._world.from_main(time.monotonic() - self._started)
             self._last_step_seconds = spent
             self._seconds += spent
+
+    def progress(self) -> dict[str, float]:
+        """What `restore` needs to go on from here."""
+        return {
+            "step": self.step,
+            "seconds": self._seconds,
+            "last_step_seconds": self._last_step_seconds,
+        }
+
+    def restore(self, progress: Mapping[str, float] | None) -> None:
+        """Go on from a checkpoint's `progress`; None changes nothing."""
+        if progress is not None:
+            self.step = int(progress["step"])
+            self._seconds = progress["seconds"]
+            self._last_step_seconds = progress["last_step_seconds"]
 
     def _progress(self, steps_ahead: int) -> float:
         done = (self.step + steps_ahead) / self.total_steps

@@ -1,0 +1,101 @@
+"""Which checkpoint a run goes on from; what it says where it may not."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from training.arguments.common import CommonArgs
+from training.arguments.parsing import UserError
+from training.runtime.checkpoint_store import CheckpointStore
+from training.runtime.resume import find_checkpoint
+
+
+@pytest.fixture
+def args(tmp_path):
+    return CommonArgs(output_dir=str(tmp_path / "out"), warmup_ratio=0.1)
+
+
+@pytest.fixture
+def save(args):
+    """Saves checkpoints that hold nothing but what `find_checkpoint` reads."""
+
+    def at(step, ranks=1):
+        state = {"step": step, "progress": {"kl_coef": 0.5}, "settings": asdict(args)}
+        text = json.dumps({**state, "world_size": ranks})
+        store = CheckpointStore(args.output_dir, keep=2)
+        return store.save(step, lambda folder: (folder / "state.json").write_text(text))
+
+    return at
+
+
+def test_without_a_checkpoint_a_run_starts_anew(args, alone):
+    assert find_checkpoint(args, alone) is None
+
+
+def test_the_newest_is_taken(args, alone, save):
+    save(3)
+    folder = save(6)
+    found = find_checkpoint(args, alone)
+    assert (found.folder, found.step, found.progress) == (folder, 6, {"kl_coef": 0.5})
+
+
+def test_none_and_a_finished_run_start_anew(args, alone, save, tmp_path):
+    save(3)
+    assert find_checkpoint(replace(args, resume="none"), alone) is None
+    (tmp_path / "out" / "complete.json").write_text("{}")
+    assert find_checkpoint(args, alone) is None
+
+
+def test_a_damaged_one_is_named_and_the_one_before_is_taken(args, alone, save, caplog):
+    before, newest = save(3), save(6)
+    (newest / "state.json").write_text("")
+    assert find_checkpoint(args, alone).folder == before
+    assert str(newest) in caplog.text
+    assert "state.json" in caplog.text
+
+
+def test_where_none_is_whole_the_run_does_not_start_anew_by_itself(args, alone, save):
+    (save(3) / "state.json").unlink()
+    with pytest.raises(UserError, match=r"no checkpoint is whole .*--resume none"):
+        find_checkpoint(args, alone)
+
+
+@pytest.mark.parametrize("where", ["checkpoint", "output_dir"])
+def test_a_path_names_a_checkpoint_or_a_run(args, alone, save, tmp_path, where):
+    save(3)
+    path = {"checkpoint": save(6), "output_dir": tmp_path / "out"}[where]
+    other = replace(args, output_dir=str(tmp_path / "other"), resume=str(path))
+    assert find_checkpoint(other, alone).step == 6
+
+
+def test_a_path_that_is_no_checkpoint_is_refused(args, alone, tmp_path):
+    with pytest.raises(UserError, match="--resume .*neither a run's output_dir"):
+        find_checkpoint(replace(args, resume=str(tmp_path)), alone)
+
+
+def test_a_named_checkpoint_that_is_damaged_is_refused(args, alone, save):
+    folder = save(3)
+    (folder / "state.json").write_text("")
+    with pytest.raises(UserError, match=r"--resume .*step_000003.*state\.json"):
+        find_checkpoint(replace(args, resume=str(folder)), alone)
+
+
+def test_a_changed_flag_is_named_and_needs_consent(args, alone, save, caplog):
+    save(3)
+    changed = replace(args, warmup_ratio=0.2, lora_rank=4, log_every=77)
+    with pytest.raises(UserError) as raised:
+        find_checkpoint(changed, alone)
+    message = str(raised.value)
+    assert "--warmup_ratio 0.1 -> 0.2" in message
+    assert "--lora_rank 0 -> 4" in message
+    assert "--allow_changed_settings" in message
+    assert "log_every" not in message
+    assert find_checkpoint(replace(changed, allow_changed_settings=True), alone).step == 3
+    assert "--warmup_ratio 0.1 -> 0.2" in caplog.text
+
+
+def test_another_number_of_ranks_is_a_changed_setting(args, alone, save):
+    save(3, ranks=2)
+    with pytest.raises(UserError, match=r"settings: ranks 2 -> 1;"):
+        find_checkpoint(args, alone)
