@@ -34,6 +34,8 @@ setup(
     extras_require={
         "evaluate": EVALUATE,
         "smollm2": SMOLLM2,
+        # The server's API: both kinds of token, pages of lists, exports of any size.
+        "label-studio": ["label-studio-sdk>=2.0.19"],
         "bench": [
             "trl>=1.12",
             "rich>=14.0",

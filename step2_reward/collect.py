@@ -11,9 +11,11 @@ def main() -> None:
     args = parse_args(CollectArgs)
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
     from training.evaluation.collection import Collector, write_tasks
+    from training.evaluation.upload import Upload
     from training.runtime import process
 
     with process.session(args) as device:
+        upload = Upload(args)
         collector = Collector(args, device)
         collection = collector.run()
         files = write_tasks(args, collection)
@@ -24,6 +26,8 @@ def main() -> None:
         if collection.left_out:
             print(f"{collection.left_out} prompts left out: fewer than two distinct responses")
         print("written:", *files)
+        for line in upload.run():
+            print(line)
 
 
 if __name__ == "__main__":

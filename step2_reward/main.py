@@ -5,25 +5,32 @@ step2_reward/run.sh --data_path comparisons.jsonl     # any flag of this program
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training.arguments.parsing import parse_args
-from training.arguments.reward import RewardArgs
+from training.arguments.reward import RewardArgs, args_of_part
+from training.runtime.stopping import listen
+
+if TYPE_CHECKING:
+    from training.data.encode import EncodedGroup
+    from training.data.prepare import Split
+    from training.evaluation.reward_run import RewardRun
+    from training.models.tokenizers import Tokenizer
+    from training.runtime.distributed import World
+    from training.runtime.resume import Checkpoint
+    from training.trainers.normalization import OwnResponses
 
 
 def main() -> None:
+    listen()  # to signals, before anything that takes time
     args = parse_args(RewardArgs)
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
-    from training.data.prepare import load_comparisons, load_normalization_prompts
-    from training.evaluation.reward_model import accuracy_report
-    from training.runtime import checkpoint, distributed, engine
-    from training.runtime.checkpoints import Checkpoints
-    from training.runtime.metrics import MetricLogger, write_json
+    from training.data.groups import nested_part
+    from training.data.prepare import Split, load_comparisons, load_normalization_prompts
+    from training.runtime import checkpoint, distributed
     from training.runtime.resume import find_checkpoint
     from training.trainers import reward_setup
-    from training.trainers.fit import epochs, fit
     from training.trainers.normalization import sample_own_responses
-    from training.trainers.reward import RewardTrainer
-    from training.trainers.sample import sample_scores
 
     with distributed.session(args) as world:
         found = find_checkpoint(args, world)
@@ -33,35 +40,77 @@ def main() -> None:
         if args.normalization_samples:
             prompts = load_normalization_prompts(args, tokenizer)
             own = sample_own_responses(args, world, tokenizer, prompts)
+        run = train(args, world, tokenizer, data, own, found)
+        points = []
+        for share in sorted(set(args.data_size_curve) - {1.0}):  # the whole was just trained on
+            part = Split(nested_part(data.train, share, seed=args.seed), data.held_out)
+            reward_setup.announce_part(share, part.train, data.train)
+            part_args = args_of_part(args, share)
+            found = find_checkpoint(part_args, world)
+            judged = train(part_args, world, tokenizer, part, None, found, keep=False)
+            points.append((share, judged.report))
+        if args.data_size_curve:
+            run.add_curve(points)
+        run.say()
+        checkpoint.mark_complete(args.output_dir, world)
 
-        with engine.sharded_init(args, world):  # under ZeRO-3, weights are split as they load
-            model = reward_setup.new_reward_model(args, world, tokenizer)
-        reward_model = reward_setup.reward_engine(model, args, world)
-        trainer = RewardTrainer(args, world, reward_model, data.train, tokenizer.pad_token_id)
-        schedule = reward_setup.reward_schedule(args, world, trainer)
-        checkpoints = Checkpoints(args, world, {"reward_model": reward_model}, found)
-        checkpoints.restore()
+
+def train(
+    args: RewardArgs,
+    world: "World",
+    tokenizer: "Tokenizer",
+    data: "Split[EncodedGroup]",
+    own: "OwnResponses | None",
+    found: "Checkpoint | None",
+    *,
+    keep: bool = True,
+) -> "RewardRun":
+    """One reward model from the stage-1 backbone, judged; without `keep` no weights are written."""
+    from training.evaluation.reward_run import RewardRun
+    from training.runtime import engine
+    from training.runtime.checkpoints import Checkpoints
+    from training.runtime.metrics import MetricLogger
+    from training.trainers import reward_setup
+    from training.trainers.fit import epochs, fit
+    from training.trainers.reward import RewardTrainer
+    from training.trainers.sample import sample_scores
+
+    with engine.sharded_init(args, world):  # under ZeRO-3, weights are split as they load
+        model = reward_setup.new_reward_model(args, world, tokenizer)
+    reward_model = reward_setup.reward_engine(model, args, world)
+    trainer = RewardTrainer(args, world, reward_model, data.train, tokenizer.pad_token_id)
+    schedule = reward_setup.reward_schedule(args, world, trainer)
+    checkpoints = Checkpoints(args, world, {"reward_model": reward_model}, found)
+    checkpoints.restore()
+
+    with MetricLogger(args, world, total_steps=schedule.total_steps, found=found) as log:
+        run = RewardRun(args, world, log, data, tokenizer)
+        checkpoints.track("evaluations", run)
+
+        def evaluate() -> dict[str, float]:
+            metrics = trainer.evaluate(data.held_out)
+            return metrics | run.add(schedule.step, trainer.scores)
 
         def save(folder: Path) -> None:
-            reward_setup.save_normalized(reward_model, own, args, tokenizer, world, folder)
-            report = accuracy_report(trainer.verdicts, seed=args.seed)
-            write_json(world, folder / "evaluation.json", report)
+            if keep:
+                reward_setup.save_normalized(reward_model, own, args, tokenizer, world, folder)
+            run.save(folder)
 
-        with MetricLogger(args, world, total_steps=schedule.total_steps, found=found) as log:
-            fit(
-                args,
-                world,
-                schedule,
-                log,
-                batches=epochs(trainer.batches),
-                step=trainer.step,
-                evaluate=partial(trainer.evaluate, data.held_out) if data.held_out else None,
-                sample=partial(sample_scores, trainer, data, tokenizer),
-                save=save,
-                eval_every=args.eval_every,
-                checkpoints=checkpoints,
-            )
-        checkpoint.mark_complete(args.output_dir, world)
+        fit(
+            args,
+            world,
+            schedule,
+            log,
+            batches=epochs(trainer.batches),
+            step=trainer.step,
+            evaluate=evaluate if data.held_out else None,
+            sample=partial(sample_scores, trainer, data, tokenizer),
+            save=save,
+            eval_every=args.eval_every,
+            checkpoints=checkpoints,
+        )
+        run.finish()
+    return run
 
 
 if __name__ == "__main__":

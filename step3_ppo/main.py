@@ -7,9 +7,11 @@ from pathlib import Path
 
 from training.arguments.parsing import parse_args
 from training.arguments.ppo import PPOArgs
+from training.runtime.stopping import listen
 
 
 def main() -> None:
+    listen()  # to signals, before anything that takes time
     args = parse_args(PPOArgs)
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
     from training.data.prepare import load_prompts

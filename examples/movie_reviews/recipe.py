@@ -1,28 +1,20 @@
 """The settings of the quickstart: which flags each stage gets. Tuned on dev films alone."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
-TINY_MODEL = "examples/movie_reviews/gpt2_tiny.json"
+from examples.common.recipe import Base, Recipe, Task
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """Flags of the four programs, less the paths and the seed."""
-
-    example: str  # the name of the prepared data
-    pretrain: str
-    sft: str
-    reward: str
-    ppo: str
-    test_prompts: int
-    kl_target: float
-    base: Literal["tiny", "smollm2"] = "tiny"
-    best_of: tuple[str, ...] = ("4", "16")
-    notes: str = "examples/movie_reviews/report_notes.json"
-
+MOVIES = Task(
+    folder="examples/movie_reviews",
+    output="quickstart",
+    title="Write the review that people rated higher",
+    group_by="movie",
+    judge_text_after="Review:",
+)
+NOTES = "examples/movie_reviews/report_notes.json"
 
 FULL = Recipe(
+    task=MOVIES,
     example="movie_reviews",
     # One cycle of at most one pass over the text; the bound in seconds is for slower machines.
     pretrain="--objective lm --optimizer muon --learning_rate 1.6e-2 --muon_lr 1e-2 "
@@ -36,10 +28,12 @@ FULL = Recipe(
     "--max_eval_rows 200 --log_every 4",
     test_prompts=600,
     kl_target=5.5,
+    notes=NOTES,
 )
 
 # The same path in small, by step counts, so that a run can be repeated to the last digit.
 SMOKE = Recipe(
+    task=MOVIES,
     example="movie_reviews_smoke",
     pretrain="--objective lm --optimizer muon --learning_rate 3e-3 --muon_lr 1e-2 "
     "--weight_decay 0.1 --max_length 128 --batch_size 16 --max_steps 80 --max_eval_rows 100 "
@@ -53,11 +47,13 @@ SMOKE = Recipe(
     "--max_new_tokens 40 --kl_coef 0.1 --max_eval_rows 48 --log_every 2",
     test_prompts=100,
     kl_target=6.0,
+    notes=NOTES,
 )
 
 # A pretrained model of 135 million parameters instead, with LoRA: text to be read. What is
 # pretrained here is a reader that has no part in training.
 SMOLLM2 = Recipe(
+    task=replace(MOVIES, output="quickstart_smollm2"),
     example="movie_reviews",
     pretrain="--objective lm --optimizer muon --learning_rate 3e-3 --muon_lr 1e-2 "
     "--weight_decay 0.1 --max_length 128 --batch_size 16 --max_steps 500 --max_seconds 150 "
@@ -75,7 +71,7 @@ SMOLLM2 = Recipe(
     "--lr_scheduler constant --warmup_ratio 0.05 --max_prompt_length 64 --max_new_tokens 32 "
     "--kl_controller adaptive --kl_coef 0.1 --kl_target 3 --kl_horizon 256 --max_eval_rows 32 "
     "--log_every 1",
-    test_prompts=200,
+    test_prompts=600,
     kl_target=3.0,
     base="smollm2",
     best_of=("4",),
@@ -99,12 +95,9 @@ SMOLLM2_SMOKE = replace(
     best_of=(),
 )
 
-RECIPES = {
+RECIPES: dict[tuple[Base, bool], Recipe] = {
     ("tiny", False): FULL,
     ("tiny", True): SMOKE,
     ("smollm2", False): SMOLLM2,
     ("smollm2", True): SMOLLM2_SMOKE,
 }
-
-SHUFFLED_REWARD = "--shuffle_labels true"
-NO_KL_PPO = "--kl_controller fixed --kl_coef 0"

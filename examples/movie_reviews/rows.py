@@ -3,13 +3,11 @@
 import random
 from collections.abc import Iterable, Sequence
 from itertools import combinations, product
-from typing import Any
 
+from examples.common.prepared import Row
 from examples.movie_reviews.archives import Snippet
 
 GIVEN_WORDS = 3
-
-Row = dict[str, Any]
 
 
 def prompt_of(snippet: Snippet) -> str:

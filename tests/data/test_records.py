@@ -60,6 +60,29 @@ def test_gaps_go_with_the_pairs_in_order():
     assert [p.gap for p in group(pairs=[[0, 1], [1, 2]], gaps=[0.5, 2]).pairs] == [0.5, 2.0]
 
 
+@pytest.mark.parametrize(
+    ("columns", "votes"),
+    [
+        ({"annotator": "ann"}, (("ann", 1.0),)),
+        ({"annotator": 7, "label": 0.2}, (("7", 0.0),)),  # who preferred the rejected one
+        ({"annotator": "ann", "label": 0.5}, (("ann", 0.5),)),
+        ({"votes": {"ann": 1, "bob": 0.0, "eve": None}}, (("ann", 1.0), ("bob", 0.0))),
+        ({"votes": {"ann": 1}, "annotator": "bob"}, (("ann", 1.0),)),
+        # Columns of the same names that mean something else.
+        ({"votes": 12, "annotator": None}, ()),
+        ({"annotator": {"id": 7}}, ()),
+        ({"annotator": " "}, ()),
+        ({"annotator": True}, ()),
+    ],
+)
+def test_a_comparison_may_say_who_judged_it(columns, votes):
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", **columns}
+    assert group_from_row(row, HERE).pairs[0].votes == votes
+    label = columns.get("label")
+    pair = {"chosen": 0, "rejected": 1, "label": label, **columns}
+    assert group(pairs=[pair]).pairs[0].votes == votes
+
+
 def test_a_row_with_messages_is_a_conversation_and_one_with_null_messages_is_not():
     assert isinstance(sft_record_from_row({"messages": [USER, REPLY]}, HERE), Conversation)
     row = {"messages": None, "prompt": "p", "response": "r"}
@@ -107,6 +130,9 @@ BAD_ROWS = [
     (conversation_from_row, {"messages": [USER, {**USER, "role": "system"}]}, "only the first"),
     (group_from_row, {"prompt": "p", "chosen": "a"}, "'prompt', 'chosen' and 'rejected'"),
     (group_from_row, {**COMPARISON, "rejected": "a"}, "are the same text"),
+    (group_from_row, {**COMPARISON, "votes": {"ann": 2}}, "'votes' of 'ann' must lie between"),
+    (group_from_row, {**COMPARISON, "votes": {"ann": "no"}}, "must be a finite number, got 'no'"),
+    (group_from_row, {**COMPARISON, "annotator": "\ud83d"}, "half a surrogate pair"),
     (group_from_row, {**COMPARISON, "rejected": ""}, "'rejected' is empty"),
     (group_from_row, {**COMPARISON, "label": 1.5}, "between 0 and 1, got 1.5"),
     (group_from_row, {**COMPARISON, "label": math.nan}, "'label' must be a finite number, got nan"),

@@ -176,6 +176,14 @@ def test_a_mistake_names_its_flag(args, changes, named):
         ({"output": "tasks.txt"}, "--output"),
         ({"reward_model": "x", "tasks": "ranker"}, "--reward_model"),
         ({"pairs_per_prompt": -1}, "--pairs_per_prompt"),
+        ({"project": "mine"}, "--project mine: says where .* give --label_studio_url"),
+        ({"label_studio_url": "localhost"}, "--label_studio_url must be like"),
+        ({"label_studio_url": "http://h", "project": "ab"}, "--project: .* got 'ab'"),
+        ({"label_studio_url": "http://h", "output": "t.json"}, "--project: .* got 't'"),
+        (
+            {"label_studio_url": "http://h", "project": "mine", "tasks": "both"},
+            "--project mine: --tasks both makes two projects",
+        ),
     ],
 )
 def test_a_flag_out_of_range_is_refused(changes, named):

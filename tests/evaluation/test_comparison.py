@@ -161,3 +161,22 @@ def test_columns_of_the_terminal_table_line_up(summary):
     assert len(rule) == max(len(line) for line in [head, *lines])
     ends = [line.index("0.00") + 4 for line in lines if line.startswith("judge, mean")]
     assert head.index("SFT") + 3 == ends[0]
+
+
+def test_chinese_is_measured_in_characters_with_a_bound_of_its_own():
+    before = ["房间很大也很干净，服务很好"] * 4
+    after = ["房间很好，服务也好。"] * 2 + ["价格便宜，速度快。"] * 2
+    summary = compare(before, after, GROUPS, {})
+    assert summary["length_unit"] == "characters"
+    assert summary["length"] == {"before": 12.0, "after": 7.5}
+    assert ["characters", "12.0", "7.5"] in table_rows(summary)
+    assert "short: 7.5 characters on average, below 11" in " ".join(guards(summary, None))
+    assert not any("repeats itself" in warning for warning in guards(summary, None))
+
+
+@pytest.mark.parametrize(("unit", "share", "told"), [
+    ("words", 0.55, True), ("characters", 0.55, False), ("characters", 0.45, True),
+])  # fmt: skip
+def test_pairs_of_characters_may_repeat_sooner_than_pairs_of_words(unit, share, told):
+    warnings = guards(healthy(distinct2=share, length=20.0) | {"length_unit": unit}, 6.0)
+    assert any("repeats itself" in warning for warning in warnings) is told

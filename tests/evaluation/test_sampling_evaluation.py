@@ -14,10 +14,10 @@ from tests.evaluation.material import byte_tokenizer, read_jsonl, write_jsonl, w
 from training.arguments.parsing import UserError
 from training.data.encode import EncodedGroup
 from training.data.records import Pair
-from training.evaluation.held_out_pairs import accuracy_entry
 from training.evaluation.inputs import read_inputs
 from training.evaluation.paired import PairedEvaluation
 from training.evaluation.results import side_labels, start_output, write_results
+from training.evaluation.reward_model import accuracy_entry
 from training.evaluation.sampling import (
     load_policy,
     response_logprobs,
@@ -308,7 +308,7 @@ def test_accuracy_counts_decided_pairs_by_the_side_that_more_raters_prefer():
 
 
 def test_hard_labels_have_no_human_ceiling_and_unknown_gaps_no_second_accuracy():
-    groups = [EncodedGroup([1], [[2], [3]], (Pair(0, 1),), f"a:{n}") for n in range(4)]
+    groups = [EncodedGroup([n], [[2], [3]], (Pair(0, 1),), f"a:{n}") for n in range(4)]
     entry = accuracy_entry(groups, [1.0, 0.0] * 3 + [0.0, 1.0], seed=0)
     assert entry["accuracy"] == 0.75
     assert set(entry) == {"accuracy", "accuracy_ci", "pairs"}

@@ -1,10 +1,54 @@
 import pytest
 
-from training.evaluation.text_metrics import distinct_n, duplicate_share, word_count, words_mean
+from training.evaluation.text_metrics import (
+    distinct_n,
+    duplicate_share,
+    is_counted_in_characters,
+    split_words,
+    word_count,
+    words_mean,
+)
 
 
 def test_words_are_what_spaces_separate():
     assert words_mean(["one two  three", "", " it's\nfine "]) == pytest.approx(5 / 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("房间很小，吵！！", ["房", "间", "很", "小，", "吵！！"]),
+        (
+            "用T60玩 World of Warcraft 很流畅",
+            ["用", "T60", "玩", "World", "of", "Warcraft", *"很流畅"],
+        ),
+        ("とてもいい", list("とてもいい")),
+        ("“好”", ["“", "好”"]),
+        ("\u3000好\u3000", ["好"]),
+        ("𠮷", ["𠮷"]),  # beyond 16 bits
+        ("정말 좋은 영화", ["정말", "좋은", "영화"]),  # Korean has spaces
+        ("", []),
+    ],
+)
+def test_a_character_is_a_word_where_a_script_has_no_spaces(text, expected):
+    assert split_words(text) == expected
+
+
+def test_words_of_languages_with_spaces_are_what_split_gives():
+    text = "It's a «fine» film - naïve, 3.5/5!  фильм\tшёл\n… (sic)"
+    assert split_words(text) == text.split()
+
+
+def test_distinct_2_of_chinese_counts_pairs_of_characters():
+    # 很 好, 好 很, 很 好: two different among three
+    assert distinct_n(["很好很好"], n=2, words=4) == pytest.approx(2 / 3)
+    assert words_mean(["很好很好", "差"]) == 2.5
+
+
+def test_the_unit_is_what_most_words_are():
+    assert is_counted_in_characters(["房间很小", "ok"])
+    assert not is_counted_in_characters(["the word 好 in English"])
+    assert not is_counted_in_characters([])
 
 
 def test_distinct_2_of_a_case_counted_by_hand():

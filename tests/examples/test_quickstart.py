@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from examples.movie_reviews.quickstart import Pipeline, QuickstartArgs, run_controls
-from examples.movie_reviews.recipe import RECIPES
+from examples.quickstart import RECIPES, Pipeline, QuickstartArgs, run_controls
 from training.arguments.evaluate import EvaluateArgs
 from training.arguments.parsing import parse_args
 from training.arguments.ppo import PPOArgs
@@ -20,12 +19,16 @@ STAGES = {
 }
 
 
-@pytest.fixture(params=RECIPES, ids=lambda key: f"{key[0]}-{'smoke' if key[1] else 'full'}")
+ALL = [(example, *key) for example, recipes in RECIPES.items() for key in recipes]
+
+
+@pytest.fixture(params=ALL, ids=lambda key: f"{key[0]}-{key[1]}-{'smoke' if key[2] else 'full'}")
 def commands(request, tmp_path, monkeypatch):
     """Name -> parsed flags of every program, for a run with controls that runs nothing."""
-    base, smoke = request.param
-    args = QuickstartArgs(base=base, smoke=smoke, seed=5, output_dir=str(tmp_path))
-    pipeline = Pipeline(RECIPES[request.param], args)
+    example, base, smoke = request.param
+    pipeline = Pipeline(
+        QuickstartArgs(example=example, base=base, smoke=smoke, seed=5, output_dir=str(tmp_path))
+    )
     parsed = {}
 
     def note(name, command):

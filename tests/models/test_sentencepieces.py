@@ -63,6 +63,77 @@ def test_ids_are_those_of_sentencepiece_and_decoding_gives_the_text_back(model, 
         assert loaded.decode(ids) == text
 
 
+def chinese_lines(count: int, seed: int) -> list[str]:
+    """Lines as customers type them: thousands of characters, runs, spaces, Latin, full width."""
+    draw = random.Random(seed)
+    characters = [chr(code) for code in range(0x4E00, 0x4E00 + 3000)]
+    weights = [1 / (rank + 5) for rank in range(len(characters))]  # Zipf's law
+    odd = [
+        "。。。",
+        "！！！！！",
+        "哈哈哈哈",
+        "“好”",
+        "龘",
+        "👍",
+        "  ",
+        "\u3000",
+        "\t",
+        "ThinkPad X61",
+    ]
+    odd += ["\uff11\uff12", "\uff5e"]  # space, digits and tilde of full width
+    return [
+        "".join(
+            part
+            for _ in range(draw.randint(1, 5))
+            for part in (
+                *draw.choices(characters, weights, k=draw.randint(1, 9)),
+                draw.choice(["，", "。", "", draw.choice(odd)]),
+            )
+        )
+        for _ in range(count)
+    ]
+
+
+def test_ten_thousand_chinese_lines_come_back_whole_with_the_same_ids_after_reload(tmp_path):
+    lines = chinese_lines(10_000, seed=3)
+    model = train_model(lines[:2000], vocab_size=1500)
+    tokenizer_of(model, name="").save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    ids = loaded(lines).input_ids
+    assert ids == tokenizer_of(model, name="")(lines).input_ids
+    assert ids == sentencepiece.SentencePieceProcessor(model_proto=model).encode(lines)
+    assert loaded.batch_decode(ids) == lines
+
+
+def test_of_more_characters_than_there_is_room_for_the_frequent_ones_are_pieces():
+    lines = [f"很好{chr(0x4E00 + n)}" for n in range(2000)]
+    tokenizer = tokenizer_of(train_model(lines, vocab_size=400), name="")
+    assert len(tokenizer) <= 400
+    assert len(tokenizer("很").input_ids) == len(tokenizer("好").input_ids) == 1
+    assert len(tokenizer(chr(0x4E00 + 1999)).input_ids) == 3  # its bytes in UTF-8
+    assert tokenizer.decode(tokenizer(lines[1999]).input_ids) == lines[1999]
+
+
+def test_words_get_half_of_the_room_where_characters_would_take_all():
+    draw = random.Random(0)
+    words = ["".join(chr(0x4E00 + draw.randrange(1500)) for _ in range(2)) for _ in range(400)]
+    lines = ["".join(draw.choices(words, k=6)) for _ in range(3000)]
+    tokenizer = tokenizer_of(train_model(lines, vocab_size=1000), name="")
+    pieces = [piece for piece in tokenizer.get_vocab() if not piece.startswith("<")]
+    assert sum(len(piece) == 1 for piece in pieces) <= 370  # half of 1000 less the fixed 259
+    assert sum(len(piece) > 1 for piece in pieces) >= 300
+
+
+def test_a_run_of_one_sign_is_cut_in_one_way_only():
+    lines = [f"{word}{'！' * n}" for word in ("很好", "不错") for n in range(9)] * 40
+    model = train_model(lines, vocab_size=320)
+    tokenizer = tokenizer_of(model, name="")
+    assert not {"！！", "！！！", "！！！！"} & tokenizer.get_vocab().keys()
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    for n in range(1, 12):
+        assert tokenizer("好" + "！" * n).input_ids == processor.encode("好" + "！" * n)
+
+
 def test_eos_and_pad_are_pieces_of_their_own_that_no_text_makes(model):
     tokenizer = tokenizer_of(model, name="")
     assert (tokenizer.eos_token, tokenizer.pad_token) == (EOS, PAD)

@@ -125,8 +125,17 @@ def test_the_remains_of_a_killed_save_are_never_read_and_are_swept(store, tmp_pa
 def test_every_byte_is_on_disk_before_the_name_is(store, monkeypatch):
     order = []
     sync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: (order.append("sync"), sync(handle)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (order.append(Path(b).name), replace(a, b)))
+
+    def noted_sync(handle: int) -> None:
+        order.append("sync")
+        sync(handle)
+
+    def noted_replace(source: Path, target: Path) -> None:
+        order.append(target.name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "replace", noted_replace)
     store.save(1, write)
     assert order == ["sync"] * 3 + [
         "manifest.json",

@@ -55,7 +55,7 @@ def interrupted(args, alone, tmp_path):
     with MetricLogger(args, alone, total_steps=3) as log:
         log.log(1, {"loss": 3.0})
         log.samples(1, [{"prompt": "Où ?"}])
-        progress = log.progress()
+        progress = {"log": log.progress()}
         log.log(2, {"loss": 2.0})
         log.samples(2, [{"prompt": "lost"}])
     folder = tmp_path / "out" / "checkpoints" / "step_000001"
@@ -70,7 +70,7 @@ def test_a_resumed_run_cuts_its_files_back_and_goes_on(args, alone, tmp_path, in
     out = tmp_path / "out"
     assert [row["loss"] for row in rows(out, "metrics.jsonl")] == [3.0, 2.5]
     assert [row["prompt"] for row in rows(out, "samples.jsonl")] == ["Où ?", "again"]
-    seconds = [row["time"] for row in rows(out, "timing.jsonl")]
+    seconds = [float(str(row["time"])) for row in rows(out, "timing.jsonl")]
     assert seconds == sorted(seconds)
     assert interrupted.folder.is_dir()
     board = EventAccumulator(str(out / "tensorboard")).Reload()

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,12 @@ def args(tmp_path):
     return CommonArgs(output_dir=str(tmp_path / "out"), warmup_ratio=0.1)
 
 
+def found_by(args, world):
+    found = find_checkpoint(args, world)
+    assert found is not None
+    return found
+
+
 @pytest.fixture
 def save(args):
     """Saves checkpoints that hold nothing but what `find_checkpoint` reads."""
@@ -24,7 +31,11 @@ def save(args):
         state = {"step": step, "progress": {"kl_coef": 0.5}, "settings": asdict(args)}
         text = json.dumps({**state, "world_size": ranks})
         store = CheckpointStore(args.output_dir, keep=2)
-        return store.save(step, lambda folder: (folder / "state.json").write_text(text))
+
+        def write(folder: Path) -> None:
+            (folder / "state.json").write_text(text)
+
+        return store.save(step, write)
 
     return at
 
@@ -36,7 +47,7 @@ def test_without_a_checkpoint_a_run_starts_anew(args, alone):
 def test_the_newest_is_taken(args, alone, save):
     save(3)
     folder = save(6)
-    found = find_checkpoint(args, alone)
+    found = found_by(args, alone)
     assert (found.folder, found.step, found.progress) == (folder, 6, {"kl_coef": 0.5})
 
 
@@ -50,7 +61,7 @@ def test_none_and_a_finished_run_start_anew(args, alone, save, tmp_path):
 def test_a_damaged_one_is_named_and_the_one_before_is_taken(args, alone, save, caplog):
     before, newest = save(3), save(6)
     (newest / "state.json").write_text("")
-    assert find_checkpoint(args, alone).folder == before
+    assert found_by(args, alone).folder == before
     assert str(newest) in caplog.text
     assert "state.json" in caplog.text
 
@@ -66,11 +77,11 @@ def test_a_path_names_a_checkpoint_or_a_run(args, alone, save, tmp_path, where):
     save(3)
     path = {"checkpoint": save(6), "output_dir": tmp_path / "out"}[where]
     other = replace(args, output_dir=str(tmp_path / "other"), resume=str(path))
-    assert find_checkpoint(other, alone).step == 6
+    assert found_by(other, alone).step == 6
 
 
 def test_a_path_that_is_no_checkpoint_is_refused(args, alone, tmp_path):
-    with pytest.raises(UserError, match="--resume .*neither a run's output_dir"):
+    with pytest.raises(UserError, match=r"--resume .*neither a run's output_dir"):
         find_checkpoint(replace(args, resume=str(tmp_path)), alone)
 
 
@@ -91,7 +102,7 @@ def test_a_changed_flag_is_named_and_needs_consent(args, alone, save, caplog):
     assert "--lora_rank 0 -> 4" in message
     assert "--allow_changed_settings" in message
     assert "log_every" not in message
-    assert find_checkpoint(replace(changed, allow_changed_settings=True), alone).step == 3
+    assert found_by(replace(changed, allow_changed_settings=True), alone).step == 3
     assert "--warmup_ratio 0.1 -> 0.2" in caplog.text
 
 

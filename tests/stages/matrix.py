@@ -96,7 +96,11 @@ class Notes:
 
     def _evaluate(self, original: Callable[..., Any], trainer: Any, groups: Any) -> Any:
         metrics = original(trainer, groups)
-        self.record["pairs"] = [(v.source, v.difference) for v in trainer.verdicts]
+        self.record["pairs"] = [
+            (group.source, scores[pair.chosen] - scores[pair.rejected])
+            for group, scores in zip(groups, trainer.scores, strict=True)
+            for pair in group.pairs
+        ]
         return metrics
 
     def _save_normalized(

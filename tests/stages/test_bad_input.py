@@ -315,6 +315,15 @@ REWARD_CASES: dict[str, tuple[Flags, list[str]]] = {
         lambda p: ["--normalization_samples", "1"],
         ["--normalization_samples 1"],
     ),
+    "a share above the whole": (
+        lambda p: ["--data_size_curve", "0.3", "1.5"],
+        ["--data_size_curve", "at most 1", "0.3 1.5"],
+    ),
+    "a share twice": (lambda p: ["--data_size_curve", "0.3", "0.3"], ["--data_size_curve"]),
+    "a vote for nobody": (
+        data(reward_row(votes={"ann": 1, "bob": 2})),
+        ["data.jsonl:2", "'votes' of 'bob'", "2"],
+    ),
     "too small a group": (lambda p: ["--responses_per_group", "1"], ["--responses_per_group"]),
     "normalization data": (
         lambda p: ["--normalization_data_path", "no.jsonl"],

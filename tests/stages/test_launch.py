@@ -36,7 +36,7 @@ RUN = {
 MAIN = {stage: script.with_name("main.py") for stage, script in RUN.items()}
 FLAGS = {
     "sft": "--max_steps 3 --eval_every 2 --batch_size 8 --learning_rate 1e-3",
-    "reward": "--max_steps 3 --eval_every 2 --normalization_samples 8",
+    "reward": "--max_steps 3 --eval_every 2 --normalization_samples 8 --data_size_curve 0.5 1",
     "ppo": "--max_steps 2 --rollout_batch_size 8 --minibatch_size 4 --max_new_tokens 8",
 }
 STEPS = {"sft": 3, "reward": 3, "ppo": 2}
@@ -228,6 +228,46 @@ def test_stage_2_states_its_accuracy_with_an_interval(one_rank):
     low, high = report["all"]["interval"]
     assert low <= report["all"]["accuracy"] <= high
     assert report["all"]["pairs"] == 10  # of the six held-out rows two are groups of three pairs
+
+
+@pytest.mark.parametrize("chain", ["one_rank", "two_ranks"])
+def test_stage_2_reports_how_far_its_model_can_be_trusted(chains, chain):
+    run = chains[chain]["reward"]
+    report = json.loads((run.folder / "evaluation.json").read_text())
+    assert [row["step"] for row in report["drift"]] == [2, 3]
+    kept = next(row for row in report["drift"] if row["step"] == report["step"])
+    assert report["calibration"]["ece"] == pytest.approx(kept["calibration/ece"])
+    logged = next(row for row in run.rows("accuracy/eval") if row["step"] == report["step"])
+    assert report["all"]["accuracy"] == pytest.approx(logged["accuracy/eval"])
+    few = [warning["text"] for warning in report["warnings"] if "only 10" in warning["text"]]
+    assert len(few) == 1
+    lines = run.output.splitlines()
+    assert f"warning: {few[0]}" in lines
+    assert any(line.startswith("held-out accuracy ") for line in lines)
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert ("The worst pairs" in page) == bool(report["worst"])
+    board = EventAccumulator(str(run.folder / "tensorboard"))
+    board.Reload()
+    assert board.Tags()["histograms"] == ["score/eval_difference"]
+    assert {"warnings/text_summary", "reliability/text_summary"} <= set(board.Tags()["tensors"])
+
+
+@pytest.mark.parametrize("chain", ["one_rank", "two_ranks"])
+def test_a_data_size_curve_trains_in_a_folder_of_its_own(chains, chain):
+    run = chains[chain]["reward"]
+    report = json.loads((run.folder / "evaluation.json").read_text())
+    half, whole = report["data_size_curve"]
+    assert (half["share"], whole["share"]) == (0.5, 1.0)
+    assert whole == {"share": 1.0, **report["all"]}
+    assert half["pairs"] == whole["pairs"] == 10
+    folder = run.folder / "data_size_curve" / "0.5"
+    rows = [row for row in read_jsonl(folder / "metrics.jsonl") if "loss/train" in row]
+    assert [row["step"] for row in rows] == [1, 2]  # half of three steps, rounded up
+    written = {file.name for file in folder.iterdir()}
+    assert written == {
+        "args.json", "evaluation.json", "metrics.jsonl", "report.html", "samples.jsonl",
+        "tensorboard",
+    }  # fmt: skip
 
 
 def test_ppo_moves_the_actor_away_from_stage_1(one_rank):

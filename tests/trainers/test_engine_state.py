@@ -1,5 +1,7 @@
 """An engine that is given another's state goes on as the other would have, to the last bit."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ from training.trainers.sft import SFTTrainer, sft_engine
 TEXTS = [
     EncodedText(row, [False, *[True] * (len(row) - 1)]) for row in rows_of([9, 4, 12, 7, 5, 8])
 ]
-LAYOUTS = {
+LAYOUTS: dict[str, dict[str, Any]] = {
     "ZeRO 0": {"zero_stage": 0},
     "ZeRO 1": {"zero_stage": 1},
     "ZeRO 2": {"zero_stage": 2},

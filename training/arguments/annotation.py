@@ -1,10 +1,11 @@
-"""Flags that say how annotations become comparisons."""
+"""Flags that say how annotations become comparisons, and where a Label Studio server is."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from training.arguments.common import check_file
+from training.arguments.common import check_can_write, check_file, check_positive
 from training.arguments.parsing import arg, require
 
 
@@ -58,3 +59,87 @@ class AnnotationArgs(VoteArgs):
     @property
     def _files(self) -> tuple[str, str, str]:
         return self.export, self.output, self.report
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerArgs:
+    """A Label Studio server. Its token is no flag: the environment's LABEL_STUDIO_API_KEY."""
+
+    label_studio_url: str = arg("", "Your Label Studio; LABEL_STUDIO_API_KEY holds its token.")
+
+    def check_server(self) -> None:
+        flag, url = "--label_studio_url", self.label_studio_url
+        try:
+            parts = urlsplit(url)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+            is_address = is_address and parts.port != 0 and url.isascii() and " " not in url
+        except ValueError:
+            is_address = False
+        require(is_address, f"{flag} must be like http://localhost:8080, got {url!r}")
+        require(
+            parts.username is None and parts.password is None,
+            f"{flag} must hold no user and no password; put a token in LABEL_STUDIO_API_KEY",
+        )
+        require(
+            not (parts.query or parts.fragment),
+            f"{flag} is the server's address without what follows a ? or #, got {url!r}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushTargetArgs(ServerArgs):
+    """Where tasks go."""
+
+    project: str = arg("", "Title, made if there is none, or number; default: the file's name.")
+    annotations_per_task: int = arg(1, "People who see each task, in a project that is made.")
+
+    def check_target(self, tasks: str) -> None:
+        """`tasks` names the project unless --project does."""
+        self.check_server()
+        check_positive(self, "annotations_per_task")
+        title = self.project or Path(tasks).stem
+        require(
+            title.isdecimal() or 3 <= len(title) <= 50,
+            f"--project: Label Studio takes titles of 3 to 50 characters, got {title!r}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushArgs(PushTargetArgs):
+    """Tasks for a Label Studio project; those that it has already are not added again."""
+
+    tasks: str = arg("", "The tasks that collect.sh has written.")
+    label_config: str = arg("", "Their labelling config (XML); default: the one beside them.")
+
+    def __post_init__(self) -> None:
+        require(bool(self.tasks), "name the file of tasks")
+        for name in ("tasks", "label_config"):
+            check_file(self, name)
+        require(
+            Path(self.page).is_file(),
+            f"no labelling config at {self.page}; name it with --label_config",
+        )
+        self.check_target(self.tasks)
+
+    @property
+    def page(self) -> str:
+        return self.label_config or str(Path(self.tasks).with_suffix(".xml"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PullArgs(ServerArgs):
+    """What people have done in a Label Studio project, as a file for stage 2."""
+
+    project: str = arg("", "The project's title or number.")
+    output: str = arg("export.json", "The export: a .json file, of CSV a .csv file.")
+    format: Literal["JSON", "JSON_MIN", "CSV"] = arg("JSON", "JSON alone keeps what was skipped.")
+
+    def __post_init__(self) -> None:
+        self.check_server()
+        require(bool(self.project), "--project: name the project to pull, its title or number")
+        suffix = ".csv" if self.format == "CSV" else ".json"
+        require(
+            self.output.endswith(suffix),
+            f"--output must name a {suffix} file for --format {self.format}, got {self.output}",
+        )
+        check_can_write(self, "output", is_file=True)

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from training.arguments.annotation import PushTargetArgs
 from training.arguments.common import check_can_write, check_not_negative, check_positive
 from training.arguments.parsing import arg, require
 from training.arguments.sampling import PromptArgs
 
 
 @dataclass(frozen=True, kw_only=True)
-class CollectArgs(PromptArgs):
+class CollectArgs(PromptArgs, PushTargetArgs):
     """Sample responses of the SFT model and write tasks for people to compare them."""
 
     model: str = arg("output/step1_sft", "The model that responds: folder or Hub name.")
@@ -57,3 +58,16 @@ class CollectArgs(PromptArgs):
             self.output.endswith(".json"), f"--output must name a .json file, got {self.output}"
         )
         check_can_write(self, "output", is_file=True)
+        self._check_upload()
+
+    def _check_upload(self) -> None:
+        if self.label_studio_url:
+            self.check_target(self.output)
+        require(
+            bool(self.label_studio_url) or not self.project,
+            f"--project {self.project}: says where to put the tasks; give --label_studio_url",
+        )
+        require(
+            self.tasks != "both" or not self.project,
+            f"--project {self.project}: --tasks both makes two projects, named after --output",
+        )

@@ -53,9 +53,10 @@ class _OneLineParser(HfArgumentParser):
         exit_with_user_error(self.prog, f"{message} (see --help)")
 
 
-def parse_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
+def parse_args(cls: type[T], argv: Sequence[str] | None = None, *, about: str = "") -> T:
     """Parse flags into `cls`; on a bad one print a single line and exit with status 2.
 
+    `about` stands at the end of `--help`.
     Called before torch is loaded, it also tells GNU's OpenMP to spin only briefly where it would
     spin for milliseconds: beside other busy programs a spinning thread holds up the very one that
     it waits for (2 to 10 times the time a step), and sleeping at once costs a fifth when idle.
@@ -63,6 +64,7 @@ def parse_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     # A prefix of a flag is not that flag, and a stray `main.args` file is not a command line.
     parser = _OneLineParser(cls, allow_abbrev=False)  # type: ignore[arg-type]
+    parser.epilog = about
     try:
         args, *_, unknown = parser.parse_args_into_dataclasses(
             [_at_home(text) for text in (sys.argv[1:] if argv is None else argv)],

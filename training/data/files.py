@@ -23,19 +23,21 @@ def read_file(path: str, *, stage: str) -> list[Row]:
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"{path}: unknown kind of data file; known are {' '.join(SUFFIXES)}")
-    if suffix == ".parquet":
-        rows = _parquet_rows(path)
-    elif suffix == ".txt":
-        rows = _text_rows(path, _decoded(path), stage)
-    elif suffix in (".csv", ".tsv"):
-        rows = list(_csv_rows(path, _decoded(path), "," if suffix == ".csv" else "\t"))
-    elif suffix == ".json":
-        rows = _json_rows(path, _decoded(path))
-    else:
-        rows = list(_json_lines(path, _decoded(path)))
+    is_text = suffix != ".parquet"
+    rows = rows_of_text(path, _decoded(path), stage=stage) if is_text else _parquet_rows(path)
     if not rows:
         raise UserError(f"{path}: the file has no rows")
     return rows
+
+
+def rows_of_text(path: str, text: str, *, stage: str) -> list[Row]:
+    """All rows of what stands, or will stand, in a text file."""
+    suffix = Path(path).suffix.lower()
+    if suffix == ".txt":
+        return _text_rows(path, text, stage)
+    if suffix in (".csv", ".tsv"):
+        return list(_csv_rows(path, text, "," if suffix == ".csv" else "\t"))
+    return _json_rows(path, text) if suffix == ".json" else list(_json_lines(path, text))
 
 
 def _decoded(path: str) -> str:
@@ -185,10 +187,20 @@ def as_text(value: Any) -> str:
 
 
 def write_text(path: str, text: str, flag: str) -> None:
-    """Write what `flag` names a file for."""
-    target = Path(path).expanduser()
+    """Write what `flag` names a file for: the whole of it, or what was there stays.
+
+    What is no file (/dev/stdout, a pipe) is written to as it is.
+    """
+    named = Path(path).expanduser()
+    is_stream = named.is_relative_to("/dev") or (named.exists() and not named.is_file())
+    target = named.resolve()  # a link stays one
     try:
+        if is_stream:
+            named.write_text(text, encoding="utf-8")
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
+        staging = target.with_name(f".{target.name}.new")
+        staging.write_text(text, encoding="utf-8")
+        staging.replace(target)
     except OSError as error:
         raise UserError(f"{flag} {path}: cannot be written: {error.strerror}") from error

@@ -1,35 +1,11 @@
-"""Groups of responses to one prompt: cut to a size, shuffled, or judged by their scores."""
+"""Groups of responses to one prompt: cut to a size, shuffled, or a part of them taken."""
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from training.data.encode import EncodedGroup
 from training.data.records import Pair
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How a model's scores order one comparison. Ties have no right order and no verdict."""
-
-    difference: float  # score of chosen minus score of rejected
-    is_right: bool
-    gap: float  # by how much people rated chosen higher, 0 where the row does not say
-    agreement: float  # the share of raters who agree with the label, 1 for a hard label
-    source: str  # the row it came from: verdicts of one row are not independent
-
-
-def verdicts(group: EncodedGroup, scores: Sequence[float]) -> list[Verdict]:
-    """One for each decided comparison of the group; `scores` [K] are its responses'."""
-    found = []
-    for pair in group.pairs:
-        if pair.label == 0.5:
-            continue
-        difference = scores[pair.chosen] - scores[pair.rejected]
-        is_right = difference > 0 if pair.label > 0.5 else difference < 0
-        agreement = max(pair.label, 1.0 - pair.label)
-        found.append(Verdict(difference, is_right, pair.gap or 0.0, agreement, group.source))
-    return found
 
 
 def regroup(
@@ -103,6 +79,14 @@ def shuffle_labels(groups: Sequence[EncodedGroup], *, seed: int) -> list[Encoded
         )
         shuffled.append(replace(group, pairs=pairs))
     return shuffled
+
+
+def nested_part(groups: Sequence[EncodedGroup], share: float, *, seed: int) -> list[EncodedGroup]:
+    """The groups of a share of the prompts, in their order; a smaller share is part of a larger."""
+    prompts = list(dict.fromkeys(tuple(group.prompt_ids) for group in groups))
+    random.Random(f"{seed}:nested").shuffle(prompts)
+    kept = set(prompts[: max(round(share * len(prompts)), 1)])
+    return [group for group in groups if tuple(group.prompt_ids) in kept]
 
 
 def longest(group: EncodedGroup) -> int:

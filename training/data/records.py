@@ -19,7 +19,7 @@ from training.data.checks import (
 )
 
 ROLES = ("system", "user", "assistant")
-PAIR_KEYS = ("chosen", "rejected", "label", "weight", "margin", "gap")
+PAIR_KEYS = ("chosen", "rejected", "label", "weight", "margin", "gap", "annotator", "votes")
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Pair:
     weight: float = 1.0
     margin: float = 0.0
     gap: float | None = None  # by how much people rated chosen higher; for evaluation alone
+    # (annotator, 1 for chosen, 0 for rejected or a half); for evaluation alone
+    votes: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,9 @@ def prompt_from_row(row: Mapping[str, Any], source: str, prompt_id: int) -> Prom
 def group_from_row(row: Mapping[str, Any], source: str) -> ResponseGroup:
     """{"prompt", "chosen", "rejected"} or {"prompt", "responses", "pairs"} -> ResponseGroup.
 
-    The first form may carry `label`, `weight`, `margin` and `gap`. In the second a pair is
-    [i, j], [i, j, label] or an object with those names; `gaps` may hold one number a pair.
+    The first form may carry `label`, `weight`, `margin` and `gap`, and who judged: `annotator`, one
+    person's name or number, or `votes`, {name: 1 for chosen, 0 for rejected}. In the second a pair
+    is [i, j], [i, j, label] or an object with those names; `gaps` may hold one number a pair.
     """
     if row.get("responses") is not None or row.get("pairs") is not None:
         return _group_of_many(row, source)
@@ -226,7 +229,31 @@ def _pair(chosen: int, rejected: int, values: Mapping[str, Any], at: str, source
         raise UserError(f"{source}: '{at}margin' must not be negative, got {margin:g}")
     gap = values.get("gap")
     known = None if gap is None else number_value(gap, f"{at}gap", source, 0.0)
-    return Pair(chosen, rejected, label, weight, margin, known)
+    votes = _votes(values, label, at, source)
+    return Pair(chosen, rejected, label, weight, margin, known, votes)
+
+
+def _votes(
+    values: Mapping[str, Any], label: float, at: str, source: str
+) -> tuple[tuple[str, float], ...]:
+    """Who judged the comparison. Columns of these names that hold anything else are not ours."""
+    cast, person = values.get("votes"), values.get("annotator")
+    if not isinstance(cast, Mapping):
+        is_name = isinstance(person, int | str) and not isinstance(person, bool)
+        cast = {person: 0.5 if label == 0.5 else float(label > 0.5)} if is_name else {}
+    votes = []
+    for key, value in cast.items():
+        name = text_value(str(key), f"{at}annotator", source, allow_empty=True)
+        if value is None or not name.strip():  # Parquet has a null for whom another row names
+            continue
+        share = number_value(value, f"{at}votes: {name}", source, 0.5)
+        if not 0 <= share <= 1:
+            raise UserError(
+                f"{source}: '{at}votes' of {show(name)} must lie between 0 (for rejected) and 1 "
+                f"(for chosen), got {share:g}"
+            )
+        votes.append((name, share))
+    return tuple(votes)
 
 
 def _messages(value: Any, source: str) -> tuple[Message, ...]:

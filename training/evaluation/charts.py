@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from math import floor, isfinite, log10
+from math import floor, isfinite, log10, sqrt
 
 Point = tuple[float, float]
 
@@ -83,6 +83,37 @@ def interval_chart(rows: Sequence[Interval], *, low: float, high: float, referen
             parts.append(f'<path class="mark" d="{diamond}"><title>{row.mark:.3f}</title></path>')
         value = f"{row.value:.3f}  [{row.low:.3f}, {row.high:.3f}]"
         parts.append(_text(LABEL_WIDTH + PLOT_WIDTH + 14, y + 4, value, "start", "value"))
+    return "".join([*parts, "</svg>"])
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point of a reliability chart and how much stands behind it."""
+
+    x: float
+    y: float
+    count: int
+
+
+def reliability_chart(dots: Sequence[Dot]) -> str:
+    """Dots with areas by their counts, x and y from 1/2 or below to 1; the dashed line is x = y."""
+    low = min(0.5, *(0.1 * floor(10 * dot.y) for dot in dots))
+    frame = _Frame(x_low=0.5, x_high=1.0, y_low=low, y_high=1.0)
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">']
+    for tick in ticks(low, 1.0, 5):
+        y = frame.y(tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
+        parts.append(_text(LEFT - 6, y + 4, number(tick), "end"))
+    parts += [_text(frame.x(tick), HEIGHT - 8, number(tick), "middle") for tick in ticks(0.5, 1, 5)]
+    ends = f'x1="{frame.x(0.5)}" y1="{frame.y(0.5)}" x2="{frame.x(1.0)}" y2="{frame.y(1.0)}"'
+    parts.append(f'<line class="reference" {ends}/>')
+    most = max(dot.count for dot in dots)
+    for dot in dots:
+        radius = round(max(7.0 * sqrt(dot.count / most), 1.5), 1)
+        parts.append(
+            f'<circle class="dot s0" cx="{frame.x(dot.x)}" cy="{frame.y(dot.y)}" r="{radius}">'
+            f"<title>{dot.count}: {dot.x:.3f} sure, {dot.y:.3f} agree</title></circle>"
+        )
     return "".join([*parts, "</svg>"])
 
 

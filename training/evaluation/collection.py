@@ -27,6 +27,7 @@ from training.data.annotation.tasks import (
 )
 from training.data.chat import load_chat_template
 from training.data.encode import EncodedPrompt, check_prompt_template, encode_prompts
+from training.data.files import write_text
 from training.data.records import Prompt, prompt_from_row
 from training.data.sources import read_rows
 from training.evaluation.predictions import Predictor
@@ -56,6 +57,9 @@ OTHER_FLAGS = {
     "generation_batch_size",
     "micro_batch_tokens",
     "prompts",  # their texts count, not the file's name
+    "label_studio_url",
+    "project",
+    "annotations_per_task",
 }
 
 Responses = dict[int, list[Sampled]]  # by prompt id
@@ -246,25 +250,25 @@ def _kept(lines: Sequence[str]) -> Iterator[tuple[int, list[Sampled]]]:
             return
 
 
+PAGES = {"pairwise": PAIRWISE_CONFIG, "ranker": RANKER_CONFIG}
+
+
+def task_files(args: CollectArgs) -> dict[str, Path]:
+    """Where the tasks of each kind go; their labelling config has the same name with .xml."""
+    first = Path(args.output).expanduser()
+    if args.tasks == "both":
+        return {"pairwise": first, "ranker": first.with_suffix(".ranker.json")}
+    return {args.tasks: first}
+
+
 def write_tasks(args: CollectArgs, collection: Collection) -> list[Path]:
     """The files of each kind of task, tasks and labelling config; what was written."""
     written = []
-    first = Path(args.output).expanduser()
-    for kind, tasks in collection.tasks.items():
-        is_second = kind == "ranker" and "pairwise" in collection.tasks
-        target = first.with_suffix(".ranker.json") if is_second else first
-        config = PAIRWISE_CONFIG if kind == "pairwise" else RANKER_CONFIG
-        for path, text in (
-            (target, _json(tasks)),
-            (target.with_suffix(".xml"), config),
-        ):
-            staging = path.with_name(f".{path.name}.new")
-            try:
-                staging.write_text(text, encoding="utf-8")
-                staging.replace(path)
-            except OSError as error:
-                raise UserError(f"--output: {path} cannot be written: {error.strerror}") from error
-            written.append(path)
+    for kind, path in task_files(args).items():
+        page = path.with_suffix(".xml")
+        write_text(str(path), _json(collection.tasks[kind]), "--output")
+        write_text(str(page), PAGES[kind], "--output")
+        written += [path, page]
     return written
 
 

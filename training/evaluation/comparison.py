@@ -5,17 +5,24 @@ from typing import Any
 
 from training.evaluation.judges import Judge, score_all
 from training.evaluation.statistics import bootstrap_interval, paired_wins
-from training.evaluation.text_metrics import distinct_n, duplicate_share, word_count, words_mean
+from training.evaluation.text_metrics import (
+    distinct_n,
+    duplicate_share,
+    is_counted_in_characters,
+    word_count,
+    words_mean,
+)
 
 Summary = dict[str, Any]
 
 # A win rate is believed only while all of these hold.
 MAX_KL_RATIO = 3.0  # to the target
-MIN_DISTINCT2 = 0.6
-MIN_WORDS = 7.0
+# Seven tenths of what people wrote in the examples: pairs of characters repeat sooner.
+MIN_DISTINCT2 = {"words": 0.6, "characters": 0.5}
+MIN_LENGTH = {"words": 7.0, "characters": 11.0}  # a Chinese word has about 1.6 characters
 MAX_DUPLICATES = 0.05
 
-TEXT_METRICS = (("length", "words"), ("distinct2", "distinct-2"), ("duplicates", "duplicates"))
+TEXT_METRICS = (("length", ""), ("distinct2", "distinct-2"), ("duplicates", "duplicates"))
 
 
 def compare(
@@ -56,6 +63,7 @@ def compare(
         summary[name] = {**means, **wins(name, "after")}
     words = min(word_count(texts) for texts in sides.values())
     metrics = {side: _text_metrics(texts, words) for side, texts in sides.items()}
+    summary["length_unit"] = "characters" if is_counted_in_characters(before) else "words"
     for key, _ in TEXT_METRICS:
         summary[key] = {side: metrics[side][key] for side in ("before", "after")}
     for side in others or {}:
@@ -93,15 +101,16 @@ def guards(summary: Summary, kl_target: float | None) -> list[str]:
             f"The model has moved {kl:.1f} nats from where it started, more than "
             f"{MAX_KL_RATIO:g} times the target of {kl_target:g}."
         )
-    if summary["distinct2"]["after"] < MIN_DISTINCT2:
+    unit = length_unit(summary)
+    if summary["distinct2"]["after"] < MIN_DISTINCT2[unit]:
         warnings.append(
             f"The text repeats itself: distinct-2 is {summary['distinct2']['after']:.2f}, "
-            f"below {MIN_DISTINCT2:g}."
+            f"below {MIN_DISTINCT2[unit]:g}."
         )
-    if summary["length"]["after"] < MIN_WORDS:
+    if summary["length"]["after"] < MIN_LENGTH[unit]:
         warnings.append(
-            f"Responses have become short: {summary['length']['after']:.1f} words on average, "
-            f"below {MIN_WORDS:g}."
+            f"Responses have become short: {summary['length']['after']:.1f} {unit} on average, "
+            f"below {MIN_LENGTH[unit]:g}."
         )
     if summary["duplicates"]["after"] > MAX_DUPLICATES:
         warnings.append(
@@ -115,6 +124,12 @@ def guards(summary: Summary, kl_target: float | None) -> list[str]:
             "the above that is a sign of over-optimisation, not of better writing."
         )
     return warnings
+
+
+def length_unit(summary: Summary) -> str:
+    """What `length` counts: words, or the characters of a language without spaces."""
+    unit: str = summary.get("length_unit", "words")
+    return unit
 
 
 def judge_names(summary: Summary) -> list[str]:
@@ -147,6 +162,7 @@ def table_rows(summary: Summary, *, labels: tuple[str, str] = ("SFT", "PPO")) ->
     for key, title in TEXT_METRICS:
         values = [summary[key]["before"], summary[key]["after"], *(summary[s][key] for s in others)]
         form = {"length": "{:.1f}", "distinct2": "{:.2f}", "duplicates": "{:.1%}"}[key]
+        title = title or length_unit(summary)
         rows.append([title, *(form.format(value) for value in values)])
     if read := summary.get("perplexity"):
         cells = [read["before"], read["after"], *(read[side] for side in others)]

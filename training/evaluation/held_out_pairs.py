@@ -1,40 +1,98 @@
-"""A reward model's scores of held-out comparisons, as the summary's `reward_model` entry."""
+"""Held-out comparisons as columns, which a model's scores are then laid beside."""
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from training.data.encode import EncodedGroup
-from training.data.groups import verdicts
-from training.evaluation.reward_model import accuracy_report
+from training.data.records import Pair
+from training.evaluation.statistics import Floats, Ints
+
+TIE = 0.5
 
 
-def accuracy_entry(
-    groups: Sequence[EncodedGroup],
-    scores: Sequence[float],  # one a response, in the order of the groups
-    *,
-    seed: int,
-) -> dict[str, Any]:
-    """Accuracy, interval and number of pairs: of all pairs, and of those with a gap of 1 or more.
+@dataclass(frozen=True)
+class HeldOutPairs:
+    """P comparisons among R distinct responses, each the better side first as people see it.
 
-    A soft label is the share of raters who agree with the order, so where labels are soft their
-    mean is what one person a side would reach: `human_ceiling`. Ties have no right order.
+    A response that stands in several rows of one prompt is one response. Comparisons of one
+    prompt share responses and are not independent.
     """
-    found, first = [], 0
-    for group in groups:
-        last = first + len(group.response_ids)
-        found += verdicts(group, scores[first:last])
-        first = last
-    report = accuracy_report(found, seed=seed)
-    entry: dict[str, Any] = {}
-    for name, suffix, least in (("all", "", -math.inf), ("gap1", "_gap1", 1.0)):
-        part = report.get(name)
-        if part is None or not part["pairs"]:
-            continue
-        entry[f"accuracy{suffix}"] = part["accuracy"]
-        entry[f"accuracy{suffix}_ci"] = part["interval"]
-        entry[f"pairs{suffix}"] = part["pairs"]
-        shares = [verdict.agreement for verdict in found if verdict.gap >= least]
-        if any(share < 1.0 for share in shares):
-            entry[f"human_ceiling{suffix}"] = sum(shares) / len(shares)
-    return entry
+
+    prompt: Ints  # [R] which prompt a response answers, counted from 0
+    tokens: Ints  # [R] its length, EOS included
+    place: tuple[tuple[int, int], ...]  # [R] (group, response) where it stands first
+    better: Ints  # [P] indices of responses; of a tie the row's own order
+    worse: Ints  # [P]
+    label: Floats  # [P] chance that `better` is better, the share of raters; 0.5 is a tie
+    gap: Floats  # [P] how far apart people rated the two; NaN where the row does not say
+    votes: tuple[Mapping[str, float], ...]  # [P] annotator: 1 for `better`, 0 for `worse`
+    sources: tuple[str, ...]  # [P] "path:line"
+
+    @property
+    def cluster(self) -> Ints:  # [P]
+        """The prompt of each comparison: what intervals resample."""
+        found: Ints = self.prompt[self.better]
+        return found
+
+    @property
+    def is_decided(self) -> NDArray[np.bool_]:  # [P]
+        """All but ties, which have no right order."""
+        found: NDArray[np.bool_] = self.label > TIE
+        return found
+
+    @property
+    def length_difference(self) -> Floats:  # [P]
+        """Tokens of the better response minus those of the worse."""
+        found: Floats = (self.tokens[self.better] - self.tokens[self.worse]).astype(np.float64)
+        return found
+
+    def flat(self, scores: Sequence[Sequence[float]]) -> Floats:  # [R]
+        """Scores by group and response, as one column."""
+        return np.array([scores[group][response] for group, response in self.place])
+
+    def difference(self, scores: Floats) -> Floats:  # [R] -> [P]
+        """Score of the better response minus that of the worse."""
+        found: Floats = scores[self.better] - scores[self.worse]
+        return found
+
+
+def held_out_pairs(groups: Sequence[EncodedGroup]) -> HeldOutPairs:
+    """All comparisons of these groups."""
+    prompts: dict[tuple[int, ...], int] = {}
+    responses: dict[tuple[int, tuple[int, ...]], int] = {}
+    places: list[tuple[int, int]] = []
+    sides: list[tuple[int, int]] = []
+    pairs: list[tuple[Pair, str]] = []
+    for number, group in enumerate(groups):
+        prompt = prompts.setdefault(tuple(group.prompt_ids), len(prompts))
+        here = []
+        for place, ids in enumerate(group.response_ids):
+            key = (prompt, tuple(ids))
+            if key not in responses:
+                responses[key] = len(responses)
+                places.append((number, place))
+            here.append(responses[key])
+        for pair in group.pairs:
+            chosen, rejected = here[pair.chosen], here[pair.rejected]
+            sides.append((rejected, chosen) if pair.label < TIE else (chosen, rejected))
+            pairs.append((pair, group.source))
+    columns = np.array(sides, dtype=np.int64).reshape(-1, 2)
+    return HeldOutPairs(
+        prompt=np.array([prompt for prompt, _ in responses], dtype=np.int64),
+        tokens=np.array([len(ids) for _, ids in responses], dtype=np.int64),
+        place=tuple(places),
+        better=columns[:, 0],
+        worse=columns[:, 1],
+        label=np.array([max(pair.label, 1.0 - pair.label) for pair, _ in pairs], dtype=np.float64),
+        gap=np.array([np.nan if p.gap is None else abs(p.gap) for p, _ in pairs], dtype=np.float64),
+        votes=tuple(_votes_for_better(pair) for pair, _ in pairs),
+        sources=tuple(source for _, source in pairs),
+    )
+
+
+def _votes_for_better(pair: Pair) -> dict[str, float]:
+    is_turned = pair.label < TIE
+    return {name: 1.0 - share if is_turned else share for name, share in pair.votes}

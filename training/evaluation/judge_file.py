@@ -16,8 +16,8 @@ MODULE_NAME = "judge_file"
 
 # Other entries of a summary.
 TAKEN = {
-    *("prompts", "groups", "before", "after", "length", "distinct2", "duplicates"),
-    *("kl", "perplexity", "reward_model", "reward_model_score", "samples", "seconds"),
+    *("prompts", "groups", "before", "after", "length", "length_unit", "distinct2"),
+    *("duplicates", "kl", "perplexity", "reward_model", "reward_model_score", "samples", "seconds"),
 }
 
 

@@ -1,7 +1,7 @@
 """Judges: functions from texts to scores that had no part in training. Higher is better."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,14 +11,21 @@ Judge = Callable[[Sequence[str]], Sequence[float]]
 
 
 class SentimentJudge:
-    """Words and word pairs, weighted by how much they tell liked from disliked reviews."""
+    """Words and word pairs, weighted by how much they tell liked from disliked reviews.
 
-    def __init__(self, *, min_df: int = 3) -> None:
+    With `unit="char"` it reads one to three characters at a time: for text without spaces.
+    """
+
+    def __init__(self, *, min_df: int = 3, unit: Literal["word", "char"] = "word") -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
 
         self._vectorizer: Any = TfidfVectorizer(
-            ngram_range=(1, 2), min_df=min_df, sublinear_tf=True, dtype=np.float32
+            analyzer=unit,
+            ngram_range=(1, 2) if unit == "word" else (1, 3),
+            min_df=min_df,
+            sublinear_tf=True,
+            dtype=np.float32,
         )
         self._classifier: Any = LogisticRegression(C=4.0, max_iter=200)
 

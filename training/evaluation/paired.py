@@ -10,8 +10,8 @@ import torch
 from training.arguments.evaluate import EvaluateArgs
 from training.evaluation.comparison import Summary, compare
 from training.evaluation.fluency import Reader
-from training.evaluation.held_out_pairs import accuracy_entry
 from training.evaluation.inputs import Inputs, Side
+from training.evaluation.reward_model import accuracy_entry
 from training.evaluation.sampling import (
     load_policy,
     response_logprobs,

@@ -9,28 +9,25 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from training.evaluation.charts import Interval, Point, interval_chart, line_chart
+from training.evaluation.charts import Interval, interval_chart
 from training.evaluation.comparison import (
     Summary,
     guards,
     judge_names,
+    length_unit,
     other_sides,
     reward_model_lines,
     table_rows,
 )
 from training.evaluation.page import PAGE
-
-Rows = Sequence[Mapping[str, Any]]
-
-# Which metrics share a picture, its title and how to read it; absent ones are left out.
-CHARTS: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    (("loss/train", "loss/eval"), "Loss", "lower is better; eval is text kept apart"),
-    (("accuracy/train", "accuracy/eval"), "Accuracy", "comparisons ordered as people did"),
-    (("score/mean",), "Score", "the reward model's own opinion, which can be fooled"),
-    (("kl/ref",), "divergence from the start", "KL in nats per response: how far it has moved"),
-    (("policy/entropy",), "Entropy", "nats per token; near zero means it says one thing"),
-    (("response/length",), "Response length", "tokens"),
-    (("value/explained_variance",), "Explained variance", "how well the critic foresees scores"),
+from training.evaluation.parts import (
+    Rows,
+    broken,
+    how_to_read,
+    learning_curves,
+    side_by_side,
+    table,
+    tiles,
 )
 
 NOTES: dict[str, list[str]] = {
@@ -77,12 +74,12 @@ def write_report(
         _headline(summary, title, labels, groups_are),
         _guards(summary, kl_target),
         "<h2>The comparison</h2>",
-        _table(table_rows(summary, labels=labels)),
+        table(table_rows(summary, labels=labels)),
         _win_rates(summary, labels),
         _reward_model(summary),
         _samples(samples, labels),
-        _curves(curves),
-        _notes(notes or NOTES),
+        learning_curves(curves),
+        how_to_read(notes or NOTES),
         _footer(summary),
     ]
     page = PAGE.substitute(title=escape(title), body="\n".join(part for part in body if part))
@@ -106,21 +103,17 @@ def _headline(summary: Summary, title: str, labels: tuple[str, str], groups_are:
 
 
 def _tiles(summary: Summary, labels: tuple[str, str]) -> str:
-    tiles = [
+    cells = [
         (f"{summary[name]['win_rate']:.1%}", f"{_spaced(name)}: wins over {labels[0]}")
         for name in judge_names(summary)
     ]
     if summary.get("kl") is not None:
-        tiles.append((f"{summary['kl']:.1f}", f"nats of KL to {labels[0]}"))
+        cells.append((f"{summary['kl']:.1f}", f"nats of KL to {labels[0]}"))
     distinct, length = summary["distinct2"], summary["length"]
-    tiles.append((f"{distinct['after']:.2f}", f"distinct-2, from {distinct['before']:.2f}"))
-    tiles.append((f"{length['after']:.1f}", f"words a response, from {length['before']:.1f}"))
-    cells = (
-        f'<div class="card tile"><div class="big">{escape(big)}</div>'
-        f'<div class="what">{escape(what)}</div></div>'
-        for big, what in tiles
-    )
-    return f'<div class="tiles">{"".join(cells)}</div>'
+    cells.append((f"{distinct['after']:.2f}", f"distinct-2, from {distinct['before']:.2f}"))
+    unit = length_unit(summary)
+    cells.append((f"{length['after']:.1f}", f"{unit} a response, from {length['before']:.1f}"))
+    return tiles(cells)
 
 
 def _guards(summary: Summary, kl_target: float | None) -> str:
@@ -131,27 +124,7 @@ def _guards(summary: Summary, kl_target: float | None) -> str:
             f'<div class="guards"><strong>All guards hold.</strong> {kl}, length and duplicates '
             "are within bounds, so the win rate can be read as it stands.</div>"
         )
-    items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
-    return (
-        '<div class="guards broken"><strong>Do not trust the win rate of this run.</strong>'
-        f"<ul>{items}</ul></div>"
-    )
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
-    lines = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in rows[1:])
-    return (
-        '<div class="card scroll"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
-    )
-
-
-def _cell(text: str) -> str:
-    """An interval is set smaller than the number that it belongs to."""
-    number, bracket, interval = text.partition(" [")
-    small = f" <small>{escape(bracket.strip() + interval)}</small>" if bracket else ""
-    return f"<td>{escape(number)}{small}</td>"
+    return broken("Do not trust the win rate of this run.", warnings)
 
 
 def _win_rates(summary: Summary, labels: tuple[str, str]) -> str:
@@ -209,53 +182,10 @@ def _samples(samples: Rows, labels: tuple[str, str]) -> str:
 
 
 def _sample(sample: Mapping[str, Any], labels: tuple[str, str]) -> str:
-    sides = "".join(
-        f'<div class="{side}"><div class="side-name">{escape(label)}</div>'
-        f"{_text(sample[side])}</div>"
-        for side, label in zip(("before", "after"), labels, strict=True)
+    sides = zip(("before", "after"), labels, strict=True)
+    return side_by_side(
+        str(sample["prompt"]), ((side, label, sample[side]) for side, label in sides)
     )
-    prompt = escape(str(sample["prompt"]))
-    return (
-        f'<div class="card sample"><div class="prompt text">{prompt}</div>'
-        f'<div class="sides">{sides}</div></div>'
-    )
-
-
-def _text(text: str) -> str:
-    if not text.strip():
-        return '<div class="empty">(nothing)</div>'
-    return f'<div class="text">{escape(text.strip())}</div>'
-
-
-def _curves(curves: Mapping[str, Rows]) -> str:
-    figures = []
-    for stage, rows in curves.items():
-        for keys, title, reading in CHARTS:
-            series = {key.split("/")[-1]: _series(rows, key) for key in keys}
-            if chart := line_chart(series):
-                caption = f"{escape(stage)}: {title.lower()}<span>{reading}</span>"
-                figures.append(
-                    f'<figure class="card"><figcaption>{caption}</figcaption>{chart}</figure>'
-                )
-    if not figures:
-        return ""
-    return f'<h2>Learning curves</h2><div class="charts">{"".join(figures)}</div>'
-
-
-def _series(rows: Rows, key: str) -> list[Point]:
-    return [
-        (float(row["step"]), float(row[key]))
-        for row in rows
-        if row.get(key) is not None and row.get("step") is not None
-    ]
-
-
-def _notes(notes: Mapping[str, Sequence[str]]) -> str:
-    columns = []
-    for key, heading in (("shows", "What this shows"), ("does_not_show", "What it does not show")):
-        items = "".join(f"<li>{escape(note)}</li>" for note in notes.get(key, ()))
-        columns.append(f'<div class="card"><h3>{heading}</h3><ul>{items}</ul></div>')
-    return f'<h2>How to read this</h2><div class="notes">{"".join(columns)}</div>'
 
 
 def _footer(summary: Summary) -> str:

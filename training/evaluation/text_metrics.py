@@ -1,11 +1,36 @@
-"""Plain counts over responses: the guards beside a win rate. A word is what spaces separate."""
+"""Plain counts over responses: the guards beside a win rate.
 
+A word is what spaces separate. Chinese and Japanese put no spaces between words, so each of their
+characters counts as one; the punctuation after it belongs to it, as it does to a word elsewhere.
+"""
+
+import re
 from collections.abc import Sequence
+
+# Kana and the blocks of CJK ideographs, those beyond 16 bits included.
+_CHARACTER = (
+    "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
+    "\U00020000-\U0003ffff"
+)
+_WORD = re.compile(rf"[{_CHARACTER}][^\w\s]*|[^\s{_CHARACTER}]+")
+_FIRST_CHARACTER = re.compile(f"[{_CHARACTER}]")
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text, in order."""
+    return _WORD.findall(text)
+
+
+def is_counted_in_characters(texts: Sequence[str]) -> bool:
+    """Whether most words of these texts are single characters."""
+    words = [word for text in texts for word in split_words(text)]
+    characters = sum(_FIRST_CHARACTER.match(word) is not None for word in words)
+    return 2 * characters > len(words)
 
 
 def word_count(texts: Sequence[str]) -> int:
     """All words of all texts."""
-    return sum(len(text.split()) for text in texts)
+    return sum(len(split_words(text)) for text in texts)
 
 
 def words_mean(texts: Sequence[str]) -> float:
@@ -24,7 +49,7 @@ def distinct_n(texts: Sequence[str], *, n: int, words: int) -> float:
     seen: set[tuple[str, ...]] = set()
     total, left = 0, words
     for text in texts:
-        taken = text.lower().split()[:left]
+        taken = split_words(text.lower())[:left]
         left -= len(taken)
         grams = [tuple(taken[i : i + n]) for i in range(len(taken) - n + 1)]
         seen.update(grams)

@@ -63,7 +63,7 @@ class CheckpointStore:
 
     def newest(self) -> Found:
         """The newest checkpoint whose every file is as it was written."""
-        problems = []
+        problems: list[str] = []
         for folder in self._by_age():
             problem = damage(folder)
             if not problem:

@@ -12,21 +12,28 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from training.arguments.common import EngineArgs
+from training.runtime import stopping
 from training.runtime.launch import LAUNCH_ID
 from training.runtime.process import pick_device, set_logging, user_errors
+from training.runtime.stopping import StopRequested
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+STOP_KEY = "stop"  # in the ranks' common store
+STOP_SECONDS = 20.0  # in which a rank whose launcher is gone comes to a place where it can save
+CLOSING_SECONDS = 600.0  # and for that itself
 
 
 @dataclass(frozen=True)
@@ -75,19 +82,49 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def check_stop(self) -> None:
+        """While training: raise `StopRequested` on all ranks if any was asked to stop."""
+        if not stopping.is_training():
+            return
+        asked = torch.tensor(float(stopping.is_asked()))
+        if self.size > 1:
+            dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=_control.group)
+        if asked:
+            raise StopRequested
+
+    def stoppable(self, parts: Iterable[T]) -> Iterator[T]:
+        """The parts, equally many on all ranks, with a `check_stop` before each."""
+        for part in parts:
+            self.check_stop()
+            yield part
+
+
+class _Control:
+    """How ranks agree to stop: on the host, where a GPU's queue is not waited for."""
+
+    group: Any = None  # the ranks' own where that is on the host already
+    ended = threading.Event()
+    thread: threading.Thread | None = None
+
+
+_control = _Control()
+
 
 @contextmanager
 def session(args: EngineArgs) -> Iterator[World]:
     """The life of a stage on this rank: join the others, run, leave.
 
     A `UserError` becomes one line and exit status 2. The process group is destroyed on every way
-    out: without that a finished run can abort at exit.
+    out: without that a finished run can abort at exit. A run that was stopped and saved ends with
+    status 75.
     """
     try:
         with user_errors():
             world = _join(args)
             yield world
             world.barrier()
+    except StopRequested as stop:
+        raise SystemExit(stopping.STOPPED if stop.is_saved else 128 + signal.SIGTERM) from None
     finally:
         if dist.is_initialized():
             _leave()
@@ -111,12 +148,40 @@ def _join(args: EngineArgs) -> World:
 
     timeout = datetime.timedelta(minutes=args.timeout_minutes)
     deepspeed.init_distributed(verbose=False, auto_mpi_discovery=False, timeout=timeout)
+    if size > 1 and stopping.is_listening():
+        _share_stops(timeout)
     return World(rank=rank, size=size, device=device)
+
+
+def _share_stops(timeout: datetime.timedelta) -> None:
+    """Let each rank know within a second that another was asked to stop, whatever it is at."""
+    is_on_host = dist.get_backend() == "gloo"
+    _control.group = None if is_on_host else dist.new_group(backend="gloo", timeout=timeout)
+    store = dist.distributed_c10d._get_default_store()
+    _control.ended.clear()
+
+    def share() -> None:
+        while not _control.ended.wait(0.5):
+            try:
+                if stopping.is_asked():
+                    store.set(STOP_KEY, "")
+                    return
+                if store.check([STOP_KEY]):
+                    stopping.ask(signal.SIGTERM)
+            except RuntimeError:  # rank 0 has left, and the store with it
+                return
+
+    _control.thread = threading.Thread(target=share, name="stop-sharing", daemon=True)
+    _control.thread.start()
 
 
 def _leave() -> None:
     import deepspeed.comm
 
+    _control.ended.set()
+    if _control.thread is not None:
+        _control.thread.join()
+    _control.group, _control.thread = None, None
     # Through deepspeed, which keeps groups of its own: else a second session in this process fails.
     deepspeed.comm.destroy_process_group()
 
@@ -173,7 +238,10 @@ def _watch_ancestors() -> None:
             time.sleep(1.0)
         logger.error("the launcher is gone; this rank stops")
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(10.0)
+        time.sleep(STOP_SECONDS)
+        deadline = time.monotonic() + CLOSING_SECONDS
+        while stopping.is_closing() and time.monotonic() < deadline:
+            time.sleep(0.5)
         os._exit(1)
 
     threading.Thread(target=watch, name="launcher-watch", daemon=True).start()

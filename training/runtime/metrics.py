@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from training.arguments.common import CommonArgs
 from training.arguments.parsing import UserError
+from training.runtime.checkpoint import COMPLETE_FILE, STOPPED_FILE
 from training.runtime.checkpoint_store import FOLDER as CHECKPOINTS
 from training.runtime.distributed import World
 from training.runtime.resume import Checkpoint
@@ -26,6 +27,7 @@ from training.runtime.resume import Checkpoint
 logger = logging.getLogger(__name__)
 
 Metrics = Mapping[str, float]
+LOG = "log"  # the log's name among the parts of a checkpoint
 FILES, ELAPSED = "files", "elapsed_s"  # keys of `MetricLogger.progress`
 
 # The metrics of a printed line, in order; each stage has some of them.
@@ -65,7 +67,8 @@ class MetricLogger:
         self._total = total_steps
         self._every = args.log_every
         self._first_step = found.step if found else 0
-        self._before = found.progress[ELAPSED] if found else 0.0  # seconds of earlier launches
+        # Seconds of earlier launches.
+        self._before: float = found.progress[LOG][ELAPSED] if found else 0.0
         self._started = time.monotonic()
         if not self._is_main:
             return
@@ -145,6 +148,16 @@ class MetricLogger:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
         file.flush()
 
+    def histogram(self, step: int, name: str, values: Any) -> None:
+        """A distribution for TensorBoard alone."""
+        if self._is_main:
+            self._board.add_histogram(name, values, step)
+
+    def text(self, name: str, markdown: str) -> None:
+        """Words for TensorBoard alone."""
+        if self._is_main:
+            self._board.add_text(name, markdown)
+
     def _show(self, step: int, metrics: Metrics) -> None:
         fields = [f"{name} {metrics[name]:.4g}" for name in SHOWN if name in metrics]
         elapsed = time.monotonic() - self._started
@@ -165,12 +178,14 @@ def prepare_output(args: CommonArgs, found: Checkpoint | None = None) -> Path:
     folder = Path(args.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "complete.json").unlink(missing_ok=True)
+        for marker in (COMPLETE_FILE, STOPPED_FILE):
+            (folder / marker).unlink(missing_ok=True)
         for adapter in (folder / "adapter", folder / "last/adapter", folder / "critic/adapter"):
             if (adapter / "adapter_config.json").is_file():
                 shutil.rmtree(adapter)  # of an earlier run with LoRA; this one may have none
         if found is None or found.output_dir.resolve() != folder.resolve():
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+            for past in (folder, *folder.glob("data_size_curve/*")):
+                shutil.rmtree(past / CHECKPOINTS, ignore_errors=True)
         for name in JSON_LINES:
             _cut_back(folder / name, found)
         text = json.dumps(asdict(args), indent=2)
@@ -182,7 +197,7 @@ def prepare_output(args: CommonArgs, found: Checkpoint | None = None) -> Path:
 
 def _cut_back(file: Path, found: Checkpoint | None) -> None:
     """Leave what the file had at the checkpoint; nothing, where the run starts anew."""
-    size = found.progress[FILES][file.name] if found else 0
+    size = found.progress[LOG][FILES][file.name] if found else 0
     source = found.output_dir / file.name if found else file
     kept = b""
     if size:

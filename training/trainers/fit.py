@@ -3,20 +3,35 @@
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from training.arguments.common import CommonArgs
+from training.runtime import stopping
 from training.runtime.checkpoints import Checkpoints
 from training.runtime.distributed import World
-from training.runtime.metrics import MetricLogger, Metrics
+from training.runtime.metrics import LOG, MetricLogger, Metrics
 from training.runtime.profiling import profiled
 from training.trainers.schedule import Schedule
 
 Batch = TypeVar("Batch")
-BEST, SCHEDULE = "best_loss", "schedule"  # keys of a checkpoint's progress
+
+
+@dataclass
+class Kept:
+    """Which model is kept, and whether the one that has just been trained was evaluated yet."""
+
+    best: float = float("inf")
+    is_eval_due: bool = False
+
+    def progress(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def restore(self, progress: Mapping[str, Any]) -> None:
+        self.best, self.is_eval_due = progress["best"], progress["is_eval_due"]
 
 
 def fit(
@@ -40,31 +55,53 @@ def fit(
     both are the last. `sample` gives the examples that go to samples.jsonl at each evaluation. A
     run that goes on from a checkpoint passes over the batches that it has had.
     """
-    best: float = checkpoints.progress[BEST] if checkpoints.is_in_place else float("inf")
-    schedule.restore(checkpoints.progress.get(SCHEDULE))
+    kept = Kept()
+    checkpoints.add(LOG, log.progress)
+    checkpoints.track("schedule", schedule)
+    checkpoints.track("kept", kept)
+    if not checkpoints.is_in_place:
+        kept.best = float("inf")  # that model lies in the other folder
     for _ in range(schedule.step):
         next(batches)
-    while not schedule.is_done:
-        batch, ends_epoch = next(batches)
-        _seed(args.seed, schedule.step + 1, world.rank)
-        with profiled(args, world, schedule.step + 1):
-            metrics = step(batch, schedule.start_step())
-        schedule.end_step()
-        log.log(schedule.step, metrics)
-        is_due = schedule.step % eval_every == 0 if eval_every else ends_epoch
-        if evaluate is not None and (is_due or schedule.is_done):
-            held_out = evaluate()
-            log.log(schedule.step, held_out, always_show=True)
-            log.samples(schedule.step, sample())
-            if held_out["loss/eval"] < best:
-                best = held_out["loss/eval"]
-                save(Path(args.output_dir))
-        now = {BEST: best, SCHEDULE: schedule.progress()}
-        checkpoints.save_if_due(schedule.step, lambda now=now: {**now, **log.progress()})
+    with checkpoints.stoppable(lambda: schedule.step):
+        while True:
+            if kept.is_eval_due and evaluate is not None:
+                held_out = evaluate()
+                with stopping.held_back():
+                    _keep_if_best(args, schedule, log, kept, held_out, sample, save)
+            checkpoints.save_if_due(schedule.step)
+            if schedule.is_done:
+                break
+            batch, ends_epoch = next(batches)
+            _seed(args.seed, schedule.step + 1, world.rank)
+            with profiled(args, world, schedule.step + 1):
+                metrics = step(batch, schedule.start_step())
+            schedule.end_step()
+            log.log(schedule.step, metrics)
+            is_due = schedule.step % eval_every == 0 if eval_every else ends_epoch
+            kept.is_eval_due = is_due or schedule.is_done
     save(Path(args.output_dir) / "last")
-    if best == float("inf"):
+    if kept.best == float("inf"):
         save(Path(args.output_dir))
         log.samples(schedule.step, sample())
+
+
+def _keep_if_best(
+    args: CommonArgs,
+    schedule: Schedule,
+    log: MetricLogger,
+    kept: Kept,
+    held_out: Metrics,
+    sample: Callable[[], Sequence[Mapping[str, Any]]],
+    save: Callable[[Path], None],
+) -> None:
+    """Log an evaluation, and publish the model if none before it was as good."""
+    log.log(schedule.step, held_out, always_show=True)
+    log.samples(schedule.step, sample())
+    if held_out["loss/eval"] < kept.best:
+        kept.best = held_out["loss/eval"]
+        save(Path(args.output_dir))
+    kept.is_eval_due = False
 
 
 def _seed(seed: int, step: int, rank: int) -> None:

@@ -2,6 +2,8 @@
 
 import random
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -9,7 +11,13 @@ from training.arguments.ppo import PPOArgs
 from training.objectives.kl import next_kl_coef
 from training.objectives.ppo import compute_gae
 from training.runtime.distributed import World
-from training.trainers.experience import Experience, Rollout, make_experience, token_rewards
+from training.trainers.experience import (
+    Experience,
+    Rollout,
+    make_experience,
+    rollout_of,
+    token_rewards,
+)
 from training.trainers.learners import SeparateLearner, learner_of
 from training.trainers.minibatch import MicroBatch
 from training.trainers.ppo_metrics import UpdateSums, rollout_metrics, update_metrics
@@ -32,18 +40,36 @@ class PPOTrainer:
         self._learner = learner_of(args, world, models, pad_id)
         self._schedule = schedule
         self.kl_coef = args.kl_coef
+        self.unfinished: Rollout | None = None  # while it is being learnt from
+        self._steps: list[dict[str, float]] = []  # of its updates so far
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the engines and the unfinished rollout."""
+        return {"kl_coef": self.kl_coef, "steps": self._steps}
+
+    def restore(self, progress: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's `progress`."""
+        self.kl_coef, self._steps = progress["kl_coef"], progress["steps"]
+
+    def unfinished_tensors(self) -> dict[str, Tensor]:
+        return {} if self.unfinished is None else self.unfinished.tensors()
+
+    def restore_unfinished(self, tensors: Mapping[str, Tensor]) -> None:
+        self.unfinished = rollout_of(tensors)
 
     def update(self, step: int, rollout: Rollout) -> dict[str, float]:
-        """All optimizer steps of one PPO step; its metrics."""
+        """All optimizer steps of one PPO step, or those that are left of it; its metrics."""
+        self.unfinished = rollout
         started = time.monotonic()
         self._learner.start()
         rewards = token_rewards(rollout, self._args, kl_coef=self.kl_coef)
         if self._args.is_single_update and isinstance(self._learner, SeparateLearner):
-            experience, steps = self._single_update(self._learner, rollout, rewards)
+            experience = self._single_update(self._learner, rollout, rewards)
         else:
             experience = make_experience(rollout, self._args, rewards, rollout.values)
-            steps = self._epochs(step, experience)
-        metrics = {**rollout_metrics(experience), **update_metrics(steps)}
+            self._epochs(step, experience)
+        metrics = {**rollout_metrics(experience), **update_metrics(self._steps)}
+        self.unfinished, self._steps = None, []
         metrics["kl/coef"] = self.kl_coef
         if self._args.kl_controller == "adaptive":
             self.kl_coef = next_kl_coef(
@@ -56,21 +82,22 @@ class PPOTrainer:
         metrics["time/update_s"] = time.monotonic() - started
         return metrics
 
-    def _epochs(self, step: int, experience: Experience) -> list[dict[str, float]]:
-        steps = []
+    def _epochs(self, step: int, experience: Experience) -> None:
+        """Learn from the minibatches that have not been yet."""
+        minibatches = []
         for epoch in range(self._args.ppo_epochs):
             order = list(range(len(experience.rollout.responses)))
             random.Random(f"{self._args.seed}:{step}:{epoch}").shuffle(order)
-            for start in range(0, len(order), self._args.minibatch_size):
-                rows = order[start : start + self._args.minibatch_size]
-                sums = UpdateSums(self._world, int(experience.rollout.mask[rows].sum()))
-                self._learner.learn(rows, experience, sums)
-                steps.append(self._optimizer_step(sums))
-        return steps
+            size = self._args.minibatch_size
+            minibatches += [order[start : start + size] for start in range(0, len(order), size)]
+        for rows in minibatches[len(self._steps) :]:
+            sums = UpdateSums(self._world, int(experience.rollout.mask[rows].sum()))
+            self._learner.learn(rows, experience, sums)
+            self._optimizer_step(sums)
 
     def _single_update(
         self, learner: SeparateLearner, rollout: Rollout, rewards: Tensor
-    ) -> tuple[Experience, list[dict[str, float]]]:
+    ) -> Experience:
         """One optimizer step on the whole rollout: its forwards are the old values and log-probs.
 
         A response's returns need no values but its own, so the critic's forward serves both.
@@ -93,13 +120,14 @@ class PPOTrainer:
         values = self._world.all_sum(values.to(self._world.device)).cpu()
         experience = make_experience(rollout, self._args, rewards, values)
         learner.train_actor(rows, experience, sums)
-        return experience, [self._optimizer_step(sums)]
+        self._optimizer_step(sums)
+        return experience
 
-    def _optimizer_step(self, sums: UpdateSums) -> dict[str, float]:
+    def _optimizer_step(self, sums: UpdateSums) -> None:
         lr_scale = self._schedule.start_step()
         norms = self._learner.step(lr_scale)
         self._schedule.end_step()
-        return {**sums.metrics(), **norms, "optim/lr_scale": lr_scale}
+        self._steps.append({**sums.metrics(), **norms, "optim/lr_scale": lr_scale})
 
 
 def ppo_schedule(args: PPOArgs, world: World) -> Schedule:

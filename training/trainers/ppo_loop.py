@@ -1,6 +1,7 @@
 """Stage 3's loop: collect, learn, log; evaluation on held-out prompts before and after."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from training.arguments.ppo import PPOArgs
@@ -11,7 +12,7 @@ from training.models.tokenizers import Tokenizer
 from training.runtime.checkpoints import Checkpoints
 from training.runtime.distributed import World
 from training.runtime.engine import compute_dtype
-from training.runtime.metrics import MetricLogger
+from training.runtime.metrics import LOG, MetricLogger
 from training.runtime.profiling import profiled
 from training.trainers.experience import Rollout
 from training.trainers.ppo import PPOTrainer, ppo_schedule
@@ -20,8 +21,23 @@ from training.trainers.ppo_setup import Models
 from training.trainers.rollout import RolloutCollector
 from training.trainers.speed import Speed
 
-KL_COEF, SCHEDULE = "kl_coef", "schedule"  # keys of a checkpoint's progress
 LOGGED_SAMPLES = 4  # responses of each step that go to samples.jsonl
+
+
+@dataclass
+class LoopState:
+    """How far the loop is: PPO steps that are done, and whether the evaluation after them is."""
+
+    step: int = 0
+    is_eval_due: bool = True
+    collected: dict[str, float] = field(default_factory=dict)  # seconds of the latest rollout
+
+    def progress(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def restore(self, progress: Mapping[str, Any]) -> None:
+        self.step, self.is_eval_due = progress["step"], progress["is_eval_due"]
+        self.collected = progress["collected"]
 
 
 def run_ppo(
@@ -39,26 +55,35 @@ def run_ppo(
     trainer = PPOTrainer(args, world, models, schedule, tokenizer.pad_token_id)
     speed = Speed(models.actor.module.lm, compute_dtype(args.dtype, world.device), world)
     stream = PromptStream(len(prompts.train), args.rollout_batch_size, args.seed)
-    done = checkpoints.step
-    if done:
-        schedule.restore(checkpoints.progress[SCHEDULE])
-        trainer.kl_coef = checkpoints.progress[KL_COEF]
-    else:
-        evaluate(args, tokenizer, prompts.held_out, collector, log, step=0)
-    for step in range(done + 1, args.max_steps + 1):
-        chosen = [prompts.train[index] for index in stream.batch(step)]
-        with profiled(args, world, step):
-            rollout = collector.collect(step, chosen, args.samples_per_prompt)
-            metrics = trainer.update(step, rollout)
-        metrics.update(collector.seconds)
-        metrics.update(speed.ppo(rollout, args, metrics))
-        log.log(step, metrics)
-        log.samples(step, samples(rollout, tokenizer))
-        if args.eval_every and step % args.eval_every == 0 and step < args.max_steps:
-            evaluate(args, tokenizer, prompts.held_out, collector, log, step=step)
-        now = {KL_COEF: trainer.kl_coef, SCHEDULE: schedule.progress()}
-        checkpoints.save_if_due(step, lambda now=now: {**now, **log.progress()})
-    evaluate(args, tokenizer, prompts.held_out, collector, log, step=args.max_steps)
+    state = LoopState()
+    checkpoints.add(LOG, log.progress)
+    checkpoints.track("loop", state)
+    checkpoints.track("schedule", schedule)
+    checkpoints.track("trainer", trainer)
+    checkpoints.track_tensors("rollout", trainer.unfinished_tensors, trainer.restore_unfinished)
+    with checkpoints.stoppable(lambda: state.step):
+        while True:
+            if state.is_eval_due:
+                evaluate(args, tokenizer, prompts.held_out, collector, log, step=state.step)
+                state.is_eval_due = False
+            checkpoints.save_if_due(state.step)
+            if state.step == args.max_steps:
+                break
+            step = state.step + 1
+            with profiled(args, world, step):
+                rollout = trainer.unfinished
+                if rollout is None:
+                    chosen = [prompts.train[index] for index in stream.batch(step)]
+                    rollout = collector.collect(step, chosen, args.samples_per_prompt)
+                    state.collected = collector.seconds
+                metrics = trainer.update(step, rollout)
+            metrics.update(state.collected)
+            metrics.update(speed.ppo(rollout, args, metrics))
+            log.log(step, metrics)
+            log.samples(step, samples(rollout, tokenizer))
+            state.step = step
+            is_due = args.eval_every and step % args.eval_every == 0
+            state.is_eval_due = bool(is_due) or step == args.max_steps
 
 
 def evaluate(

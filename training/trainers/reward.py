@@ -11,7 +11,7 @@ from torch import Tensor
 from training.arguments.reward import RewardArgs
 from training.data.batches import epoch_batches
 from training.data.encode import EncodedGroup
-from training.data.groups import Verdict, longest, regroup, verdicts
+from training.data.groups import longest, regroup
 from training.data.packing import MicroBatch, Sample, plan_packed_step
 from training.objectives.reward import comparison_loss, pair_accuracy
 from training.runtime.distributed import World
@@ -39,7 +39,7 @@ class RewardTrainer:
         self._pad_id = pad_id
         backbone = engine.module.backbone
         self._rules = row_rules(args, backbone, longest_row=args.micro_batch_tokens)
-        self.verdicts: list[Verdict] = []  # of the latest evaluation
+        self.scores: list[list[float]] = []  # by group, of the latest evaluation
 
     def batches(self, epoch: int) -> list[list[EncodedGroup]]:
         """The epoch's batches of groups, large groups dealt anew; the same on every rank."""
@@ -56,7 +56,7 @@ class RewardTrainer:
         weight_sum = sum(self._pair_weights(group).sum().item() for group in groups)
         plan = self._plan(groups)
         totals = torch.zeros(3, dtype=torch.float64, device=self._world.device)
-        for index, micro_batch in enumerate(plan):
+        for index, micro_batch in enumerate(self._world.stoppable(plan)):
             chosen = [groups[place] for place in micro_batch.samples]
             loss, counts = self._loss(chosen, self._scores(micro_batch, groups), weight_sum)
             totals += torch.stack([loss.detach().double(), *counts])
@@ -84,14 +84,13 @@ class RewardTrainer:
     def evaluate(self, groups: Sequence[EncodedGroup]) -> dict[str, float]:
         """Loss and accuracy over all comparisons of these groups, each response scored once."""
         weight_sum = sum(self._pair_weights(group).sum().item() for group in groups)
-        total = 0.0
-        self.verdicts = []
-        for group, scores in zip(groups, self.score(groups), strict=True):
-            loss, _ = self._loss([group], torch.tensor(scores), weight_sum)
-            total += loss.item()
-            self.verdicts += verdicts(group, scores)
-        right = sum(verdict.is_right for verdict in self.verdicts)
-        return {"loss/eval": total, "accuracy/eval": right / max(len(self.verdicts), 1)}
+        totals = torch.zeros(3, dtype=torch.float64)
+        self.scores = self.score(groups)
+        for group, scores in zip(groups, self.scores, strict=True):
+            loss, counts = self._loss([group], torch.tensor(scores), weight_sum)
+            totals += torch.stack([loss.double(), *counts])
+        loss_sum, right, counted = totals.tolist()
+        return {"loss/eval": loss_sum, "accuracy/eval": right / max(counted, 1.0)}
 
     @torch.no_grad()
     def score(self, groups: Sequence[EncodedGroup]) -> list[list[float]]:
@@ -99,7 +98,7 @@ class RewardTrainer:
         self._engine.module.eval()
         parts, places = _parts(groups, self._args.responses_per_group)
         own: dict[tuple[int, int], float] = {}
-        for micro_batch in self._plan(parts):
+        for micro_batch in self._world.stoppable(self._plan(parts)):
             scores = iter(self._scores(micro_batch, parts).tolist())
             for part in micro_batch.samples:
                 own.update((place, next(scores)) for place in places[part])

@@ -1,10 +1,13 @@
 """Stage 2 from flags to parts: what the backbone must be, the engine, the schedule, saving."""
 
+import logging
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from training.arguments.reward import RewardArgs
+from training.data.encode import EncodedGroup
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.loading import check_fits, load_config
 from training.models.lora import add_lora
@@ -23,6 +26,8 @@ from training.trainers.normalization import OwnResponses, normalize
 from training.trainers.reward import RewardTrainer
 from training.trainers.saving import save_scalar
 from training.trainers.schedule import Schedule
+
+logger = logging.getLogger(__name__)
 
 RUN_STAGE_1 = "run step1_sft/run.sh first, or set --model_name_or_path"
 
@@ -63,6 +68,15 @@ def reward_schedule(args: RewardArgs, world: World, trainer: RewardTrainer) -> S
     """As many steps as --max_steps says, else as --num_epochs makes."""
     steps = args.max_steps or max(math.ceil(args.num_epochs * len(trainer.batches(0))), 1)
     return Schedule(args, world, total_steps=steps)
+
+
+def announce_part(
+    share: float, part: Sequence[EncodedGroup], whole: Sequence[EncodedGroup]
+) -> None:
+    """Say what the run that follows is trained on."""
+    logger.info(
+        "data-size curve: %.3g %% of the prompts, %d of %d rows", 100 * share, len(part), len(whole)
+    )
 
 
 def save_normalized(

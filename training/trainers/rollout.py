@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 
 import torch
@@ -11,6 +12,7 @@ from training.arguments.ppo import PPOArgs
 from training.data.encode import EncodedPrompt
 from training.hybrid_engine.decoder import Responses
 from training.hybrid_engine.sampling import SampleKey
+from training.hybrid_engine.scheduler import GenerationStopped
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
 from training.trainers.experience import Rollout
@@ -41,8 +43,11 @@ class RolloutCollector:
         own = jobs[self._world.rank :: self._world.size] or jobs[:1]
         started = time.monotonic()
         keys = [SampleKey(self._args.seed, step, p.prompt_id, sample) for p, sample in own]
-        with self._models.hybrid.generation() as generate:
+        generated = None
+        with self._models.hybrid.generation() as generate, suppress(GenerationStopped):
             generated = generate([prompt.input_ids for prompt, _ in own], keys)
+        self._world.check_stop()  # raises on all ranks where any has broken off
+        assert generated is not None
         generation_s = time.monotonic() - started
         merged = _merge(self._world.gather(self._read(own, generated)), len(jobs))
         self.seconds = {

@@ -57,7 +57,7 @@ class SFTTrainer:
         token_count = sum(sum(example.loss_mask) for example in examples)
         plan = self._plan(examples)
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
-        for index, rows in enumerate(plan):
+        for index, rows in enumerate(self._world.stoppable(plan)):
             loss = self._summed_loss(rows, examples) / token_count
             total += loss.detach()
             self._engine.backward(loss, last=index == len(plan) - 1)
@@ -81,7 +81,7 @@ class SFTTrainer:
         """Cross-entropy per target token and its exponential, over all ranks."""
         self._engine.module.eval()
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
-        for rows in self._plan(examples):
+        for rows in self._world.stoppable(self._plan(examples)):
             total += self._summed_loss(rows, examples)
         count = sum(sum(example.loss_mask) for example in examples)
         loss = self._world.all_sum(total).item() / count

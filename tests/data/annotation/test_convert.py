@@ -273,6 +273,33 @@ def test_auto_needs_people_who_judged_the_same(tmp_path):
         converted(path, annotator_error="auto")
 
 
+@pytest.mark.parametrize("votes", ["soft", "majority", "all"])
+def test_a_comparison_keeps_who_chose_what(tmp_path, votes):
+    cast = [annotation(1, 7, chosen("right")), annotation(2, "ann", chosen("right")),
+            annotation(3, 9, chosen("left")), annotation(4, None, chosen("left"))]  # fmt: skip
+    rows, _ = converted(write(tmp_path, [task(1, *cast)]), votes=votes, ties="half")
+    (row, source), *_ = rows
+    found = [
+        (row["responses"][pair.chosen], name, share)
+        for pair in group_from_row(row, source).pairs
+        for name, share in pair.votes
+    ]
+    if votes == "all":
+        expected = {("the right", "7", 1.0), ("the right", "ann", 1.0), ("the left", "9", 1.0)}
+    else:  # two against two: the left stands first, and is `chosen`
+        expected = {("the left", "7", 0.0), ("the left", "ann", 0.0), ("the left", "9", 1.0)}
+    assert set(found) == expected
+    assert len(found) == 3  # nobody is not a name
+
+
+def test_votes_are_turned_with_their_comparison(tmp_path):
+    sides = [annotation(n, n, chosen(side)) for n, side in enumerate(["right", "left", "right"])]
+    rows, _ = converted(write(tmp_path, [task(1, *sides)]))
+    (row, _), *_ = rows
+    assert row["responses"][row["pairs"][0]["chosen"]] == "the right"
+    assert row["pairs"][0]["votes"] == {"0": 1.0, "1": 0.0, "2": 1.0}
+
+
 def test_a_ranking_is_all_its_comparisons(tmp_path):
     tasks = [task(1, annotation(1, 7, ranked("a3", "a1", "a2")), data=items("x", "y", "z"))]
     rows, report = converted(write(tmp_path, tasks))

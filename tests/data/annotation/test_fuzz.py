@@ -116,7 +116,8 @@ def test_a_file_may_be_cut_or_hold_any_bytes(tmp_path, cut, junk, place):
 
 @MANY
 @given(row=st.dictionaries(st.sampled_from(
-    ["prompt", "chosen", "rejected", "responses", "pairs", "gaps", "label", "weight", "margin"]
+    ["prompt", "chosen", "rejected", "responses", "pairs", "gaps", "label", "weight", "margin",
+     "annotator", "votes"]
 ), ANYTHING))  # fmt: skip
 def test_a_row_of_stage_2_may_hold_anything(row):
     group, message = attempt(lambda: group_from_row(row, "file:1"))
@@ -125,6 +126,7 @@ def test_a_row_of_stage_2_may_hold_anything(row):
         return
     assert all(text.strip() for text in group.responses)
     assert all(0.0 <= pair.label <= 1.0 and pair.weight > 0 for pair in group.pairs)
+    assert all(name.strip() and 0 <= share <= 1 for p in group.pairs for name, share in p.votes)
 
 
 def test_deep_and_large_exports_end_in_an_error_or_a_result(tmp_path):

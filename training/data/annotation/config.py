@@ -58,10 +58,18 @@ def read_config(path: str, *, control: str = "") -> LabelConfig:
     """The labelling config in an XML file; `control` chooses among several."""
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
-        root = ElementTree.fromstring(text)
     except OSError as error:
         raise UserError(f"--label_config {path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, ElementTree.ParseError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"--label_config {path}: is no XML: {error}") from error
+    return parse_config(text, path, control=control)
+
+
+def parse_config(text: str, path: str, *, control: str = "") -> LabelConfig:
+    """The labelling config in XML that came from `path`."""
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
         raise UserError(f"--label_config {path}: is no XML: {error}") from error
     found = [tag for tag in root.iter() if tag.tag in CONTROLS]
     names = [tag.get("name", "") for tag in found]

@@ -72,7 +72,11 @@ def is_unlabelled(row: Mapping[str, Any]) -> bool:
 
 def read_export(path: str) -> list[Task]:
     """The tasks of an export file, in its order."""
-    rows = read_file(path, stage="reward")
+    return export_tasks(read_file(path, stage="reward"), path)
+
+
+def export_tasks(rows: Sequence[Row], path: str) -> list[Task]:
+    """The tasks of a file's rows, which must be those of an export."""
     if is_unlabelled(rows[0][0]):
         raise UserError(UNLABELLED.format(path))
     if not is_export(rows[0][0]):

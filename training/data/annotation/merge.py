@@ -17,6 +17,7 @@ def comparison_row(
     soft: the label is the share of votes, a tie counting half for each side. majority: 1 for the
     side with more votes; as many on both sides is a tie. all: each vote is a comparison.
     With `annotator_error` above 0 labels are what votes that are wrong that often are evidence for.
+    A pair's `votes` keep who chose what, where votes are named, for the reward model's report.
     """
     pairs = []
     for (first, second), cast in _by_pair(question.votes).items():
@@ -26,7 +27,11 @@ def comparison_row(
                 continue
             better, worse = (first, second) if share >= TIE else (second, first)
             label = max(share, 1.0 - share)
-            pairs.append({"chosen": better, "rejected": worse, "label": round(label, 6)})
+            pair = {"chosen": better, "rejected": worse, "label": round(label, 6)}
+            named = {vote.annotator: vote.share for vote in group if vote.annotator}
+            if better != first:
+                named = {annotator: 1.0 - share for annotator, share in named.items()}
+            pairs.append(pair | ({"votes": named} if named else {}))
     if not pairs:
         return None
     return {"prompt": question.prompt, "responses": question.responses, "pairs": pairs}

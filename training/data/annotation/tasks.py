@@ -10,18 +10,19 @@ from difflib import SequenceMatcher
 from itertools import combinations
 from typing import Any
 
+# Label Studio escapes what a Style holds, so that no rule in it may have a > in it.
 PAIRWISE_CONFIG = """\
 <View>
   <Style>
     .pair { display: flex; gap: 20px; }
-    .pair > * { flex: 1; border: 1px solid #ccc; border-radius: 6px; padding: 12px; }
+    .side { flex: 1; border: 1px solid #ccc; border-radius: 6px; padding: 12px; }
   </Style>
   <Text name="prompt" value="$prompt"/>
   <Header value="Which answer is better? Click it, then submit; skip if you cannot tell."/>
   <Pairwise name="comparison" toName="answer1,answer2"/>
   <View className="pair">
-    <View><Text name="answer1" value="$answer1"/></View>
-    <View><Text name="answer2" value="$answer2"/></View>
+    <View className="side"><Text name="answer1" value="$answer1"/></View>
+    <View className="side"><Text name="answer2" value="$answer2"/></View>
   </View>
 </View>
 """
@@ -144,7 +145,7 @@ def with_prediction(task: Task, scores: tuple[float, float], *, model_version: s
     region = {
         "id": "prediction",
         "from_name": "comparison",
-        "to_name": "comparison",
+        "to_name": "answer1",  # imports are checked: it must be an object of the page
         "type": "pairwise",
         "value": {"selected": "left" if left >= right else "right"},
     }

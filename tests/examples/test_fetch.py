@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from examples.movie_reviews import fetch as fetching
-from examples.movie_reviews.fetch import PackageFile, fetch
+from examples.common import fetch as fetching
+from examples.common.fetch import PackageFile, fetch
+from examples.movie_reviews import archives, smollm2
 from training.arguments.parsing import UserError
 
 CONTENT = b"made-up archive " * 5000
@@ -178,6 +179,6 @@ def test_without_settings_the_default_index_of_pip_is_asked():
 
 
 def test_the_pinned_files_name_their_checksums():
-    for file in (fetching.RATINGS, fetching.TITLES, fetching.REVIEWS):
+    for file in (*archives.PACKAGES, smollm2.PACKAGE):
         assert len(file.sha256) == 64
         assert int(file.sha256, 16)

@@ -1,6 +1,7 @@
-"""The whole example: data, pretraining, the three stages, a judged before and after.
+"""A whole example: data, pretraining, the three stages, a judged before and after.
 
-bash quickstart.sh [--base smollm2] [--smoke] [--controls] [--seed N] [--output_dir DIR]
+bash quickstart.sh [--example chinese_reviews] [--base smollm2] [--smoke] [--controls] [--seed N]
+    [--output_dir DIR]
 """
 
 import json
@@ -13,19 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from examples.movie_reviews.recipe import (
-    NO_KL_PPO,
-    RECIPES,
-    SHUFFLED_REWARD,
-    TINY_MODEL,
-    Recipe,
-)
+from examples.chinese_reviews.recipe import RECIPES as CHINESE
+from examples.common.recipe import NO_KL_PPO, SHUFFLED_REWARD, TINY_MODEL, Base, Recipe
+from examples.movie_reviews.recipe import RECIPES as MOVIES
 from examples.movie_reviews.smollm2 import FOLDER as SMOLLM2_FOLDER
 from training.arguments.parsing import arg, parse_args, require
 from training.arguments.paths import REPOSITORY, cache_dir
 
 logger = logging.getLogger("quickstart")
 
+RECIPES: dict[str, dict[tuple[Base, bool], Recipe]] = {
+    "movie_reviews": MOVIES,
+    "chinese_reviews": CHINESE,
+}
 LABELS = {"shuffled": "reward model of shuffled labels", "no_kl": "PPO without the KL penalty"}
 
 
@@ -33,43 +34,56 @@ LABELS = {"shuffled": "reward model of shuffled labels", "no_kl": "PPO without t
 class QuickstartArgs:
     """Flags of quickstart.sh."""
 
-    base: Literal["tiny", "smollm2"] = arg(
+    example: Literal["movie_reviews", "chinese_reviews"] = arg(
+        "movie_reviews", "English film reviews, or Chinese ones of books, hotels and computers."
+    )
+    base: Base = arg(
         "tiny", "What learns: a GPT-2 pretrained here, or SmolLM2-135M with LoRA: text to be read."
     )
     smoke: bool = arg(False, "The same path in small: two minutes, worse text.")
     controls: bool = arg(False, "Also run PPO with shuffled labels and PPO without KL.")
-    seed: int = arg(0, "Seed of the whole pipeline (the split by film stays the same).")
-    output_dir: str = arg("", "Where it goes; default: output/quickstart, _smollm2 for that base.")
+    seed: int = arg(0, "Seed of the whole pipeline (the split of the data stays the same).")
+    output_dir: str = arg("", "Where it goes; default: a folder under output/.")
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
+        require(
+            (self.base, self.smoke) in RECIPES[self.example],
+            f"--base {self.base} does not know Chinese; leave out --base or --example",
+        )
+
+    @property
+    def recipe(self) -> Recipe:
+        """The settings of this run."""
+        return RECIPES[self.example][self.base, self.smoke]
 
 
 class Pipeline:
     """Runs the stages one after the other, each as its own program, and keeps their times."""
 
-    def __init__(self, recipe: Recipe, args: QuickstartArgs) -> None:
-        self.recipe = recipe
+    def __init__(self, args: QuickstartArgs) -> None:
+        self.recipe = args.recipe
+        self.task = self.recipe.task
         self.seed = args.seed
-        folder = "quickstart" if recipe.base == "tiny" else f"quickstart_{recipe.base}"
-        self.output = Path(args.output_dir or REPOSITORY / "output" / folder).resolve()
-        self.is_tiny = recipe.base == "tiny"
-        self.data = f"example:{recipe.example}"
+        default = REPOSITORY / "output" / self.task.output
+        self.output = Path(args.output_dir or default).resolve()
+        self.is_tiny = self.recipe.base == "tiny"
+        self.data = f"example:{self.recipe.example}"
         self.seconds: dict[str, float] = {}
 
     def prepare(self) -> None:
         smoke = ["--smoke"] if self.recipe.example.endswith("smoke") else []
-        self._run("data", [sys.executable, "examples/movie_reviews/prepare.py", *smoke])
+        self._run("data", [sys.executable, f"{self.task.folder}/prepare.py", *smoke])
         if not self.is_tiny:
             self._run("model", [sys.executable, "examples/movie_reviews/smollm2.py"])
 
     def pretrain(self) -> None:
         """A tiny GPT-2: what the stages start from, or else the reader that judges their text."""
         name, folder = ("pretrain", "base") if self.is_tiny else ("reader", "reader")
-        tokenizer = cache_dir() / self.recipe.example / "tokenizer"
-        flags = f"--init_from_scratch {TINY_MODEL} --tokenizer_name_or_path"
-        self._stage(name, "step1_sft", folder,
-                    f"{self.recipe.pretrain} {flags} {shlex.quote(str(tokenizer))}")  # fmt: skip
+        prepared = shlex.quote(str(cache_dir() / self.recipe.example / "tokenizer"))
+        tokenizer = self.task.tokenizer or f"--tokenizer_name_or_path {prepared}"
+        flags = f"--init_from_scratch {TINY_MODEL} {tokenizer}"
+        self._stage(name, "step1_sft", folder, f"{self.recipe.pretrain} {flags}")
 
     def sft(self) -> None:
         own = self.output / "base" if self.is_tiny else cache_dir() / SMOLLM2_FOLDER
@@ -102,7 +116,7 @@ class Pipeline:
         folder: str = ".",
         best_of: bool = True,
     ) -> dict[str, Any]:
-        """Judge SFT against a policy on test films; the summary that evaluate.py writes."""
+        """Judge SFT against a policy on test prompts; the summary that evaluate.py writes."""
         ns = self.recipe.best_of if best_of else ()
         reader = () if self.is_tiny else (
             *("--reader_model_name_or_path", str(self.output / "reader")),
@@ -112,15 +126,20 @@ class Pipeline:
             sys.executable,
             "step3_ppo/evaluate.py",
             *("--before", str(self.output / "step1_sft"), "--after", str(self.output / policy)),
-            *("--labels", "SFT", "PPO", "--title", "Write the review that people rated higher"),
-            *("--data_path", self.data, "--split", "test", "--group_by", "movie"),
+            *("--labels", "SFT", "PPO", "--title", self.task.title),
+            *("--data_path", self.data, "--split", "test", "--group_by", self.task.group_by),
             *("--max_prompts", str(self.recipe.test_prompts), "--max_new_tokens", "40"),
-            *("--generation_batch_size", "128"),
+            *("--generation_batch_size", "512"),
             *("--reward_model_name_or_path", str(self.output / "step2_reward")),
             *("--comparisons_path", self.data, *(("--best_of", *ns) if ns else ())),
             *reader,
-            *("--judge", "examples/movie_reviews/judge.py", self.recipe.example),
-            *("--judge_text", "prompt_and_response", "--judge_text_after", "Review:"),
+            *("--judge", f"{self.task.folder}/judge.py", self.recipe.example),
+            *(
+                "--judge_text",
+                "prompt_and_response",
+                "--judge_text_after",
+                self.task.judge_text_after,
+            ),
             *("--kl_target", str(self.recipe.kl_target)),
             *("--notes", self.recipe.notes),
             *("--seed", str(self.seed), "--output_dir", str(self.output / folder)),
@@ -154,7 +173,7 @@ class Pipeline:
 def main() -> None:
     args = parse_args(QuickstartArgs)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    pipeline = Pipeline(RECIPES[args.base, args.smoke], args)
+    pipeline = Pipeline(args)
     pipeline.prepare()
     pipeline.pretrain()
     pipeline.sft()

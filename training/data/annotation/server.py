@@ -1,0 +1,203 @@
+"""A Label Studio server, asked through its SDK, which nothing else imports.
+
+The token comes from the environment and goes to the server alone: what is said of a failed request
+holds neither it nor the headers of an answer, which may have a session in them.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from training.arguments.parsing import UserError
+
+T = TypeVar("T")
+
+TOKEN = "LABEL_STUDIO_API_KEY"
+SECONDS = 60.0  # to wait for an answer
+MOST_SHOWN = 300  # characters of what a server says
+MOST_LISTED = 10  # projects
+# The SDK asks again where a server failed; what makes something might then make it twice.
+ONCE = {"max_retries": 0}
+HELP_WITH_TOKEN = "copy one from Label Studio, Account & Settings"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project as the server knows it; `page` is its labelling config."""
+
+    number: int
+    title: str
+    page: str
+    tasks: int
+
+    def __str__(self) -> str:
+        return f"project '{self.title}' ({self.number})"
+
+
+class Server:
+    """Projects, tasks and exports of a Label Studio server."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._token = read_token()
+        try:
+            import httpx
+            from label_studio_sdk.client import LabelStudio
+            from label_studio_sdk.core.api_error import ApiError
+        except ImportError:
+            raise UserError(
+                "--label_studio_url needs Label Studio's client: pip install -c constraints.txt "
+                "-e '.[label-studio]'"
+            ) from None
+        self._unreachable, self._api_error = httpx.RequestError, ApiError
+        # A redirect would turn what is posted into a question: its address is to be named.
+        self._web = httpx.Client(timeout=SECONDS, follow_redirects=False)
+        self._client = self._ask(
+            lambda: LabelStudio(base_url=self._url, api_key=self._token, httpx_client=self._web)
+        )
+
+    def close(self) -> None:
+        self._web.close()
+
+    def find(self, name: str) -> Project | None:
+        """The project with this number or else this very title; None if no title is so."""
+        if name.isdecimal():
+            return self._get(name)
+        numbers = [number for number, title in self._titles() if title == name]
+        if len(numbers) > 1:
+            listed = ", ".join(map(str, sorted(numbers)))
+            raise UserError(
+                f"--project: {len(numbers)} projects at {self._url} have the title '{name}'; give "
+                f"the number: {listed}"
+            )
+        return self._get(str(numbers[0])) if numbers else None
+
+    def get(self, name: str) -> Project:
+        """The project with this number or this very title."""
+        project = self.find(name)
+        if project is None:
+            raise self._no_project(name)
+        return project
+
+    def create(self, title: str, page: str, *, annotations_per_task: int) -> Project:
+        made = self._ask(
+            lambda: self._client.projects.create(
+                title=title,
+                label_config=page,
+                maximum_annotations=annotations_per_task,
+                # Predictions order the tasks; people who are shown a choice tend to agree with it.
+                show_collab_predictions=False,
+                request_options=ONCE,
+            )
+        )
+        return Project(int(made.id), title, page, 0)
+
+    def data_of_tasks(self, project: Project) -> list[dict[str, Any]]:
+        """The data of all tasks, without what people made of them."""
+        what = {"fields": "task_only", "include": "id,data", "page_size": 1000}
+        return self._ask(
+            lambda: [t.data for t in self._client.tasks.list(project=project.number, **what)]
+        )
+
+    def add(self, project: Project, tasks: Sequence[dict[str, Any]]) -> None:
+        """Import tasks."""
+        self._ask(
+            lambda: self._client.projects.import_tasks(
+                id=project.number, request=list(tasks), request_options=ONCE
+            )
+        )
+
+    def export(self, project: Project, form: str) -> str:
+        """All tasks with their annotations, as Label Studio's own button gives them."""
+        data: bytes = self._ask(
+            lambda: self._client.projects.exports.as_binary(project.number, export_type=form)
+        )
+        return data.decode("utf-8")
+
+    def address_of(self, project: Project) -> str:
+        return f"{self._url}/projects/{project.number}"
+
+    def _get(self, number: str) -> Project:
+        def ask() -> Project:
+            found = self._client.projects.get(int(number))
+            page, tasks = found.label_config or "", found.task_number or 0
+            return Project(int(found.id), str(found.title), str(page), int(tasks))
+
+        return self._ask(ask, missing=number)
+
+    def _titles(self) -> list[tuple[int, str]]:
+        what = {"include": "id,title", "page_size": 100}
+        return self._ask(lambda: [(int(p.id), p.title) for p in self._client.projects.list(**what)])
+
+    def _no_project(self, name: str) -> UserError:
+        known = [f"'{title}' ({number})" for number, title in sorted(self._titles())]
+        more = ", ..." if len(known) > MOST_LISTED else ""
+        listed = f"it has {', '.join(known[:MOST_LISTED])}{more}" if known else "it has none"
+        return UserError(f"--project {name}: no such project at {self._url}; {listed}")
+
+    def _ask(self, question: Callable[[], T], *, missing: str = "") -> T:
+        """The server's answer; whatever goes wrong with it is one line for the user.
+
+        `missing` is the project that is not there if the server knows no such thing.
+        """
+        try:
+            return question()
+        except self._unreachable as error:
+            reason = str(error) or type(error).__name__
+            problem = f"--label_studio_url {self._url}: cannot be reached: {reason}"
+        except self._api_error as error:
+            status, body = error.status_code, error.body
+            problem = self._refused(status, body)
+            if status == 404 and missing and isinstance(body, dict):
+                problem = ""
+        except (ValueError, TypeError, AttributeError):
+            # What the SDK makes of an answer that is not Label Studio's.
+            problem = self._refused(None, "")
+        # Raised out here, so that no traceback leads to what the SDK knows.
+        raise UserError(problem) if problem else self._no_project(missing)
+
+    def _refused(self, status: int | None, body: Any) -> str:
+        said = said_by(body).replace(self._token, f"${TOKEN}")
+        if status == 401:
+            return (
+                f"{self._url} refuses the token in {TOKEN} (401{said}); {HELP_WITH_TOKEN} (a "
+                "legacy token works only where its organization allows them)"
+            )
+        if status == 403:
+            return f"{self._url}: the owner of the token may not do this (403{said})"
+        if not isinstance(body, dict) and (status is None or status < 500):
+            return (
+                f"--label_studio_url {self._url}: answers, but not as Label Studio"
+                f"{f' ({status})' if status else ''}; give the address of its first page"
+            )
+        return (
+            f"{self._url} failed ({status}{said}); what it has taken so far it keeps, and the same "
+            "command goes on from there"
+        )
+
+
+def read_token() -> str:
+    """The user's token, of either kind; not a word of it in what is said about it."""
+    token = os.environ.get(TOKEN, "").strip()
+    if not token:
+        raise UserError(f"{TOKEN} is not set: it must hold your token; {HELP_WITH_TOKEN}")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise UserError(f"{TOKEN} holds characters that no token has; {HELP_WITH_TOKEN}")
+    return token
+
+
+def said_by(body: Any) -> str:
+    """What a server says went wrong, after a colon and short; empty if that is a page."""
+    if not isinstance(body, dict):
+        return ""
+    errors = body.get("validation_errors")
+    parts = [str(body["detail"])] if body.get("detail") else []
+    if isinstance(errors, dict):
+        parts += [f"{name}: {text}" for name, texts in errors.items() for text in _listed(texts)]
+    text = "; ".join(parts)
+    return f": {text[:MOST_SHOWN]}{'...' if len(text) > MOST_SHOWN else ''}" if text else ""
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,75 @@
+"""Whether a reward model is as sure as it is right. Pure functions of score differences.
+
+A reward model's chance that one response is better is sigmoid(score difference), Bradley and
+Terry's model. Shapes: P comparisons; `label` is the share of raters who find the better side
+better, so soft labels and ties count as they are. Each comparison is read from the side that the
+model prefers: its confidence is at least 1/2, and the outcome is the share who agree.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.evaluation.statistics import Floats
+
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Comparisons of which the model is about equally sure."""
+
+    low: float  # of the confidence
+    high: float
+    pairs: int
+    confidence: float  # mean
+    agreement: float  # mean share of people who agree with the model
+
+
+def probability(difference: Floats) -> Floats:
+    """sigmoid, without an overflow for any score difference."""
+    found: Floats = 0.5 * (1.0 + np.tanh(0.5 * difference))
+    return found
+
+
+def preferred_side(difference: Floats, label: Floats) -> tuple[Floats, Floats]:
+    """(confidence, outcome) [P] of the side that the model prefers; 1/2 where it prefers none."""
+    outcome = np.where(difference > 0, label, 1.0 - label)
+    return probability(np.abs(difference)), np.where(difference == 0, 0.5, outcome)
+
+
+def reliability_bins(difference: Floats, label: Floats, *, bins: int = BINS) -> list[Bin]:
+    """Equally wide bins of confidence from 1/2 to 1, empty ones left out: a reliability diagram
+    (DeGroot and Fienberg, 1983)."""
+    confidence, outcome = preferred_side(difference, label)
+    index = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    found = []
+    for number in range(bins):
+        inside = index == number
+        if inside.any():
+            low, high = (0.5 + edge / (2 * bins) for edge in (number, number + 1))
+            mean = float(confidence[inside].mean()), float(outcome[inside].mean())
+            found.append(Bin(low, high, int(inside.sum()), *mean))
+    return found
+
+
+def expected_calibration_error(bins: list[Bin]) -> float:
+    """Mean distance of confidence and agreement over the bins, weighted by their comparisons
+    (Guo et al., arXiv:1706.04599, equation 5). Above 0 by chance alone where there are few."""
+    total = sum(part.pairs for part in bins)
+    return sum(part.pairs * abs(part.confidence - part.agreement) for part in bins) / total
+
+
+def overconfidence(difference: Floats, label: Floats) -> Floats:
+    """Confidence minus outcome [P]: its mean is above 0 where the model is surer than right."""
+    confidence, outcome = preferred_side(difference, label)
+    found: Floats = confidence - outcome
+    return found
+
+
+def brier_score(difference: Floats, label: Floats) -> float:
+    """Mean squared distance of the model's chance from the label (Brier, 1950); 0 is best.
+
+    Never deciding, a chance of 1/2, gets a quarter on hard labels.
+    """
+    return float(np.square(probability(difference) - label).mean())
