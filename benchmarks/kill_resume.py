@@ -2,13 +2,16 @@
 
 python -m benchmarks.kill_resume --stage ppo --ranks 2 --kills 50 --json result.json
 
-Each kill is SIGKILL to one process of the launch, whichever: a rank, a launcher, run.sh's own. The
-final weights, metrics.jsonl and samples.jsonl must be the same to the last byte.
+Each kill is SIGKILL to one process of the launch, whichever: a rank, a launcher, run.sh's own; the
+phases of a run take turns. The final weights, metrics.jsonl and samples.jsonl must be the same to
+the last byte.
 """
 
+import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,10 +19,12 @@ import sys
 import tempfile
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from benchmarks import phases
 from benchmarks.models import write_models
 from training.arguments.parsing import arg, parse_args, require
 from training.arguments.paths import REPOSITORY
@@ -28,6 +33,13 @@ MARK = "KILL_RESUME_RUN"  # environment variable that every process of a launch 
 COMPARED = ("metrics.jsonl", "samples.jsonl", "model.safetensors", "config.json")
 ORPHAN_SECONDS = 30.0  # how long a process may outlive its launch
 LAUNCH_SECONDS = 600.0
+MOST_KILLS = 8  # of one run, which is then let finish
+MOMENTS = 30  # a kill waits for up to so many sightings of its phase
+PHASES_OF = {
+    "sft": ("load", "update", "score", "save", "report"),
+    "reward": ("load", "generate", "update", "score", "save", "report"),
+    "ppo": ("load", "generate", "score", "update", "save", "report"),
+}
 PROGRAMS = {"sft": "step1_sft", "reward": "step2_reward", "ppo": "step3_ppo"}
 FLAGS = {
     "sft": "--max_steps 12 --eval_every 4 --batch_size 4 --learning_rate 1e-3",
@@ -55,19 +67,32 @@ class KillArgs:
             require(value >= 1, f"--{name} must be at least 1, got {value}")
 
 
+@dataclass
+class Result:
+    """What came of it so far."""
+
+    kills: Counter[str] = field(default_factory=Counter)  # by phase
+    runs: int = 0
+    mismatches: int = 0
+    differing: list[str] = field(default_factory=list)
+    lost_runs: int = 0
+    orphans: int = 0
+
+
 class Runs:
     """Launches of one command in one place, with all that they leave behind."""
 
     def __init__(self, args: KillArgs, folder: Path) -> None:
         self._args = args
         self._folder = folder
-        lm, reward_model = write_models("tiny", 256, folder)
+        lm, reward_model = write_models("micro", 256, folder)
         data = write_data(folder)
         models = {
             "sft": ["--model_name_or_path", lm],
             "reward": ["--model_name_or_path", lm],
             "ppo": ["--actor_model_name_or_path", lm, "--reward_model_name_or_path", reward_model],
         }[args.stage]
+        self._hook = phases.write_hook(folder)
         self._command = [
             *("bash", str(REPOSITORY / PROGRAMS[args.stage] / "run.sh")),
             *models,
@@ -76,19 +101,25 @@ class Runs:
             *FLAGS[args.stage].split(),
         ]
 
-    def run(self, output: Path, kill_after: float | None, draw: random.Random) -> tuple[int, bool]:
-        """The exit status, and whether a process had to be swept up after it."""
+    def run(self, output: Path, phase: str | None, draw: random.Random) -> tuple[int, str, bool]:
+        """A launch that is killed in `phase`, if it comes to that.
+
+        Its exit status, what was killed, and whether a process had to be swept up after it.
+        """
         mark = uuid.uuid4().hex
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        told = self._folder / f"phase_{mark}"
+        told.write_bytes(b" " * phases.WIDTH)
+        paths = (str(self._hook), str(REPOSITORY), os.environ.get("PYTHONPATH", ""))
         environment = {
             **os.environ,
             MARK: mark,
+            phases.FILE: str(told),
+            "PYTHONPATH": ":".join(filter(None, paths)),
             "NUM_GPUS": str(self._args.ranks),
-            "MASTER_PORT": str(port),
+            "MASTER_PORT": str(free_port(draw)),
             "OMP_NUM_THREADS": "1",
         }
+        killed = ""
         with (self._folder / "launches.log").open("ab") as log:
             process = subprocess.Popen(
                 [*self._command, "--output_dir", str(output)],
@@ -97,13 +128,48 @@ class Runs:
                 stderr=log,
                 start_new_session=True,
             )
-            if kill_after is not None:
-                try:
-                    process.wait(kill_after)
-                except subprocess.TimeoutExpired:
-                    os.kill(draw.choice(family(mark) or [process.pid]), signal.SIGKILL)
+            if phase is not None and wait_for(phase, told, process, draw):
+                killed = kill_one(mark, draw)
             status = process.wait(LAUNCH_SECONDS)
-        return status, sweep(mark)
+        return status, killed, sweep(mark)
+
+
+def free_port(draw: random.Random) -> int:
+    """Below those that the system gives to outgoing connections."""
+    while True:
+        port = draw.randrange(20000, 32000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+
+
+def wait_for(
+    phase: str, told: Path, process: "subprocess.Popen[bytes]", draw: random.Random
+) -> bool:
+    """Wait for a moment within a phase; whether it came before the run's end."""
+    left = draw.randrange(MOMENTS) + 1
+    if phase == phases.LOAD:
+        time.sleep(draw.uniform(0.0, 12.0))  # launchers and imports are most of it
+        left = 1
+    while process.poll() is None:
+        left -= told.read_bytes().strip() == phase.encode() or phase == phases.LOAD
+        if not left:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def kill_one(mark: str, draw: random.Random) -> str:
+    """SIGKILL one living process of a launch; its command."""
+    while living := family(mark):
+        chosen = draw.choice(living)
+        try:
+            command = Path(f"/proc/{chosen}/cmdline").read_bytes().decode(errors="replace")
+            os.kill(chosen, signal.SIGKILL)
+        except OSError:
+            continue  # it has just ended
+        return " ".join(command.split("\0")[:5])
+    return ""
 
 
 def write_data(folder: Path) -> dict[str, Path]:
@@ -172,39 +238,36 @@ def torture(args: KillArgs, folder: Path) -> dict[str, object]:
     """Kill until --kills is reached and the last run is done; what came of it."""
     runs, draw = Runs(args, folder), random.Random(args.seed)
     expected = folder / "alone"
-    started = time.monotonic()
-    status, _ = runs.run(expected, None, draw)
-    seconds = time.monotonic() - started
+    status, _, _ = runs.run(expected, None, draw)
     if status:
         raise SystemExit(f"kill_resume: the run left alone ended with status {status}")
-    kills = mismatches = lost_runs = orphans = finished = 0
-    differing: list[str] = []
-    while kills < args.kills:
-        output = folder / f"run_{finished}"
-        is_done = False
-        while not is_done:
-            moment = draw.uniform(0.0, seconds) if kills < args.kills else None
-            status, left = runs.run(output, moment, draw)
-            orphans += left
-            is_done = (output / "complete.json").is_file()
-            kills += not is_done
-            if not is_done and (moment is None or status in (0, 2)):
-                lost_runs += 1  # it ended by itself without being done, or would not go on
+    turns = itertools.cycle(PHASES_OF[args.stage])
+    result = Result()
+    while sum(result.kills.values()) < args.kills:
+        output = folder / f"run_{result.runs}"
+        for attempt in itertools.count():
+            is_last = sum(result.kills.values()) >= args.kills or attempt >= MOST_KILLS
+            phase = None if is_last else next(turns)
+            status, killed, left = runs.run(output, phase, draw)
+            result.orphans += left
+            if phase and killed:
+                result.kills[phase] += 1
+                print(f"kill {sum(result.kills.values())} in {phase}: {killed}", flush=True)
+            if (output / "complete.json").is_file():
+                found = differences(output, expected)
+                result.mismatches += bool(found)
+                result.differing = sorted({*result.differing, *found})
                 break
-        finished += is_done
-        if is_done and (found := differences(output, expected)):
-            mismatches += 1
-            differing += found
-        print(f"kills {kills}, runs finished {finished}, mismatches {mismatches}", flush=True)
+            if not killed or status in (0, 2):
+                result.lost_runs += 1  # it ended by itself undone, or says what is not true
+                break
+        result.runs += 1
+        shutil.rmtree(output, ignore_errors=True)
     return {
         "flags": asdict(args),
-        "kills": kills,
-        "runs": finished,
-        "mismatches": mismatches,
-        "differing": sorted(set(differing)),
-        "lost_runs": lost_runs,
-        "orphans": orphans,
-        "seconds_alone": round(seconds, 1),
+        **asdict(result),
+        "kills": sum(result.kills.values()),
+        "kills_by_phase": dict(result.kills),
     }
 
 

@@ -48,7 +48,7 @@ def mark_complete(output_dir: str, world: World) -> None:
 
 
 def mark_stopped(output_dir: str, world: World) -> None:
-    """Write that this launch was stopped and saved, for those who see no exit status of a rank."""
+    """Write that this launch was stopped and saved: launchers hide their ranks' exit status."""
     if world.is_main:
         _mark(Path(output_dir) / STOPPED_FILE)
     world.barrier()
