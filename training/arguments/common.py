@@ -81,6 +81,8 @@ class CommonArgs(EngineArgs, TemplateArgs):
     save_every: int = arg(0, "Steps between two checkpoints; 0: by --save_minutes alone.")
     save_minutes: float = arg(10.0, "Minutes between two checkpoints; 0: by --save_every alone.")
     keep_checkpoints: int = arg(2, "How many checkpoints are kept, the newest.")
+    keep_best: int = arg(0, "How many more are kept: those of the best evaluations.")
+    best_metric: str = arg("loss/eval", "By this metric, lower is better; +NAME: higher.")
     profile_step: int = arg(0, "Write a profile of this step to output_dir/profile; 0: none.")
     log_every: int = arg(10, "Steps between two printed lines (every step is in metrics.jsonl).")
 
@@ -98,6 +100,7 @@ class CommonArgs(EngineArgs, TemplateArgs):
             "profile_step",
             "save_every",
             "save_minutes",
+            "keep_best",
             "lora_rank",
             "lora_alpha",
         ):

@@ -18,7 +18,8 @@ from pathlib import Path
 FOLDER = "checkpoints"
 LATEST = "latest"
 MANIFEST = "manifest.json"
-_NAME = re.compile(r"step_(\d{6,})")
+VALUE_FILE = "value.json"  # of its evaluation, less is better; not all have one
+_NAME = re.compile(r"step_(\d{6,})(?:\.(\d+))?")
 _CHUNK = 2**20
 
 
@@ -31,27 +32,29 @@ class Found:
 
 
 class CheckpointStore:
-    """The checkpoints of one output_dir."""
+    """The checkpoints of one output_dir: the `keep` newest, and the `keep_best` of least value."""
 
-    def __init__(self, output_dir: str | Path, *, keep: int) -> None:
+    def __init__(self, output_dir: str | Path, *, keep: int, keep_best: int = 0) -> None:
         self._root = Path(output_dir) / FOLDER
         self._keep = keep
+        self._keep_best = keep_best
 
-    def save(self, step: int, write: Callable[[Path], None]) -> Path:
-        """Write and publish the checkpoint of `step`; older ones beyond `keep` are removed.
+    def save(self, step: int, write: Callable[[Path], None], value: float | None = None) -> Path:
+        """Write and publish the checkpoint of `step`; those that are not kept any more go.
 
         Raises `OSError` where the disk is full or the folder cannot be written; what was there
         before is still there then, and nothing half-written.
         """
-        target = self._root / f"step_{step:06d}"
+        target = self._free_name(step)
         staging = self._root / f".{target.name}.writing"
         try:
-            shutil.rmtree(staging, ignore_errors=True)
+            for remains in self._root.glob(".*.writing"):  # of a save that was killed
+                shutil.rmtree(remains, ignore_errors=True)
             staging.mkdir(parents=True)
             write(staging)
+            if value is not None:
+                (staging / VALUE_FILE).write_text(json.dumps(value) + "\n", encoding="utf-8")
             _write_manifest(staging)
-            if target.exists():
-                shutil.rmtree(target)  # of a run that went on from an earlier step
             os.replace(staging, target)
             _sync_folder(self._root)
             _replace_text(self._root / LATEST, target.name + "\n")
@@ -71,31 +74,59 @@ class CheckpointStore:
             problems.append(f"{folder}: {problem}")
         return Found(None, problems)
 
+    def is_among_best(self, value: float) -> bool:
+        """Whether a checkpoint of this value would be kept for it."""
+        kept = [known for folder in self._by_age() if (known := _value_of(folder)) is not None]
+        return sum(known <= value for known in kept) < self._keep_best
+
+    def _free_name(self, step: int) -> Path:
+        """`step_000100`, or `step_000100.2`, ... where the run was there before.
+
+        What is there stays until the new one is whole.
+        """
+        base = self._root / f"step_{step:06d}"
+        serials = [_age(folder)[1] for folder in self._by_age() if step_of(folder) == step]
+        return base.with_name(f"{base.name}.{max(serials) + 1}") if serials else base
+
     def _by_age(self) -> list[Path]:
         """Newest first. `latest` is for people; what counts is which folders are whole."""
         if not self._root.is_dir():
             return []
         folders = [path for path in self._root.iterdir() if _NAME.fullmatch(path.name)]
-        return sorted(folders, key=step_of, reverse=True)
+        return sorted(folders, key=_age, reverse=True)
 
     def _remove_old(self, kept: Path) -> None:
-        """Keep the `keep` newest; those of later steps than `kept` are of a past given up."""
-        older = 0
+        """Those of later steps than `kept` are of a past given up; of one step one is enough."""
+        past = [folder for folder in self._by_age() if _age(folder) <= _age(kept)]
+        steps = {step_of(folder): folder for folder in reversed(past)}  # the last of each
+        newest = sorted(steps.values(), key=_age, reverse=True)
+        stays = newest[: self._keep]
+        valued = [(value, folder) for folder in newest if (value := _value_of(folder)) is not None]
+        best = sorted(valued, key=lambda pair: pair[0])[: self._keep_best]
+        stays += [folder for _, folder in best]
         for folder in self._by_age():
-            if step_of(folder) > step_of(kept):
+            if folder not in stays:
                 shutil.rmtree(folder, ignore_errors=True)
-                continue
-            older += 1
-            if older > self._keep:
-                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _age(folder: Path) -> tuple[int, int]:
+    """Step, and which of its checkpoints."""
+    found = _NAME.fullmatch(folder.name)
+    if found is None:
+        raise ValueError(f"{folder}: not a checkpoint's name (step_000100)")
+    return int(found[1]), int(found[2] or 1)
+
+
+def _value_of(folder: Path) -> float | None:
+    try:
+        return float(json.loads((folder / VALUE_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def step_of(folder: Path) -> int:
     """The step in a checkpoint folder's name; `ValueError` for another name."""
-    found = _NAME.fullmatch(folder.name)
-    if found is None:
-        raise ValueError(f"{folder}: not a checkpoint's name (step_000100)")
-    return int(found[1])
+    return _age(folder)[0]
 
 
 def damage(folder: Path) -> str:

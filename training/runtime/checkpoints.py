@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from training.runtime.checkpoint_store import CheckpointStore
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine
 from training.runtime.engine_state import engine_state, load_engine_state
+from training.runtime.fingerprint import input_fingerprints
 from training.runtime.resume import STATE_FILE, Checkpoint
 from training.runtime.stopping import StopRequested
 
@@ -52,10 +54,15 @@ class Checkpoints:
         self._world = world
         self._engines = engines
         self._found = found
-        self._store = CheckpointStore(args.output_dir, keep=args.keep_checkpoints)
+        self._store = CheckpointStore(
+            args.output_dir, keep=args.keep_checkpoints, keep_best=args.keep_best
+        )
+        self._value: float | None = None  # of the evaluation of this very step
         self._progress: dict[str, Callable[[], dict[str, Any]]] = {}
         self._tensors: dict[str, Callable[[], Tensors]] = {}
         self._last_saved = time.monotonic()
+        # Before the run: it may well end in the folder that it read.
+        self._inputs = input_fingerprints(args) if world.is_main else {}
 
     @property
     def is_in_place(self) -> bool:
@@ -112,10 +119,20 @@ class Checkpoints:
                 )
             raise
 
+    def note(self, metrics: Mapping[str, float]) -> None:
+        """What an evaluation of the model as it is now says, for --keep_best."""
+        name = self._args.best_metric
+        value = metrics.get(name.removeprefix("+"))
+        if value is not None and math.isfinite(value):
+            self._value = -value if name.startswith("+") else value
+        elif self._args.keep_best and self._world.is_main:
+            logger.warning("--best_metric %s is not among %s", name, ", ".join(sorted(metrics)))
+
     def save_if_due(self, step: int) -> None:
         """Call after each step's work, on every rank."""
         if self._is_due(step):
             self.save(step)
+        self._value = None
 
     def save(self, step: int) -> bool:
         """Write a checkpoint of everything that the next step depends on; whether it is there."""
@@ -128,6 +145,7 @@ class Checkpoints:
                 "progress": {name: progress() for name, progress in self._progress.items()},
                 "settings": asdict(self._args),
                 "world_size": self._world.size,
+                "inputs": self._inputs,
             }
             is_saved = self._write(step, state, states)
         self._last_saved = time.monotonic()
@@ -145,7 +163,7 @@ class Checkpoints:
             (folder / STATE_FILE).write_text(text, encoding="utf-8")
 
         try:
-            self._store.save(step, write)
+            self._store.save(step, write, self._value)
         except OSError as error:
             logger.error(
                 "checkpoint of step %d not saved: %s; the run goes on, and the checkpoint "
@@ -166,5 +184,6 @@ class Checkpoints:
         if every and step % every == 0:
             return True
         is_late = minutes > 0 and time.monotonic() - self._last_saved >= 60.0 * minutes
-        decision: bool = self._world.from_main(is_late)  # rank 0's clock counts for all
+        is_best = self._value is not None and self._store.is_among_best(self._value)
+        decision: bool = self._world.from_main(is_late or is_best)  # rank 0 decides for all
         return decision

@@ -12,6 +12,7 @@ from training.arguments.parsing import UserError
 from training.runtime.checkpoint import COMPLETE_FILE
 from training.runtime.checkpoint_store import FOLDER, CheckpointStore, damage, step_of
 from training.runtime.distributed import World
+from training.runtime.fingerprint import input_fingerprints
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ FREE_FLAGS = (
     "save_every",
     "save_minutes",
     "keep_checkpoints",
+    "keep_best",
+    "best_metric",
 )
 
 
@@ -121,14 +124,20 @@ def _check_settings(args: CommonArgs, world: World, state: Mapping[str, Any], fo
     """The flags that count are those of the run that wrote the checkpoint."""
     before, now = dict(state["settings"]), json.loads(json.dumps(asdict(args)))
     before[RANKS], now[RANKS] = state["world_size"], world.size
+    inputs = input_fingerprints(args)
+    replaced = [name for name, digest in state["inputs"].items()
+                if name in inputs and inputs[name] != digest]  # fmt: skip
     changed = [
         name
         for name in sorted(before.keys() | now.keys())
         if name not in FREE_FLAGS and before.get(name) != now.get(name)
     ]
-    if not changed:
+    listed = ", ".join(
+        [_change(name, before.get(name), now.get(name)) for name in changed]
+        + [f"--{name} {now[name]} has other content" for name in replaced if name not in changed]
+    )
+    if not listed:
         return
-    listed = ", ".join(_change(name, before.get(name), now.get(name)) for name in changed)
     if not args.allow_changed_settings:
         raise UserError(
             f"{folder} was written by a run with other settings: {listed}; run with the old ones, "

@@ -67,6 +67,7 @@ def fit(
         while True:
             if kept.is_eval_due and evaluate is not None:
                 held_out = evaluate()
+                checkpoints.note(held_out)
                 with stopping.held_back():
                     _keep_if_best(args, schedule, log, kept, held_out, sample, save)
             checkpoints.save_if_due(schedule.step)

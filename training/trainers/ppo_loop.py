@@ -64,10 +64,11 @@ def run_ppo(
     with checkpoints.stoppable(lambda: state.step):
         while True:
             if state.is_eval_due:
-                evaluate(args, tokenizer, prompts.held_out, collector, log, step=state.step)
+                found = evaluate(tokenizer, prompts.held_out, collector, log, step=state.step)
+                checkpoints.note(found)
                 state.is_eval_due = False
             checkpoints.save_if_due(state.step)
-            if state.step == args.max_steps:
+            if state.step >= args.max_steps:
                 break
             step = state.step + 1
             with profiled(args, world, step):
@@ -87,21 +88,21 @@ def run_ppo(
 
 
 def evaluate(
-    args: PPOArgs,
     tokenizer: Tokenizer,
     prompts: Sequence[EncodedPrompt],
     collector: RolloutCollector,
     log: MetricLogger,
     *,
     step: int,
-) -> None:
+) -> Mapping[str, float]:
     """Score, KL and lengths on held-out prompts, with the same random draws every time."""
     if not prompts:
-        return
+        return {}
     rollout = collector.collect(0, prompts, 1)
     metrics = {f"eval/{name}": value for name, value in sample_metrics(rollout).items()}
     log.log(step, metrics, always_show=True)
     log.samples(step, [{**row, "held_out": True} for row in samples(rollout, tokenizer)])
+    return metrics
 
 
 def samples(rollout: Rollout, tokenizer: Tokenizer) -> list[dict[str, Any]]:
