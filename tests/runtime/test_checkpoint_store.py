@@ -43,6 +43,34 @@ def test_the_newest_two_are_kept_by_step_not_by_name(store, tmp_path):
     assert store.newest().folder == tmp_path / "checkpoints" / "step_1000001"
 
 
+def test_the_best_are_kept_besides_the_newest(tmp_path):
+    store = CheckpointStore(tmp_path, keep=1, keep_best=2)
+    values = {10: 3.0, 20: 1.0, 30: None, 40: 2.0, 50: 5.0}
+    for step, value in values.items():
+        store.save(step, write, value)
+    assert names(tmp_path) == ["latest", "step_000020", "step_000040", "step_000050"]
+    assert [store.is_among_best(value) for value in (0.5, 1.5, 2.0, 2.5)] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    assert not CheckpointStore(tmp_path, keep=1).is_among_best(0.0)
+
+
+def test_the_same_step_again_takes_nothing_away_before_it_is_whole(store, tmp_path):
+    first = store.save(3, write)
+
+    def look(folder: Path) -> None:
+        write(folder)
+        assert damage(first) == ""
+
+    second = store.save(3, look)
+    assert second.name == "step_000003.2"
+    assert store.newest().folder == second
+    assert names(tmp_path) == ["latest", "step_000003.2"]
+    store.save(4, write)
+    assert store.newest().folder == tmp_path / "checkpoints" / "step_000004"
+    assert names(tmp_path) == ["latest", "step_000003.2", "step_000004"]
+
+
 def test_saving_an_earlier_step_ends_a_past_that_was_given_up(store, tmp_path):
     store.save(10, write)
     store.save(20, write)
@@ -118,7 +146,7 @@ def test_the_remains_of_a_killed_save_are_never_read_and_are_swept(store, tmp_pa
     remains.mkdir(parents=True)
     write(remains)
     assert store.newest().folder is None
-    store.save(5, write)
+    store.save(6, write)
     assert not remains.exists()
 
 

@@ -8,7 +8,9 @@ import pytest
 
 from training.arguments.common import CommonArgs
 from training.arguments.parsing import UserError
+from training.arguments.ppo import PPOArgs
 from training.runtime.checkpoint_store import CheckpointStore
+from training.runtime.fingerprint import WHOLE, input_fingerprints
 from training.runtime.resume import find_checkpoint
 
 
@@ -29,7 +31,7 @@ def save(args):
 
     def at(step, ranks=1):
         state = {"step": step, "progress": {"kl_coef": 0.5}, "settings": asdict(args)}
-        text = json.dumps({**state, "world_size": ranks})
+        text = json.dumps({**state, "world_size": ranks, "inputs": input_fingerprints(args)})
         store = CheckpointStore(args.output_dir, keep=2)
 
         def write(folder: Path) -> None:
@@ -110,3 +112,47 @@ def test_another_number_of_ranks_is_a_changed_setting(args, alone, save):
     save(3, ranks=2)
     with pytest.raises(UserError, match=r"settings: ranks 2 -> 1;"):
         find_checkpoint(args, alone)
+
+
+def test_data_with_other_content_are_a_changed_setting(args, alone, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("first\n")
+    args = replace(args, data_path=[str(rows)], keep_checkpoints=7)
+    state = {"step": 3, "progress": {}, "settings": asdict(args), "world_size": 1}
+    state["inputs"] = input_fingerprints(args)
+
+    def write(folder: Path) -> None:
+        (folder / "state.json").write_text(json.dumps(state))
+
+    CheckpointStore(args.output_dir, keep=2).save(3, write)
+    assert found_by(args, alone).step == 3
+    rows.write_text("other\n")
+    with pytest.raises(UserError, match=r"--data_path .*rows\.jsonl.* has other content"):
+        find_checkpoint(args, alone)
+
+
+def test_a_models_weights_count_and_its_log_does_not(tmp_path):
+    args = PPOArgs(actor_model_name_or_path=str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "config.json").write_text("{}")
+    before = input_fingerprints(args)
+    assert before.keys() == {"actor_model_name_or_path"}
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    (tmp_path / "complete.json").write_text("{}")
+    assert input_fingerprints(args) == before
+    (tmp_path / "model.safetensors").write_bytes(b"Weights")
+    assert input_fingerprints(args) != before
+
+
+def test_of_a_large_file_the_ends_and_samples_count(tmp_path):
+    large = tmp_path / "large.safetensors"
+    with large.open("wb") as file:
+        file.truncate(WHOLE + 5)
+    args = PPOArgs(actor_model_name_or_path=str(tmp_path))
+    seen = {input_fingerprints(args)["actor_model_name_or_path"]}
+    for place in (0, WHOLE + 4):
+        with large.open("r+b") as file:
+            file.seek(place)
+            file.write(b"x")
+        seen.add(input_fingerprints(args)["actor_model_name_or_path"])
+    assert len(seen) == 3
