@@ -32,7 +32,7 @@ from training.arguments.paths import REPOSITORY
 MARK = "KILL_RESUME_RUN"  # environment variable that every process of a launch carries
 COMPARED = ("metrics.jsonl", "samples.jsonl", "model.safetensors", "config.json")
 ORPHAN_SECONDS = 30.0  # how long a process may outlive its launch
-LAUNCH_SECONDS = 600.0
+LAUNCH_SECONDS = 3600.0  # on a machine that is busy
 MOST_KILLS = 8  # of one run, which is then let finish
 MOMENTS = 30  # a kill waits for up to so many sightings of its phase
 PHASES_OF = {

@@ -1,0 +1,134 @@
+"""A signal to any process of a run: saved, ended with 75, no process left.
+
+The statuses of `deepspeed` and `torchrun` are their own: what counts there is the saved run.
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.stages.processes import (
+    LAUNCH_SECONDS,
+    ROOT,
+    Program,
+    free_port,
+    started,
+    wait_until,
+)
+from training.runtime.checkpoint_store import CheckpointStore
+
+STOP_SECONDS = 30.0
+ENDLESS = "--max_steps 100000 --rollout_batch_size 6 --minibatch_size 3 --max_new_tokens 6"
+
+
+@pytest.fixture(scope="module")
+def scorer(material, user_env, tmp_path_factory):
+    """A reward model of the material's base."""
+    folder = tmp_path_factory.mktemp("scorer")
+    flags = ["--model_name_or_path", material.base, "--max_steps", "1", "--output_dir", folder]
+    command = ["python", ROOT / "step2_reward" / "main.py", *flags]
+    command += ["--normalization_samples", "4", "--normalization_new_tokens", "4"]
+    with started(command, folder, user_env) as program:
+        assert program.wait() == 0, program.errors.read_text()
+    return folder
+
+
+@pytest.fixture
+def endless(material, scorer, user_env, tmp_path):
+    """Starts stage 3 with steps without end, and yields once it has made two."""
+
+    @contextmanager
+    def start(launcher: str, ranks: int) -> Iterator[Program]:
+        port = str(free_port())
+        main = ROOT / "step3_ppo" / "main.py"
+        command = {
+            "run.sh": ["bash", main.with_name("run.sh")],
+            "deepspeed": ["deepspeed", "--num_gpus", str(ranks), "--master_port", port, main],
+            "torchrun": ["torchrun", "--nproc_per_node", str(ranks), "--master_port", port, main],
+        }[launcher]
+        flags = ["--actor_model_name_or_path", material.base, "--output_dir", tmp_path / "out"]
+        flags += ["--reward_model_name_or_path", scorer, *ENDLESS.split()]
+        env = user_env | {"NUM_GPUS": str(ranks), "MASTER_PORT": port}
+        with started([*command, *flags], tmp_path, env) as program:
+            assert wait_until(lambda: steps(tmp_path) >= 2, LAUNCH_SECONDS), "it did not start"
+            assert program.process.poll() is None, program.errors.read_text()
+            yield program
+
+    return start
+
+
+def steps(tmp_path: Path) -> int:
+    """Rows of metrics.jsonl, one of them the evaluation before the first step."""
+    metrics = tmp_path / "out" / "metrics.jsonl"
+    return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+
+
+def process_of(program: Program, which: str) -> int:
+    """The process id of a rank, or of the launcher at that place in the chain."""
+    if which == "run.sh":
+        return program.process.pid
+    needle = {"inner": "deepspeed.launcher.launch", "outer": "bin/deepspeed"}.get(which, "")
+    for pid, command in program.family().items():
+        if needle and any(needle in word for word in command[:4]):
+            return pid
+        rank = f"RANK={which}".encode()
+        if not needle and rank in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            return pid
+    raise AssertionError(f"no {which} among {program.family()}")
+
+
+def is_saved(tmp_path: Path) -> bool:
+    """A whole checkpoint of the last step that was logged, and the word of the launch."""
+    folder = CheckpointStore(tmp_path / "out", keep=1).newest().folder
+    if folder is None or not (tmp_path / "out" / "stopped.json").is_file():
+        return False
+    state = json.loads((folder / "state.json").read_text())
+    last = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1]
+    return bool(state["step"] == json.loads(last)["step"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "ranks", "to", "number", "status"),
+    [
+        ("run.sh", 1, "run.sh", signal.SIGTERM, 75),
+        ("run.sh", 1, "0", signal.SIGINT, 75),
+        ("run.sh", 2, "run.sh", signal.SIGUSR1, 75),
+        ("run.sh", 2, "1", signal.SIGTERM, 75),
+        ("run.sh", 2, "outer", signal.SIGTERM, 75),
+        ("run.sh", 2, "inner", signal.SIGTERM, 75),
+        ("deepspeed", 1, "0", signal.SIGTERM, 75),
+        ("deepspeed", 2, "run.sh", signal.SIGTERM, None),
+        ("torchrun", 1, "run.sh", signal.SIGTERM, None),
+        ("torchrun", 2, "1", signal.SIGUSR1, None),
+    ],
+)
+def test_one_signal_saves_and_ends_the_run(endless, tmp_path, launcher, ranks, to, number, status):
+    with endless(launcher, ranks) as program:
+        asked = time.monotonic()
+        os.kill(process_of(program, to), number)
+        ended = program.wait(2 * STOP_SECONDS)
+        assert program.all_gone_within(STOP_SECONDS - (time.monotonic() - asked))
+        assert ended == status if status else ended != 0
+        assert is_saved(tmp_path), program.output.read_text() + program.errors.read_text()
+        assert "and saved; the same command goes on" in program.output.read_text()
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_it_at_once(endless, tmp_path):
+    with endless("run.sh", 2) as program:
+        rank = process_of(program, "0")
+        os.kill(rank, signal.SIGSTOP)  # so that it cannot save
+        os.kill(program.process.pid, signal.SIGTERM)
+        time.sleep(3.0)
+        assert program.process.poll() is None
+        os.kill(program.process.pid, signal.SIGTERM)
+        assert program.wait(20) == 143
+        assert program.all_gone_within(5)
+        assert not (tmp_path / "out" / "stopped.json").exists()
