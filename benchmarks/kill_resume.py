@@ -30,7 +30,8 @@ from training.arguments.parsing import arg, parse_args, require
 from training.arguments.paths import REPOSITORY
 
 MARK = "KILL_RESUME_RUN"  # environment variable that every process of a launch carries
-COMPARED = ("metrics.jsonl", "samples.jsonl", "model.safetensors", "config.json")
+COMPARED = ("metrics.jsonl", "samples.jsonl", "evaluation.json", "model.safetensors",
+            "config.json", "scalar_model.json")  # fmt: skip
 ORPHAN_SECONDS = 30.0  # how long a process may outlive its launch
 LAUNCH_SECONDS = 3600.0  # on a machine that is busy
 MOST_KILLS = 8  # of one run, which is then let finish

@@ -153,12 +153,10 @@ class Checkpoints:
         return agreed
 
     def _write(self, step: int, state: Mapping[str, Any], states: Mapping[str, Tensors]) -> bool:
-        from safetensors.torch import save_file
-
         def write(folder: Path) -> None:
             for name, tensors in states.items():
                 if tensors:
-                    save_file(tensors, folder / f"{name}.safetensors")
+                    _save_tensors(tensors, folder / f"{name}.safetensors")
             text = json.dumps(state, indent=1) + "\n"
             (folder / STATE_FILE).write_text(text, encoding="utf-8")
 
@@ -187,3 +185,14 @@ class Checkpoints:
         is_best = self._value is not None and self._store.is_among_best(self._value)
         decision: bool = self._world.from_main(is_late or is_best)  # rank 0 decides for all
         return decision
+
+
+def _save_tensors(tensors: Tensors, file: Path) -> None:
+    """Raises `OSError` on a full disk, for which safetensors has an error of its own."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, file)
+    except SafetensorError as error:
+        raise OSError(f"{file.name}: {error}") from error
