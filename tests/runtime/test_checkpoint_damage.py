@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from training.arguments.sft import SFTArgs
-from training.runtime import checkpoints as module
 from training.runtime.checkpoint_store import CheckpointStore, damage
 from training.runtime.checkpoints import Checkpoints
 from training.runtime.distributed import World
@@ -181,4 +180,3 @@ def test_where_nothing_may_be_written_the_run_goes_on_and_says_so(args, saved, c
 def test_a_state_holds_all_flags(args, saved):
     state = json.loads((saved[1] / "state.json").read_text())
     assert state["settings"] == json.loads(json.dumps(asdict(args)))
-    assert module.STATE_FILE == "state.json"

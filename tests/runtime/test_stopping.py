@@ -69,7 +69,7 @@ def test_while_it_trains_it_is_asked_and_the_second_time_ended(start, number):
     process.send_signal(number)
     assert process.stdout.readline() == f"{number.name}\n"
     process.send_signal(signal.SIGTERM)  # a launcher's echo
-    time.sleep(2.2)
+    time.sleep(5.2)
     assert process.poll() is None
     process.send_signal(number)
     process.communicate(timeout=20)
@@ -102,7 +102,7 @@ def test_a_signal_is_attended_to_while_the_main_thread_is_held_up_outside_python
         """
     )
     process.send_signal(signal.SIGTERM)
-    time.sleep(2.2)
+    time.sleep(5.2)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
     assert process.returncode == 143

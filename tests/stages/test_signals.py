@@ -24,7 +24,7 @@ from tests.stages.processes import (
 from training.runtime.checkpoint_store import CheckpointStore
 
 STOP_SECONDS = 30.0
-ENDLESS = "--max_steps 100000 --rollout_batch_size 6 --minibatch_size 3 --max_new_tokens 6"
+ENDLESS = "--max_steps 100000 --rollout_batch_size 8 --minibatch_size 4 --max_new_tokens 6"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def endless(material, scorer, user_env, tmp_path):
     def start(launcher: str, ranks: int) -> Iterator[Program]:
         port = str(free_port())
         main = ROOT / "step3_ppo" / "main.py"
-        command = {
+        command: list[str | Path] = {
             "run.sh": ["bash", main.with_name("run.sh")],
             "deepspeed": ["deepspeed", "--num_gpus", str(ranks), "--master_port", port, main],
             "torchrun": ["torchrun", "--nproc_per_node", str(ranks), "--master_port", port, main],
@@ -56,7 +56,10 @@ def endless(material, scorer, user_env, tmp_path):
         flags += ["--reward_model_name_or_path", scorer, *ENDLESS.split()]
         env = user_env | {"NUM_GPUS": str(ranks), "MASTER_PORT": port}
         with started([*command, *flags], tmp_path, env) as program:
-            assert wait_until(lambda: steps(tmp_path) >= 2, LAUNCH_SECONDS), "it did not start"
+            running = wait_until(
+                lambda: steps(tmp_path) >= 2 or program.process.poll() is not None, LAUNCH_SECONDS
+            )
+            assert running, "it did not start"
             assert program.process.poll() is None, program.errors.read_text()
             yield program
 

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,14 +100,26 @@ class World:
 
 
 class _Control:
-    """How ranks agree to stop: on the host, where a GPU's queue is not waited for."""
+    """Where ranks agree to stop: on the host, so that a GPU's queue is not waited for."""
 
     group: Any = None  # the ranks' own where that is on the host already
-    ended = threading.Event()
-    thread: threading.Thread | None = None
 
 
 _control = _Control()
+
+
+class _OtherRanks:
+    """What `stopping` knows of them: a word in the ranks' common store."""
+
+    def __init__(self) -> None:
+        self._store = dist.distributed_c10d._get_default_store()
+
+    def tell(self, number: int) -> None:
+        with suppress(RuntimeError):  # rank 0 has left, and the store with it
+            self._store.set(STOP_KEY, str(number))
+
+    def heard(self) -> int:
+        return int(self._store.get(STOP_KEY)) if self._store.check([STOP_KEY]) else 0
 
 
 @contextmanager
@@ -148,40 +160,18 @@ def _join(args: EngineArgs) -> World:
 
     timeout = datetime.timedelta(minutes=args.timeout_minutes)
     deepspeed.init_distributed(verbose=False, auto_mpi_discovery=False, timeout=timeout)
-    if size > 1 and stopping.is_listening():
-        _share_stops(timeout)
+    if size > 1:
+        is_on_host = dist.get_backend() == "gloo"
+        _control.group = None if is_on_host else dist.new_group(backend="gloo", timeout=timeout)
+        stopping.join(_OtherRanks())
     return World(rank=rank, size=size, device=device)
-
-
-def _share_stops(timeout: datetime.timedelta) -> None:
-    """Let each rank know within a second that another was asked to stop, whatever it is at."""
-    is_on_host = dist.get_backend() == "gloo"
-    _control.group = None if is_on_host else dist.new_group(backend="gloo", timeout=timeout)
-    store = dist.distributed_c10d._get_default_store()
-    _control.ended.clear()
-
-    def share() -> None:
-        while not _control.ended.wait(0.5):
-            try:
-                if stopping.is_asked():
-                    store.set(STOP_KEY, "")
-                    return
-                if store.check([STOP_KEY]):
-                    stopping.ask(signal.SIGTERM)
-            except RuntimeError:  # rank 0 has left, and the store with it
-                return
-
-    _control.thread = threading.Thread(target=share, name="stop-sharing", daemon=True)
-    _control.thread.start()
 
 
 def _leave() -> None:
     import deepspeed.comm
 
-    _control.ended.set()
-    if _control.thread is not None:
-        _control.thread.join()
-    _control.group, _control.thread = None, None
+    stopping.join(None)
+    _control.group = None
     # Through deepspeed, which keeps groups of its own: else a second session in this process fails.
     deepspeed.comm.destroy_process_group()
 
@@ -237,7 +227,8 @@ def _watch_ancestors() -> None:
         while _ancestors(generations) == started_by:
             time.sleep(1.0)
         logger.error("the launcher is gone; this rank stops")
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not stopping.is_asked():
+            os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(STOP_SECONDS)
         deadline = time.monotonic() + CLOSING_SECONDS
         while stopping.is_closing() and time.monotonic() < deadline:

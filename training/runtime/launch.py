@@ -23,10 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from training.runtime.stopping import ECHO_SECONDS, SIGNALS, STOPPED
+from training.runtime.stopping import SIGNALS, STOPPED
 
 GRACE_SECONDS = 60.0  # for ranks whose launcher is gone: they save first
 SAVING_SECONDS = 600.0  # for ranks that were asked to stop
+ECHO_SECONDS = 2.0  # in which a further signal is taken for the first one's echo
 LAUNCH_ID = "CLASSIC_RLHF_LAUNCH"  # environment variable: which launch a marker belongs to
 HOSTFILE = Path("/job/hostfile")  # where `deepspeed` looks for hosts unasked
 

@@ -14,11 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 STOPPED = 75  # exit status: stopped with everything saved; the same command goes on
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # Launchers and schedulers hand one signal on several times, or another one for it.
-ECHO_SECONDS = 2.0
+ECHO_SECONDS = 5.0
+LOOK_SECONDS = 0.5  # between two looks whether another rank was asked
 
 LOADING, TRAINING, CLOSING = "loading", "training", "closing"
 
@@ -29,6 +31,16 @@ class StopRequested(Exception):  # noqa: N818 - not an error
     is_saved = False  # set where a checkpoint of this very moment has been written
 
 
+class Others(Protocol):
+    """The other ranks of a run, reached without their help."""
+
+    def tell(self, number: int) -> None:
+        """Let them know that this rank was asked to stop."""
+
+    def heard(self) -> int:
+        """The signal by which one of them was asked; 0 if none was."""
+
+
 @dataclass
 class _Process:
     """Where this process is in its life, and the first signal it was sent."""
@@ -37,6 +49,8 @@ class _Process:
     is_listening: bool = False
     asked_by: int = 0
     asked_at: float = 0.0
+    others: Others | None = None
+    looked_at: float = 0.0
 
 
 _process = _Process()
@@ -71,6 +85,8 @@ def ask(number: int) -> None:
         _process.asked_by, _process.asked_at = number, now
         if _process.phase == LOADING:
             _leave_before_the_first_step(number)
+        if _process.others is not None:
+            _process.others.tell(number)
     elif now - _process.asked_at > ECHO_SECONDS:
         os._exit(128 + number)
 
@@ -80,6 +96,11 @@ def _leave_before_the_first_step(number: int) -> None:
         line = f"stopped by {signal.Signals(number).name} before the first step: nothing is lost\n"
         os.write(1, line.encode())
     os._exit(STOPPED)
+
+
+def join(others: Others | None) -> None:
+    """From now on tell these ranks, and hear of them; None to leave them."""
+    _process.others = others
 
 
 def is_listening() -> bool:
@@ -102,7 +123,15 @@ def is_asked() -> bool:
 
 def should_stop() -> bool:
     """Whether to break off long work of this rank alone, for the ranks to agree after it."""
-    return is_training() and is_asked()
+    if not is_training():
+        return False
+    now = time.monotonic()
+    others = _process.others
+    if others is not None and not is_asked() and now - _process.looked_at >= LOOK_SECONDS:
+        _process.looked_at = now
+        if number := others.heard():
+            ask(number)
+    return is_asked()
 
 
 def reason() -> str:
