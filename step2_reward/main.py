@@ -108,6 +108,7 @@ def train(
             save=save,
             eval_every=args.eval_every,
             checkpoints=checkpoints,
+            more_follows=bool(args.data_size_curve),
         )
         run.finish()
     return run

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from training.arguments.parsing import UserError
@@ -50,7 +51,8 @@ def mark_complete(output_dir: str, world: World) -> None:
 def mark_stopped(output_dir: str, world: World) -> None:
     """Write that this launch was stopped and saved: launchers hide their ranks' exit status."""
     if world.is_main:
-        _mark(Path(output_dir) / STOPPED_FILE)
+        with suppress(OSError):  # the disk may be full by now; the ranks' own status tells it too
+            _mark(Path(output_dir) / STOPPED_FILE)
     world.barrier()
 
 

@@ -71,7 +71,7 @@ class Checkpoints:
         return self._found is None or self._found.output_dir.resolve() == here
 
     def restore(self) -> None:
-        """Give the engines back what they were."""
+        """Give the engines back what they were; every rank reads the folder."""
         for name, engine in self._engines.items() if self._found else ():
             try:
                 load_engine_state(engine, self._load(name))
@@ -128,9 +128,9 @@ class Checkpoints:
         elif self._args.keep_best and self._world.is_main:
             logger.warning("--best_metric %s is not among %s", name, ", ".join(sorted(metrics)))
 
-    def save_if_due(self, step: int) -> None:
+    def save_if_due(self, step: int, *, always: bool = False) -> None:
         """Call after each step's work, on every rank."""
-        if self._is_due(step):
+        if always or self._is_due(step):
             self.save(step)
         self._value = None
 

@@ -47,8 +47,9 @@ def fit(
     save: Callable[[Path], None],
     eval_every: int,
     checkpoints: Checkpoints,
+    more_follows: bool = False,
 ) -> None:
-    """Train to the end of the schedule.
+    """Train to the end of the schedule, and save that too where `more_follows` in this run.
 
     `batches` yields each batch and whether it ends an epoch. The model with the lowest
     `loss/eval` is kept in --output_dir, the last one in `last/` there; without held-out data
@@ -70,7 +71,7 @@ def fit(
                 checkpoints.note(held_out)
                 with stopping.held_back():
                     _keep_if_best(args, schedule, log, kept, held_out, sample, save)
-            checkpoints.save_if_due(schedule.step)
+            checkpoints.save_if_due(schedule.step, always=more_follows and schedule.is_done)
             if schedule.is_done:
                 break
             batch, ends_epoch = next(batches)
