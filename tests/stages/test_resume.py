@@ -24,8 +24,8 @@ SINGLE = "--ppo_epochs 1 --minibatch_size 8"
 # Stage, ZeRO stage, further flags, and after how many looks it is stopped each time.
 CELLS = {
     1: [
-        ("sft", 0, "--optimizer muon --dropout 0.1", 5),
-        ("sft", 2, "--lora_rank 2", 7),
+        ("sft", 0, "--optimizer muon --dropout 0.1", 4),
+        ("sft", 2, "--lora_rank 2", 5),
         ("reward", 2, "--data_size_curve 0.5", 9),
         ("ppo", 0, "", 17),
         ("ppo", 2, "--critic shared", 19),
@@ -33,7 +33,7 @@ CELLS = {
         ("ppo", 3, "", 21),
     ],
     2: [
-        ("sft", 2, "--dropout 0.1", 7),
+        ("sft", 2, "--dropout 0.1", 5),
         ("sft", 3, "", 5),
         ("reward", 2, "", 7),
         ("ppo", 0, "", 19),
@@ -98,7 +98,7 @@ def test_stopped_over_and_over_it_ends_as_if_left_alone(
         statuses = json.loads((stopped / f"statuses.{rank}.json").read_text())
         assert statuses[-1] == 0
         assert set(statuses[:-1]) == {75}
-        assert len(statuses) > 3, "it was hardly stopped"
+        assert len(statuses) > 1, "it was never stopped"
     names = [
         path.relative_to(alone)
         for path in alone.rglob("*")

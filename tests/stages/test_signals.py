@@ -8,7 +8,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -39,12 +41,12 @@ def scorer(material, user_env, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def endless(material, scorer, user_env, tmp_path):
-    """Starts stage 3 with steps without end, and yields once it has made two."""
+@pytest.fixture(scope="module")
+def endless(material, scorer, user_env):
+    """Starts stage 3 with steps without end, and yields once it has made one."""
 
     @contextmanager
-    def start(launcher: str, ranks: int) -> Iterator[Program]:
+    def start(launcher: str, ranks: int, folder: Path) -> Iterator[Program]:
         port = str(free_port())
         main = ROOT / "step3_ppo" / "main.py"
         command: list[str | Path] = {
@@ -52,12 +54,12 @@ def endless(material, scorer, user_env, tmp_path):
             "deepspeed": ["deepspeed", "--num_gpus", str(ranks), "--master_port", port, main],
             "torchrun": ["torchrun", "--nproc_per_node", str(ranks), "--master_port", port, main],
         }[launcher]
-        flags = ["--actor_model_name_or_path", material.base, "--output_dir", tmp_path / "out"]
+        flags = ["--actor_model_name_or_path", material.base, "--output_dir", folder / "out"]
         flags += ["--reward_model_name_or_path", scorer, *ENDLESS.split()]
         env = user_env | {"NUM_GPUS": str(ranks), "MASTER_PORT": port}
-        with started([*command, *flags], tmp_path, env) as program:
+        with started([*command, *flags], folder, env) as program:
             running = wait_until(
-                lambda: steps(tmp_path) >= 2 or program.process.poll() is not None, LAUNCH_SECONDS
+                lambda: steps(folder) >= 2 or program.process.poll() is not None, LAUNCH_SECONDS
             )
             assert running, "it did not start"
             assert program.process.poll() is None, program.errors.read_text()
@@ -66,9 +68,9 @@ def endless(material, scorer, user_env, tmp_path):
     return start
 
 
-def steps(tmp_path: Path) -> int:
+def steps(folder: Path) -> int:
     """Rows of metrics.jsonl, one of them the evaluation before the first step."""
-    metrics = tmp_path / "out" / "metrics.jsonl"
+    metrics = folder / "out" / "metrics.jsonl"
     return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
 
 
@@ -86,46 +88,75 @@ def process_of(program: Program, which: str) -> int:
     raise AssertionError(f"no {which} among {program.family()}")
 
 
-def is_saved(tmp_path: Path) -> bool:
+def is_saved(folder: Path) -> bool:
     """A whole checkpoint of the last step that was logged, and the word of the launch."""
-    folder = CheckpointStore(tmp_path / "out", keep=1).newest().folder
-    if folder is None or not (tmp_path / "out" / "stopped.json").is_file():
+    saved = CheckpointStore(folder / "out", keep=1).newest().folder
+    if saved is None or not (folder / "out" / "stopped.json").is_file():
         return False
-    state = json.loads((folder / "state.json").read_text())
-    last = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1]
+    state = json.loads((saved / "state.json").read_text())
+    last = (folder / "out" / "metrics.jsonl").read_text().splitlines()[-1]
     return bool(state["step"] == json.loads(last)["step"])
 
 
+CASES = [
+    ("run.sh", 1, "run.sh", signal.SIGTERM),
+    ("run.sh", 1, "0", signal.SIGINT),
+    ("run.sh", 2, "run.sh", signal.SIGUSR1),
+    ("run.sh", 2, "1", signal.SIGTERM),
+    ("run.sh", 2, "outer", signal.SIGTERM),
+    ("run.sh", 2, "inner", signal.SIGTERM),
+    ("deepspeed", 1, "0", signal.SIGTERM),
+    ("deepspeed", 2, "run.sh", signal.SIGTERM),
+    ("torchrun", 1, "run.sh", signal.SIGTERM),
+    ("torchrun", 2, "1", signal.SIGUSR1),
+]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended that was sent one signal."""
+
+    folder: Path
+    status: int
+    seconds: float  # until its last process was gone
+    output: str
+
+
+@pytest.fixture(scope="module")
+def outcomes(endless, tmp_path_factory):
+    """All cases, two at a time: a launch leaves a core idle for seconds."""
+
+    def stop(launcher: str, ranks: int, to: str, number: signal.Signals) -> Ended:
+        folder = tmp_path_factory.mktemp("stopped")
+        with endless(launcher, ranks, folder) as program:
+            asked = time.monotonic()
+            os.kill(process_of(program, to), number)
+            status = program.wait(4 * STOP_SECONDS)
+            assert program.all_gone_within(4 * STOP_SECONDS)
+            seconds = time.monotonic() - asked
+            said = program.output.read_text() + program.errors.read_text()
+        return Ended(folder, status, seconds, said)
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(CASES, [pool.submit(stop, *case) for case in CASES], strict=True))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("launcher", "ranks", "to", "number", "status"),
-    [
-        ("run.sh", 1, "run.sh", signal.SIGTERM, 75),
-        ("run.sh", 1, "0", signal.SIGINT, 75),
-        ("run.sh", 2, "run.sh", signal.SIGUSR1, 75),
-        ("run.sh", 2, "1", signal.SIGTERM, 75),
-        ("run.sh", 2, "outer", signal.SIGTERM, 75),
-        ("run.sh", 2, "inner", signal.SIGTERM, 75),
-        ("deepspeed", 1, "0", signal.SIGTERM, 75),
-        ("deepspeed", 2, "run.sh", signal.SIGTERM, None),
-        ("torchrun", 1, "run.sh", signal.SIGTERM, None),
-        ("torchrun", 2, "1", signal.SIGUSR1, None),
-    ],
-)
-def test_one_signal_saves_and_ends_the_run(endless, tmp_path, launcher, ranks, to, number, status):
-    with endless(launcher, ranks) as program:
-        asked = time.monotonic()
-        os.kill(process_of(program, to), number)
-        ended = program.wait(2 * STOP_SECONDS)
-        assert program.all_gone_within(STOP_SECONDS - (time.monotonic() - asked))
-        assert ended == status if status else ended != 0
-        assert is_saved(tmp_path), program.output.read_text() + program.errors.read_text()
-        assert "and saved; the same command goes on" in program.output.read_text()
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(map(str, case)))
+def test_one_signal_saves_and_ends_the_run(outcomes, case):
+    ended = outcomes[case].result()
+    launcher, _, to, _ = case
+    is_told = launcher == "run.sh" or (launcher == "deepspeed" and to == "0")
+    assert ended.status == 75 if is_told else ended.status != 0
+    assert ended.seconds < STOP_SECONDS
+    assert is_saved(ended.folder), ended.output
+    assert "and saved; the same command goes on" in ended.output
 
 
 @pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(endless, tmp_path):
-    with endless("run.sh", 2) as program:
+    with endless("run.sh", 2, tmp_path) as program:
         rank = process_of(program, "0")
         os.kill(rank, signal.SIGSTOP)  # so that it cannot save
         os.kill(program.process.pid, signal.SIGTERM)
