@@ -29,7 +29,7 @@ CELLS = {
         ("reward", 2, "--data_size_curve 0.5", 9),
         ("ppo", 0, "", 17),
         ("ppo", 2, "--critic shared", 19),
-        ("ppo", 2, SINGLE, 23),
+        ("ppo", 2, SINGLE, 17),
         ("ppo", 3, "", 21),
     ],
     2: [
