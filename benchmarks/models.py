@@ -6,6 +6,7 @@ from typing import Any
 from training.models.work import ModelShape
 
 SHAPES = {  # layers, width, heads, vocabulary
+    "micro": (2, 32, 2, 600),
     "tiny": (4, 256, 4, 8000),
     "small": (12, 768, 12, 50257),
     "medium": (24, 1024, 16, 50257),

@@ -157,7 +157,7 @@ class Pipeline:
         command = [
             "bash",
             f"{program}/run.sh",
-            *("--data_path", self.data, "--zero_stage", "0"),
+            *("--data_path", self.data, "--zero_stage", "0", "--resume", "none"),
             *("--output_dir", str(self.output / folder), "--seed", str(self.seed)),
             *shlex.split(flags),
         ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from training.arguments.parsing import parse_args
 from training.arguments.reward import RewardArgs, args_of_part
+from training.runtime.stopping import listen
 
 if TYPE_CHECKING:
     from training.data.encode import EncodedGroup
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
     from training.evaluation.reward_run import RewardRun
     from training.models.tokenizers import Tokenizer
     from training.runtime.distributed import World
+    from training.runtime.resume import Checkpoint
     from training.trainers.normalization import OwnResponses
 
 
 def main() -> None:
+    listen()  # to signals, before anything that takes time
     args = parse_args(RewardArgs)
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
     if args.dry_run:
@@ -29,22 +32,26 @@ def main() -> None:
     from training.data.groups import nested_part
     from training.data.prepare import Split, load_comparisons, load_normalization_prompts
     from training.runtime import checkpoint, distributed
+    from training.runtime.resume import find_checkpoint
     from training.trainers import reward_setup
     from training.trainers.normalization import sample_own_responses
 
     with distributed.session(args) as world:
+        found = find_checkpoint(args, world)
         tokenizer = reward_setup.check_backbone(args)
         data = load_comparisons(args, tokenizer)
         own = None
         if args.normalization_samples:
             prompts = load_normalization_prompts(args, tokenizer)
             own = sample_own_responses(args, world, tokenizer, prompts)
-        run = train(args, world, tokenizer, data, own)
+        run = train(args, world, tokenizer, data, own, found)
         points = []
         for share in sorted(set(args.data_size_curve) - {1.0}):  # the whole was just trained on
             part = Split(nested_part(data.train, share, seed=args.seed), data.held_out)
             reward_setup.announce_part(share, part.train, data.train)
-            judged = train(args_of_part(args, share), world, tokenizer, part, None, keep=False)
+            part_args = args_of_part(args, share)
+            found = find_checkpoint(part_args, world)
+            judged = train(part_args, world, tokenizer, part, None, found, keep=False)
             points.append((share, judged.report))
         if args.data_size_curve:
             run.add_curve(points)
@@ -58,12 +65,14 @@ def train(
     tokenizer: "Tokenizer",
     data: "Split[EncodedGroup]",
     own: "OwnResponses | None",
+    found: "Checkpoint | None",
     *,
     keep: bool = True,
 ) -> "RewardRun":
     """One reward model from the stage-1 backbone, judged; without `keep` no weights are written."""
     from training.evaluation.reward_run import RewardRun
     from training.runtime import engine
+    from training.runtime.checkpoints import Checkpoints
     from training.runtime.metrics import MetricLogger
     from training.trainers import reward_setup
     from training.trainers.fit import epochs, fit
@@ -75,9 +84,12 @@ def train(
     reward_model = reward_setup.reward_engine(model, args, world)
     trainer = RewardTrainer(args, world, reward_model, data.train, tokenizer.pad_token_id)
     schedule = reward_setup.reward_schedule(args, world, trainer)
+    checkpoints = Checkpoints(args, world, {"reward_model": reward_model}, found)
+    checkpoints.restore()
 
-    with MetricLogger(args, world, total_steps=schedule.total_steps) as log:
+    with MetricLogger(args, world, total_steps=schedule.total_steps, found=found) as log:
         run = RewardRun(args, world, log, data, tokenizer)
+        checkpoints.track("evaluations", run)
 
         def evaluate() -> dict[str, float]:
             metrics = trainer.evaluate(data.held_out)
@@ -99,6 +111,8 @@ def train(
             sample=partial(sample_scores, trainer, data, tokenizer),
             save=save,
             eval_every=args.eval_every,
+            checkpoints=checkpoints,
+            more_follows=bool(args.data_size_curve),
         )
         run.finish()
     return run

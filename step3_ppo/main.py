@@ -7,9 +7,11 @@ from pathlib import Path
 
 from training.arguments.parsing import parse_args
 from training.arguments.ppo import PPOArgs
+from training.runtime.stopping import listen
 
 
 def main() -> None:
+    listen()  # to signals, before anything that takes time
     args = parse_args(PPOArgs)
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
     if args.dry_run:
@@ -19,19 +21,25 @@ def main() -> None:
     from training.data.prepare import load_prompts
     from training.evaluation.judge_file import main_judge
     from training.runtime import checkpoint, distributed
+    from training.runtime.checkpoints import Checkpoints
     from training.runtime.metrics import MetricLogger
+    from training.runtime.resume import find_checkpoint
     from training.trainers.ppo_loop import run_ppo
     from training.trainers.ppo_setup import check_stages, load_models
     from training.trainers.saving import save_critic, save_policy
 
     with distributed.session(args) as world:
+        found = find_checkpoint(args, world)
         tokenizer, settings = check_stages(args, world)
         prompts = load_prompts(args, tokenizer)
         judge = main_judge(args.judge)
         models = load_models(args, world, tokenizer, settings)
 
-        with MetricLogger(args, world, total_steps=args.max_steps) as log:
-            run_ppo(args, world, tokenizer, prompts, models, log, judge)
+        checkpoints = Checkpoints(args, world, models.trained, found)
+        checkpoints.restore()
+
+        with MetricLogger(args, world, total_steps=args.max_steps, found=found) as log:
+            run_ppo(args, world, tokenizer, prompts, models, log, checkpoints, judge)
 
         output = Path(args.output_dir)
         save_policy(models.actor, tokenizer, world, output)

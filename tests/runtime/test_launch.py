@@ -110,6 +110,70 @@ def test_a_signal_reaches_what_the_launcher_started(launch, tmp_path, number, st
     assert not is_alive(child)
 
 
+RANKS = """
+import os, pathlib, signal, subprocess, sys, time
+rank = '''
+import json, os, pathlib, signal, time
+def stop(number, frame):
+    seen.append(number)
+    if len(seen) == 1 and pathlib.Path("saves").exists():
+        marker = {"launch": os.environ["CLASSIC_RLHF_LAUNCH"]}
+        time.sleep(0.5)  # the launcher may be gone by then
+        pathlib.Path("out/stopped.json").write_text(json.dumps(marker))
+        os._exit(75)
+seen = []
+for number in (signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, stop)
+pathlib.Path("rank.new").write_text(str(os.getpid()))
+pathlib.Path("rank.new").rename("rank")
+while True:
+    time.sleep(0.1)
+'''
+if "RANK" in os.environ:
+    exec(rank)
+started = subprocess.Popen([sys.executable, "-c", rank], env={**os.environ, "RANK": "0"})
+status = started.wait()
+raise SystemExit(1 if pathlib.Path("hides").exists() else status)
+"""
+
+
+@pytest.mark.parametrize("hides", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_run_that_saves_on_a_signal_ends_with_75(launch, tmp_path, number, hides):
+    (tmp_path / "saves").touch()
+    if hides:
+        (tmp_path / "hides").touch()
+    process = launch(RANKS)
+    rank = wait_for_pid(tmp_path / "rank")
+    process.send_signal(number)
+    assert process.wait(30) == 75
+    assert not is_alive(rank)
+
+
+def test_a_launcher_that_is_killed_while_its_rank_saves_is_no_loss(launch, tmp_path):
+    (tmp_path / "saves").touch()
+    process = launch(RANKS)
+    rank = wait_for_pid(tmp_path / "rank")
+    parent = int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(rank if parent == process.pid else parent, signal.SIGTERM)
+    assert process.wait(30) == 75
+    assert not is_alive(rank)
+
+
+def test_an_echo_of_a_signal_is_passed_over_and_a_second_one_ends_all(launch, tmp_path):
+    process = launch(RANKS)  # whose rank does not stop
+    rank = wait_for_pid(tmp_path / "rank")
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(2.2)
+    assert process.poll() is None
+    assert is_alive(rank)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    assert not is_alive(rank)
+
+
 def test_what_a_failed_launcher_leaves_is_ended(launch, tmp_path):
     process = launch(
         """
@@ -128,7 +192,7 @@ def test_a_zombie_that_nobody_reaps_does_not_hold_up_the_end(monkeypatch):
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
     with subprocess.Popen(["true"], start_new_session=True) as zombie:
         os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
-        module._end_group(zombie.pid)
+        module._end_group(module._Launched(group=zombie.pid))
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
 import json
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training.arguments.common import CommonArgs
 from training.runtime.distributed import World
 from training.runtime.metrics import MetricLogger, write_json
+from training.runtime.resume import Checkpoint
 
 
 @pytest.fixture
@@ -36,6 +39,61 @@ def test_rows_are_in_the_file_while_the_run_goes_on(args, alone, tmp_path):
         log.samples(1, [{"prompt": "Où ?"}])
         assert len(rows(tmp_path / "out", "metrics.jsonl")) == 1
         assert rows(tmp_path / "out", "samples.jsonl") == [{"step": 1, "prompt": "Où ?"}]
+
+
+def test_what_a_clock_says_is_apart(args, alone, tmp_path):
+    with MetricLogger(args, alone, total_steps=1) as log:
+        log.log(1, {"loss": 2.5, "time/step_s": 0.1, "speed/tokens_per_s": 9.0})
+    assert rows(tmp_path / "out", "metrics.jsonl") == [{"step": 1, "loss": 2.5}]
+    [timing] = rows(tmp_path / "out", "timing.jsonl")
+    assert timing.keys() == {"step", "time", "time/step_s", "speed/tokens_per_s"}
+
+
+@pytest.fixture
+def interrupted(args, alone, tmp_path):
+    """A run that logged two steps, was saved after the first, and its checkpoint."""
+    with MetricLogger(args, alone, total_steps=3) as log:
+        log.log(1, {"loss": 3.0})
+        log.samples(1, [{"prompt": "Où ?"}])
+        progress = {"log": log.progress()}
+        log.log(2, {"loss": 2.0})
+        log.samples(2, [{"prompt": "lost"}])
+    folder = tmp_path / "out" / "checkpoints" / "step_000001"
+    folder.mkdir(parents=True)
+    return Checkpoint(folder=folder, step=1, progress=progress, world_size=1)
+
+
+def test_a_resumed_run_cuts_its_files_back_and_goes_on(args, alone, tmp_path, interrupted):
+    with MetricLogger(args, alone, total_steps=3, found=interrupted) as log:
+        log.log(2, {"loss": 2.5})
+        log.samples(2, [{"prompt": "again"}])
+    out = tmp_path / "out"
+    assert [row["loss"] for row in rows(out, "metrics.jsonl")] == [3.0, 2.5]
+    assert [row["prompt"] for row in rows(out, "samples.jsonl")] == ["Où ?", "again"]
+    seconds = [float(str(row["time"])) for row in rows(out, "timing.jsonl")]
+    assert seconds == sorted(seconds)
+    assert interrupted.folder.is_dir()
+    board = EventAccumulator(str(out / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in board.Scalars("loss")] == [(1, 3.0), (2, 2.5)]
+
+
+def test_in_another_folder_a_resumed_run_brings_what_was_written(
+    args, alone, tmp_path, interrupted
+):
+    there = replace(args, output_dir=str(tmp_path / "there"))
+    with MetricLogger(there, alone, total_steps=3, found=interrupted) as log:
+        log.log(2, {"loss": 2.5})
+    assert [row["loss"] for row in rows(tmp_path / "there", "metrics.jsonl")] == [3.0, 2.5]
+    assert [row["loss"] for row in rows(tmp_path / "out", "metrics.jsonl")] == [3.0, 2.0]
+
+
+def test_a_run_that_starts_anew_takes_away_an_earlier_ones_checkpoints(
+    args, alone, tmp_path, interrupted
+):
+    with MetricLogger(args, alone, total_steps=3) as log:
+        log.log(1, {"loss": 9.0})
+    assert not (tmp_path / "out" / "checkpoints").exists()
+    assert [row["loss"] for row in rows(tmp_path / "out", "metrics.jsonl")] == [9.0]
 
 
 def test_a_line_is_printed_for_the_first_the_last_and_every_third_step(args, alone, caplog):

@@ -53,7 +53,10 @@ class Launch:
     errors: str
 
     def rows(self, key: str) -> list[dict[str, Any]]:
-        return [row for row in read_jsonl(self.folder / "metrics.jsonl") if key in row]
+        """Rows with `key`, what a clock says among them."""
+        files = [read_jsonl(self.folder / f"{name}.jsonl") for name in ("metrics", "timing")]
+        merged = [{**timing, **metrics} for metrics, timing in zip(*files, strict=True)]
+        return [row for row in merged if key in row]
 
 
 def launch(stage: str, command: list[Any], folder: Path, env: dict[str, str], cwd: Path) -> Launch:

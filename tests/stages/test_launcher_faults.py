@@ -17,7 +17,7 @@ from tests.stages.processes import (
     wait_until,
 )
 
-GONE_SECONDS = 10.0
+GONE_SECONDS = 30.0  # ranks save first
 RUN, MAIN = ROOT / "step1_sft" / "run.sh", ROOT / "step1_sft" / "main.py"
 
 
@@ -63,12 +63,12 @@ def inner_launcher_of(program: Program) -> int:
     return found
 
 
-def test_killing_deepspeeds_inner_launcher_is_no_success(endless):
+def test_killing_deepspeeds_inner_launcher_is_no_success_and_no_loss(endless, tmp_path):
     with endless("bash", RUN, ranks=2) as program:
         os.kill(inner_launcher_of(program), signal.SIGKILL)
-        assert program.wait(60) not in (0, 2)
+        assert program.wait(60) == 75
         assert program.all_gone_within(GONE_SECONDS)
-        assert "did not finish" in program.errors.read_text()
+        assert (tmp_path / "out" / "stopped.json").is_file()
 
 
 def test_killing_one_rank_ends_the_other_and_the_launch(endless):
@@ -86,13 +86,11 @@ def test_killing_the_only_rank_is_no_success(endless):
         assert program.all_gone_within(GONE_SECONDS)
 
 
-@pytest.mark.parametrize(
-    ("number", "ranks", "status"), [(signal.SIGTERM, 2, 143), (signal.SIGINT, 1, 130)]
-)
-def test_a_signal_to_run_sh_reaches_every_process(endless, number, ranks, status):
+@pytest.mark.parametrize(("number", "ranks"), [(signal.SIGTERM, 2), (signal.SIGINT, 1)])
+def test_a_signal_to_run_sh_reaches_every_process(endless, number, ranks):
     with endless("bash", RUN, ranks=ranks) as program:
         os.kill(program.process.pid, number)
-        assert program.wait(60) == status
+        assert program.wait(60) == 75
         assert program.all_gone_within(GONE_SECONDS)
 
 

@@ -25,3 +25,9 @@ def world(monkeypatch) -> Iterator[World]:
         yield joined
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture
+def alone() -> World:
+    """The only rank of a run, without a process group."""
+    return World(rank=0, size=1, device=torch.device("cpu"))

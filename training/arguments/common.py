@@ -81,6 +81,17 @@ class CommonArgs(EngineArgs, TemplateArgs):
     lora_alpha: float = arg(0.0, "LoRA's alpha, its scale times its rank; 0: twice --lora_rank.")
     gradient_checkpointing: bool = arg(False, "Recompute activations in backward: less memory.")
     cpu_blocks: bool = arg(True, "On a CPU, compute each GPT-2 block as one function: faster.")
+    resume: str = arg(
+        "auto", "auto: go on from an unfinished run's newest checkpoint; none; or its folder."
+    )
+    allow_changed_settings: bool = arg(
+        False, "Go on from a checkpoint of other flags all the same."
+    )
+    save_every: int = arg(0, "Steps between two checkpoints; 0: by --save_minutes alone.")
+    save_minutes: float = arg(10.0, "Minutes between two checkpoints; 0: by --save_every alone.")
+    keep_checkpoints: int = arg(2, "How many checkpoints are kept, the newest.")
+    keep_best: int = arg(0, "How many more are kept: those of the best evaluations.")
+    best_metric: str = arg("loss/eval", "By this metric, lower is better; +NAME: higher.")
     profile_step: int = arg(0, "Write a profile of this step to output_dir/profile; 0: none.")
     dry_run: bool = arg(False, "Check flags and data, say what the run would need, and end.")
     dry_run_ranks: int = arg(0, "Ranks that --dry_run reckons with; 0: as many as are launched.")
@@ -88,7 +99,9 @@ class CommonArgs(EngineArgs, TemplateArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = ("micro_batch_tokens", "log_every", "timeout_minutes", "adam_eps")
+        positive = (
+            "micro_batch_tokens", "log_every", "timeout_minutes", "adam_eps", "keep_checkpoints",
+        )  # fmt: skip
         for name in positive:
             check_positive(self, name)
         for name in (
@@ -97,6 +110,9 @@ class CommonArgs(EngineArgs, TemplateArgs):
             "max_skipped_steps",
             "max_eval_rows",
             "profile_step",
+            "save_every",
+            "save_minutes",
+            "keep_best",
             "lora_rank",
             "lora_alpha",
             "dry_run_ranks",

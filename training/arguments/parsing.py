@@ -26,7 +26,12 @@ class UserError(ValueError):
 
 
 class GuardStop(Exception):  # noqa: N818 (no error of the program)
-    """A run that must not go on as it is. Printed as one line; exit status 3."""
+    """A run that must not go on as it is. Printed as one line; exit status 3.
+
+    `weights_are_finite` says whether its state is worth saving.
+    """
+
+    weights_are_finite = False
 
 
 def arg(default: Any, help: str) -> Any:

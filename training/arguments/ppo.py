@@ -33,6 +33,7 @@ class PPOArgs(CommonArgs, PromptArgs):
     actor_lr: float = arg(1e-5, "Peak learning rate of the actor.")
     critic_lr: float = arg(1e-5, "Peak learning rate of the critic.")
     lr_scheduler: Literal["cosine", "linear", "constant"] = arg("linear", "Decay after warm-up.")
+    best_metric: str = arg("+eval/score/mean", "As of --keep_best; +NAME: higher is better.")
     kl_coef: float = arg(0.05, "Weight of the per-token KL penalty against ref.")
     kl_controller: Literal["fixed", "adaptive"] = arg("fixed", "adaptive steers --kl_coef.")
     kl_target: float = arg(6.0, "Nats per response that the adaptive controller steers to.")

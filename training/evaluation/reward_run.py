@@ -5,7 +5,7 @@ rank 0 alone computes and writes.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,25 @@ class RewardRun:
         if np.isfinite(difference).all():
             self._log.histogram(step, "score/eval_difference", difference)
         return metrics
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the evaluations so far."""
+        step, kept = self._kept or (0, None)
+        return {
+            "step": self._step,
+            "scores": None if self._scores is None else self._scores.tolist(),
+            "kept_step": step,
+            "kept": None if kept is None else kept.tolist(),
+            "drift": self._drift,
+        }
+
+    def restore(self, progress: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's `progress`."""
+        self._step, self._drift = progress["step"], progress["drift"]
+        if progress["scores"] is not None:
+            self._scores = np.array(progress["scores"])
+        if progress["kept"] is not None:
+            self._kept = progress["kept_step"], np.array(progress["kept"])
 
     def save(self, folder: Path) -> None:
         """evaluation.json of the model that has just been saved in `folder`, if it was."""

@@ -32,7 +32,7 @@ class HybridEngine:
 
     `lm` is the Hugging Face model inside the training engine; `gather` makes sharded parameters
     whole for reading (`runtime.engine.gathered`). At most `batch_size` sequences are decoded at a
-    time.
+    time. Generation is broken off with `GenerationStopped` once `should_stop` says so.
     """
 
     def __init__(
@@ -46,12 +46,14 @@ class HybridEngine:
         dtype: torch.dtype,
         batch_size: int,
         gather: Gather = _no_gather,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._lm = lm
         self._sampling = sampling
         self._eos_id, self._pad_id = eos_id, pad_id
         self._device = device
         self._batch_size = batch_size
+        self._should_stop = should_stop
         self._decoder = decoder_for(lm, dtype)
         matrix_dtype = None if self._decoder.casts_weights else dtype
         self._view = InferenceView(lm, gather, device, matrix_dtype)
@@ -96,6 +98,7 @@ class HybridEngine:
                 eos_id=self._eos_id,
                 pad_id=self._pad_id,
                 device=self._device,
+                should_stop=self._should_stop,
             )
         uniforms = keyed_uniforms(keys, self._sampling.max_new_tokens)
         return self._scheduler.run(prompts, uniforms, on_token)

@@ -23,6 +23,10 @@ RECORDED_STEPS_BETWEEN_LOOKS = 8
 RECORDED_CONTEXT_STEP = 64  # contexts are rounded up to it, so that few graphs serve all
 
 
+class GenerationStopped(Exception):  # noqa: N818 - not an error
+    """Responses are not wanted any more."""
+
+
 class Scheduler:
     """Decodes any number of responses through `slots` slots.
 
@@ -39,6 +43,7 @@ class Scheduler:
         pad_id: int,
         device: torch.device,
         fixed_batches: bool = False,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         record = decoder.is_static and device.type == "cuda"
         self._decoder = decoder
@@ -48,6 +53,7 @@ class Scheduler:
         self._device = device
         self._refills = decoder.is_static
         self._has_fixed_batches = fixed_batches
+        self._should_stop = should_stop
         self._looks_every = RECORDED_STEPS_BETWEEN_LOOKS if record else 1
         self._context_step = RECORDED_CONTEXT_STEP if record else 1
         self._table = SlotTable(slots, sampling, eos_id=eos_id, pad_id=pad_id, device=device)
@@ -91,6 +97,8 @@ class Scheduler:
                 self._collect()
             if not self._rows:
                 return
+            if self._should_stop():
+                raise GenerationStopped
             for _ in range(self._looks_every):
                 self._held = [held + 1 for held in self._held]
                 context = min(max(self._held), self._capacity)

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from training.arguments.parsing import UserError
@@ -14,7 +15,7 @@ from training.runtime.launch import LAUNCH_ID
 
 logger = logging.getLogger(__name__)
 
-COMPLETE_FILE = "complete.json"
+COMPLETE_FILE, STOPPED_FILE = "complete.json", "stopped.json"
 
 
 def publish(folder: Path, write: Callable[[Path], None], world: World) -> None:
@@ -43,12 +44,23 @@ def mark_complete(output_dir: str, world: World) -> None:
     """Write the completion marker: the last thing that a stage does."""
     world.barrier()
     if world.is_main:
-        marker = {"finished": time.time(), "launch": os.environ.get(LAUNCH_ID, "")}
-        target = Path(output_dir) / COMPLETE_FILE
-        staging = target.with_suffix(".tmp")
-        staging.write_text(json.dumps(marker) + "\n", encoding="utf-8")
-        os.replace(staging, target)
+        _mark(Path(output_dir) / COMPLETE_FILE)
         logger.info("saved: %s", output_dir)
+
+
+def mark_stopped(output_dir: str, world: World) -> None:
+    """Write that this launch was stopped and saved: launchers hide their ranks' exit status."""
+    if world.is_main:
+        with suppress(OSError):  # the disk may be full by now; the ranks' own status tells it too
+            _mark(Path(output_dir) / STOPPED_FILE)
+    world.barrier()
+
+
+def _mark(target: Path) -> None:
+    marker = {"finished": time.time(), "launch": os.environ.get(LAUNCH_ID, "")}
+    staging = target.with_suffix(".tmp")
+    staging.write_text(json.dumps(marker) + "\n", encoding="utf-8")
+    os.replace(staging, target)
 
 
 def check_complete(path: str, *, flag: str, hint: str) -> None:

@@ -12,22 +12,29 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from training.arguments.common import EngineArgs
+from training.runtime import stopping
 from training.runtime.exhaustion import memory_phase
 from training.runtime.launch import LAUNCH_ID, LAUNCHED_BY
 from training.runtime.process import pick_device, set_logging, user_errors
+from training.runtime.stopping import StopRequested
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+STOP_KEY = "stop"  # in the ranks' common store
+STOP_SECONDS = 20.0  # in which a rank whose launcher is gone comes to a place where it can save
+CLOSING_SECONDS = 600.0  # and for that itself
 
 
 @dataclass(frozen=True)
@@ -76,19 +83,61 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def check_stop(self) -> None:
+        """While training: raise `StopRequested` on all ranks if any was asked to stop."""
+        if not stopping.is_training():
+            return
+        asked = torch.tensor(float(stopping.is_asked()))
+        if self.size > 1:
+            dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=_control.group)
+        if asked:
+            raise StopRequested
+
+    def stoppable(self, parts: Iterable[T]) -> Iterator[T]:
+        """The parts, equally many on all ranks, with a `check_stop` before each."""
+        for part in parts:
+            self.check_stop()
+            yield part
+
+
+class _Control:
+    """Where ranks agree to stop: on the host, so that a GPU's queue is not waited for."""
+
+    group: Any = None  # the ranks' own where that is on the host already
+
+
+_control = _Control()
+
+
+class _OtherRanks:
+    """What `stopping` knows of them: a word in the ranks' common store."""
+
+    def __init__(self) -> None:
+        self._store = dist.distributed_c10d._get_default_store()
+
+    def tell(self, number: int) -> None:
+        with suppress(RuntimeError):  # rank 0 has left, and the store with it
+            self._store.set(STOP_KEY, str(number))
+
+    def heard(self) -> int:
+        return int(self._store.get(STOP_KEY)) if self._store.check([STOP_KEY]) else 0
+
 
 @contextmanager
 def session(args: EngineArgs) -> Iterator[World]:
     """The life of a stage on this rank: join the others, run, leave.
 
     A `UserError` becomes one line and exit status 2. The process group is destroyed on every way
-    out: without that a finished run can abort at exit.
+    out: without that a finished run can abort at exit. A run that was stopped and saved ends with
+    status 75.
     """
     try:
         with user_errors(), memory_phase("run", args):
             world = _join(args)
             yield world
             world.barrier()
+    except StopRequested as stop:
+        raise SystemExit(stopping.STOPPED if stop.is_saved else 128 + signal.SIGTERM) from None
     finally:
         if dist.is_initialized():
             _leave()
@@ -112,12 +161,18 @@ def _join(args: EngineArgs) -> World:
 
     timeout = datetime.timedelta(minutes=args.timeout_minutes)
     deepspeed.init_distributed(verbose=False, auto_mpi_discovery=False, timeout=timeout)
+    if size > 1:
+        is_on_host = dist.get_backend() == "gloo"
+        _control.group = None if is_on_host else dist.new_group(backend="gloo", timeout=timeout)
+        stopping.join(_OtherRanks())
     return World(rank=rank, size=size, device=device)
 
 
 def _leave() -> None:
     import deepspeed.comm
 
+    stopping.join(None)
+    _control.group = None
     # Through deepspeed, which keeps groups of its own: else a second session in this process fails.
     deepspeed.comm.destroy_process_group()
 
@@ -174,8 +229,12 @@ def _watch_ancestors() -> None:
         while _ancestors(generations) == started_by:
             time.sleep(1.0)
         logger.error("the launcher is gone; this rank stops")
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(10.0)
+        if not stopping.is_asked():
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(STOP_SECONDS)
+        deadline = time.monotonic() + CLOSING_SECONDS
+        while stopping.is_closing() and time.monotonic() < deadline:
+            time.sleep(0.5)
         os._exit(1)
 
     threading.Thread(target=watch, name="launcher-watch", daemon=True).start()

@@ -1,6 +1,6 @@
 """DeepSpeed engines: the only place where models are wrapped, stepped, sharded and gathered."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,56 @@ class TrainingEngine:
     def bad_gradients(self) -> list[str]:
         """Parameters whose gradient is not finite on some rank; all ranks call this."""
         return gradients.bad_gradients(self._engine, self._world)
+
+    @property
+    def zero_stage(self) -> int:
+        stage: int = self._engine.zero_optimization_stage()
+        return stage
+
+    def optimizers(self) -> Sequence[Optimizer]:
+        """Those that keep their state by parameter: without ZeRO, where nothing is flattened."""
+        optimizer = self._engine.optimizer
+        parts: Sequence[Optimizer] = getattr(optimizer, "parts", (optimizer,))
+        return parts
+
+    def flat_optimizer_states(self) -> list[dict[str, Tensor]]:
+        """Under ZeRO, what this rank keeps for each of its flat shards; empty before a step."""
+        self._link_shards()
+        client = self._engine.optimizer.optimizer
+        return [client.state[shard] for shard in self._flat_shards()]
+
+    def make_flat_optimizer_states(self, example: Mapping[str, Tensor]) -> None:
+        """Under ZeRO, make room for these keys, which are set by parameter afterwards.
+
+        A 0-d value (the count of steps) is the same for all and set here. The shards are
+        DeepSpeed's private attributes: it makes their state in the first step alone.
+        """
+        zero = self._engine.optimizer
+        for shard in self._flat_shards():
+            zero.optimizer.state[shard] = {
+                key: value.clone() if value.dim() == 0 else torch.zeros_like(shard)
+                for key, value in example.items()
+            }
+        self._link_shards()
+
+    def _link_shards(self) -> None:
+        """Let parameters know where their state is.
+
+        ZeRO 1 and 2 do so once, after the first group's first step, when the next has no state yet.
+        """
+        zero = self._engine.optimizer
+        if self.zero_stage < 3 and all(
+            zero.optimizer.state[shard] for shard in self._flat_shards()
+        ):
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
+
+    def _flat_shards(self) -> list[Tensor]:
+        zero = self._engine.optimizer
+        name = "fp32_partitioned_groups_flat" if self.zero_stage == 3 else (
+            "single_partition_of_fp32_groups")  # fmt: skip
+        shards: list[Tensor] = getattr(zero, name)
+        return shards
 
     def _groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = self._engine.optimizer.param_groups

@@ -5,7 +5,8 @@ python -m training.runtime.launch [launcher flags --] PROGRAM [program flags]
 
 The launcher can exit 0 after its ranks were killed, and dies on SIGTERM without them. So it runs in
 a process group of its own: a signal to this process reaches every rank, nothing is left behind,
-and exit status 0 needs the completion marker of this very launch. One rank needs no launcher,
+and exit status 0 needs the completion marker of this very launch, as 75 (stopped by a signal, and
+saved) needs a rank's word. A second signal ends everything at once. One rank needs no launcher,
 whose two processes import deepspeed each: it starts six seconds sooner without.
 """
 
@@ -17,10 +18,16 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-GRACE_SECONDS = 20.0
+from training.runtime.stopping import SIGNALS, STOPPED
+
+GRACE_SECONDS = 60.0  # for ranks whose launcher is gone: they save first
+SAVING_SECONDS = 600.0  # for ranks that were asked to stop
+ECHO_SECONDS = 2.0  # in which a further signal is taken for the first one's echo
 LAUNCH_ID = "CLASSIC_RLHF_LAUNCH"  # environment variable: which launch a marker belongs to
 LAUNCHED_BY = "CLASSIC_RLHF_LAUNCHED_BY"  # and the process that started a rank without a launcher
 HOSTFILE = Path("/job/hostfile")  # where `deepspeed` looks for hosts unasked
@@ -55,15 +62,60 @@ def main() -> int:
         command = [sys.executable, "-u", *program]
     else:
         command = [sys.executable, launcher, "--log_level", "critical", *launcher_flags, *program]
-    group, status = _run(command, environment)
-    _end_group(group)
-    if status == 0 and not is_dry_run and not _has_marker(program, launch_id):
+    launched = _run(command, environment)
+    _end_group(launched)
+    return launched.status if is_dry_run else _status(launched, program, launch_id)
+
+
+@dataclass
+class _Launched:
+    """A launcher in a process group of its own, and the signals to hand on to its ranks."""
+
+    group: int = 0  # 0 until it is started
+    status: int = 0  # as a shell gives it
+    signals: list[int] = field(default_factory=list)
+    first_at: float = 0.0
+
+    def receive(self, number: int, frame: FrameType | None = None) -> None:
+        """Ask the ranks to stop; the second time end them. Echoes of the first are passed over."""
+        now = time.monotonic()
+        if self.signals and now - self.first_at <= ECHO_SECONDS:
+            return
+        self.signals.append(number)
+        if len(self.signals) > 1:
+            _signal_group(self.group, signal.SIGKILL)
+            return
+        self.first_at = now
+        if self.group:
+            self.hand_on()
+
+    def hand_on(self) -> None:
+        """To the ranks alone: their launchers would die of it, or end them after 30 seconds."""
+        ranks = _ranks_of(self.group)
+        for rank in ranks:
+            _signal(rank, self.signals[0])
+        if not ranks:
+            _signal_group(self.group, self.signals[0])
+
+
+def _status(launched: _Launched, program: list[str], launch_id: str) -> int:
+    """What became of the run, whatever its launcher says."""
+    is_complete = _has_marker(program, "complete.json", launch_id)
+    if is_complete and (launched.signals or not launched.status):
+        return 0
+    if len(launched.signals) > 1:
+        return 128 + launched.signals[-1]
+    if launched.status == STOPPED or _has_marker(program, "stopped.json", launch_id):
+        return STOPPED
+    if launched.signals:
+        return 128 + launched.signals[0]
+    if launched.status == 0:
         sys.stderr.write(
             "launch: error: the launcher reported success but the run did not finish (was it "
             "killed?); run the same command again\n"
         )
         return 1
-    return status
+    return launched.status
 
 
 def _has_accelerator() -> bool:
@@ -114,39 +166,52 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return arguments[:first_program], arguments[first_program:]
 
 
-def _run(command: list[str], environment: dict[str, str]) -> tuple[int, int]:
-    """Run the launcher in a process group of its own, handing signals on to all of the group.
-
-    The group's id, and the launcher's status as a shell gives it.
-    """
-    received: list[int] = []
-    groups: list[int] = []  # empty until the launcher is started
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        for group in groups:
-            _signal_group(group, signal.SIGKILL if len(received) > 1 else number)
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+def _run(command: list[str], environment: dict[str, str]) -> _Launched:
+    """Run the launcher to its end, handing signals on."""
+    launched = _Launched()
+    for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` and `&` ask for just that
-            signal.signal(number, forward)
+            signal.signal(number, launched.receive)
     started = subprocess.Popen(command, env=environment, start_new_session=True)
-    groups.append(started.pid)
-    if received:
-        _signal_group(started.pid, received[0])
+    launched.group = started.pid
+    if launched.signals:
+        launched.hand_on()
     status = started.wait()
-    if received:
-        return started.pid, 128 + received[0]
-    return started.pid, 128 - status if status < 0 else status
+    launched.status = 128 - status if status < 0 else status
+    return launched
 
 
-def _end_group(group: int) -> None:
+def _end_group(launched: _Launched) -> None:
     """End whatever the launcher left running, politely and then not."""
-    deadline = time.monotonic() + GRACE_SECONDS
-    _signal_group(group, signal.SIGTERM)
-    while _signal_group(group, 0) and time.monotonic() < deadline:
+    if launched.signals:
+        _wait_for_group(launched, SAVING_SECONDS)
+    _signal_group(launched.group, signal.SIGTERM)
+    _wait_for_group(launched, GRACE_SECONDS)
+    _signal_group(launched.group, signal.SIGKILL)  # not waited for: a zombie nobody reaps stays
+
+
+def _wait_for_group(launched: _Launched, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while _signal_group(launched.group, 0) and time.monotonic() < deadline:
         time.sleep(0.05)
-    _signal_group(group, signal.SIGKILL)  # not waited for: a zombie that nobody reaps stays
+
+
+def _ranks_of(group: int) -> list[int]:
+    """The ranks among a group's processes, by what their launcher tells each of them."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            pid = int(folder.name)
+            if os.getpgid(pid) == group and b"\0RANK=" in b"\0" + (folder / "environ").read_bytes():
+                found.append(pid)
+        except OSError:  # gone, or not ours
+            continue
+    return found
+
+
+def _signal(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _signal_group(group: int, number: int) -> bool:
@@ -158,8 +223,8 @@ def _signal_group(group: int, number: int) -> bool:
     return True
 
 
-def _has_marker(program: list[str], launch_id: str) -> bool:
-    """Whether the program's output folder says that this launch completed."""
+def _has_marker(program: list[str], name: str, launch_id: str) -> bool:
+    """Whether the program's output folder says this of this very launch."""
     folder = ""
     words = [word.replace("--output-dir", "--output_dir", 1) for word in program]
     for index, word in enumerate(words):
@@ -168,7 +233,7 @@ def _has_marker(program: list[str], launch_id: str) -> bool:
         elif word == "--output_dir" and index + 1 < len(words):
             folder = words[index + 1]  # given twice, the last one counts, as for the program
     try:
-        marker = json.loads((Path(folder) / "complete.json").read_text(encoding="utf-8"))
+        marker = json.loads((Path(folder) / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return bool(marker.get("launch") == launch_id)

@@ -1,6 +1,8 @@
 """What a run writes about itself: metrics.jsonl, samples.jsonl, TensorBoard, lines or a bar.
 
-Rank 0 alone writes; on the other ranks every call does nothing.
+Rank 0 alone writes; on the other ranks every call does nothing. What a clock says goes to
+timing.jsonl: the other files are the same, byte for byte, whenever and however often a run is
+stopped and resumed.
 """
 
 import json
@@ -17,11 +19,16 @@ from typing import IO, Any
 
 from training.arguments.common import CommonArgs
 from training.arguments.parsing import UserError
+from training.runtime.checkpoint import COMPLETE_FILE, STOPPED_FILE
+from training.runtime.checkpoint_store import FOLDER as CHECKPOINTS
 from training.runtime.distributed import World
+from training.runtime.resume import Checkpoint
 
 logger = logging.getLogger(__name__)
 
 Metrics = Mapping[str, float]
+LOG = "log"  # the log's name among the parts of a checkpoint
+FILES, ELAPSED = "files", "elapsed_s"  # keys of `MetricLogger.progress`
 
 # The metrics of a printed line, in order; each stage has some of them.
 SHOWN = (
@@ -45,27 +52,41 @@ SHOWN = (
 )
 
 
+# Written line by line, and cut back to a checkpoint's when a run goes on from it.
+METRICS, TIMING, SAMPLES = JSON_LINES = ("metrics.jsonl", "timing.jsonl", "samples.jsonl")
+CLOCK = ("time/", "speed/")  # how names begin that say how fast, not what
+
+
 class MetricLogger:
     """Opens the run's files in `output_dir` and closes them at the end of the `with` block."""
 
-    def __init__(self, args: CommonArgs, world: World, *, total_steps: int) -> None:
+    def __init__(
+        self, args: CommonArgs, world: World, *, total_steps: int, found: Checkpoint | None = None
+    ) -> None:
         self._is_main = world.is_main
         self._total = total_steps
         self._every = args.log_every
+        self._first_step = found.step if found else 0
+        # Seconds of earlier launches.
+        self._before: float = found.progress[LOG][ELAPSED] if found else 0.0
         self._started = time.monotonic()
         if not self._is_main:
             return
-        folder = prepare_output(args)
+        folder = prepare_output(args, found)
         from torch.utils.tensorboard import SummaryWriter
 
-        self._metrics: IO[str] = (folder / "metrics.jsonl").open("w", encoding="utf-8")
-        self._samples: IO[str] = (folder / "samples.jsonl").open("w", encoding="utf-8")
-        self._board: Any = SummaryWriter(str(folder / "tensorboard"))
+        self._files: dict[str, IO[str]] = {
+            name: (folder / name).open("a", encoding="utf-8") for name in JSON_LINES
+        }
+        purge = found.step + 1 if found else None
+        self._board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
         self._bar: Any = None
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total_steps, unit="step", dynamic_ncols=True)
+            self._bar = tqdm(
+                total=total_steps, initial=self._first_step, unit="step", dynamic_ncols=True
+            )
 
     def __enter__(self) -> "MetricLogger":
         return self
@@ -78,7 +99,7 @@ class MetricLogger:
     ) -> None:
         if not self._is_main:
             return
-        for open_file in (self._metrics, self._samples, self._board):
+        for open_file in (*self._files.values(), self._board):
             open_file.close()
         if self._bar is not None:
             self._bar.close()
@@ -87,14 +108,15 @@ class MetricLogger:
         """Record the metrics of `step`; a printed line every --log_every steps."""
         if not self._is_main:
             return
-        row = {"step": step, "time": round(time.monotonic() - self._started, 3), **metrics}
         # JSON has no NaN: a reader gets null instead of a file that it cannot parse.
         clean = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in row.items()
+            for key, value in metrics.items()
         }
-        self._metrics.write(json.dumps(clean) + "\n")
-        self._metrics.flush()
+        timing = {key: value for key, value in clean.items() if key.startswith(CLOCK)}
+        kept = {key: value for key, value in clean.items() if key not in timing}
+        self._write(METRICS, {"step": step, **kept})
+        self._write(TIMING, {"step": step, "time": round(self._elapsed, 3), **timing})
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
         if self._bar is not None:
@@ -107,8 +129,24 @@ class MetricLogger:
         if not self._is_main:
             return
         for row in rows:
-            self._samples.write(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n")
-        self._samples.flush()
+            self._write(SAMPLES, {"step": step, **row})
+
+    def progress(self) -> dict[str, Any]:
+        """How far the files are, for a checkpoint."""
+        if not self._is_main:
+            return {}
+        self._board.flush()
+        sizes = {name: file.tell() for name, file in self._files.items()}
+        return {FILES: sizes, ELAPSED: self._elapsed}
+
+    @property
+    def _elapsed(self) -> float:
+        return self._before + time.monotonic() - self._started
+
+    def _write(self, name: str, row: Mapping[str, Any]) -> None:
+        file = self._files[name]
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.flush()
 
     def histogram(self, step: int, name: str, values: Any) -> None:
         """A distribution for TensorBoard alone."""
@@ -123,7 +161,7 @@ class MetricLogger:
     def _show(self, step: int, metrics: Metrics) -> None:
         fields = [f"{name} {metrics[name]:.4g}" for name in SHOWN if name in metrics]
         elapsed = time.monotonic() - self._started
-        left = elapsed / max(step, 1) * max(self._total - step, 0)
+        left = elapsed / max(step - self._first_step, 1) * max(self._total - step, 0)
         line = f"step {step}/{self._total}  {'  '.join(fields)}  left {left:.0f} s"
         if self._bar is not None:
             self._bar.write(line, file=sys.stdout)
@@ -131,21 +169,47 @@ class MetricLogger:
             logger.info(line)
 
 
-def prepare_output(args: CommonArgs) -> Path:
-    """Make `output_dir`, write args.json, and take away an earlier run's completion marker."""
+def prepare_output(args: CommonArgs, found: Checkpoint | None = None) -> Path:
+    """Make `output_dir`, write args.json, and take away what would be taken for this run's.
+
+    That is an earlier run's completion marker, adapters and checkpoints, and lines after the
+    checkpoint that this one goes on from.
+    """
     folder = Path(args.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "complete.json").unlink(missing_ok=True)
-        shutil.rmtree(folder / "data_size_curve", ignore_errors=True)  # of an earlier stage 2
+        for marker in (COMPLETE_FILE, STOPPED_FILE):
+            (folder / marker).unlink(missing_ok=True)
+        if found is None:
+            shutil.rmtree(folder / "data_size_curve", ignore_errors=True)  # of an earlier stage 2
         for adapter in (folder / "adapter", folder / "last/adapter", folder / "critic/adapter"):
             if (adapter / "adapter_config.json").is_file():
                 shutil.rmtree(adapter)  # of an earlier run with LoRA; this one may have none
+        if found is None or found.output_dir.resolve() != folder.resolve():
+            for past in (folder, *folder.glob("data_size_curve/*")):
+                shutil.rmtree(past / CHECKPOINTS, ignore_errors=True)
+        for name in JSON_LINES:
+            _cut_back(folder / name, found)
         text = json.dumps(asdict(args), indent=2)
         (folder / "args.json").write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"--output_dir: {folder} cannot be written: {error.strerror}") from error
     return folder
+
+
+def _cut_back(file: Path, found: Checkpoint | None) -> None:
+    """Leave what the file had at the checkpoint; nothing, where the run starts anew."""
+    size = found.progress[LOG][FILES][file.name] if found else 0
+    source = found.output_dir / file.name if found else file
+    kept = b""
+    if size:
+        with source.open("rb") as opened:
+            kept = opened.read(size)
+    if len(kept) != size:
+        logger.warning("%s: lines before the checkpoint are missing", source)
+    staging = file.with_suffix(".tmp")
+    staging.write_bytes(kept)
+    staging.replace(file)
 
 
 def write_json(world: World, path: Path, content: Mapping[str, Any]) -> None:

@@ -1,13 +1,18 @@
 """A rollout and what PPO learns from it: rewards, advantages, returns. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from training.arguments.ppo import PPOArgs
 from training.objectives.kl import kl_estimate
 from training.objectives.ppo import compute_gae, compute_rewards, shape_scores
 from training.tensors import masked_moments, mean_and_variance, whiten
+
+_LISTS = ("prompts", "responses")
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,26 @@ class Rollout:
         """Tokens of each whole sequence."""
         pairs = zip(self.prompts, self.responses, strict=True)
         return [len(prompt) + len(response) for prompt, response in pairs]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it as tensors, for a checkpoint; lists of lists with their lengths."""
+        found = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        found["prompt_ids"] = torch.tensor(self.prompt_ids)
+        for name in _LISTS:
+            rows: list[list[int]] = getattr(self, name)
+            found[name] = torch.tensor([token for row in rows for token in row])
+            found[f"{name}_lengths"] = torch.tensor([len(row) for row in rows])
+        return {name: value.contiguous() for name, value in found.items()}
+
+
+def rollout_of(tensors: Mapping[str, Tensor]) -> Rollout:
+    """The rollout that gave these `tensors()`."""
+    parts: dict[str, Any] = dict(tensors)
+    parts["prompt_ids"] = tensors["prompt_ids"].tolist()
+    for name in _LISTS:
+        lengths = parts.pop(f"{name}_lengths").tolist()
+        parts[name] = [row.tolist() for row in torch.split(tensors[name], lengths)]
+    return Rollout(**parts)
 
 
 def prompt_name(rollout: Rollout, row: int) -> str:

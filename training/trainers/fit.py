@@ -1,20 +1,40 @@
 """The loop that stages 1 and 2 share: steps, evaluations, and which model is kept."""
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from training.arguments.common import CommonArgs
+from training.runtime import stopping
+from training.runtime.checkpoints import Checkpoints
 from training.runtime.distributed import World
 from training.runtime.exhaustion import memory_phase
-from training.runtime.metrics import MetricLogger, Metrics
+from training.runtime.metrics import LOG, MetricLogger, Metrics
 from training.runtime.profiling import profiled
 from training.trainers.guards import Guard
 from training.trainers.schedule import Schedule
 
 Batch = TypeVar("Batch")
+
+
+@dataclass
+class Kept:
+    """Which model is kept, and whether the one that has just been trained was evaluated yet."""
+
+    best: float = float("inf")
+    is_eval_due: bool = False
+
+    def progress(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def restore(self, progress: Mapping[str, Any]) -> None:
+        self.best, self.is_eval_due = progress["best"], progress["is_eval_due"]
 
 
 def fit(
@@ -29,34 +49,72 @@ def fit(
     sample: Callable[[], Sequence[Mapping[str, Any]]],
     save: Callable[[Path], None],
     eval_every: int,
+    checkpoints: Checkpoints,
+    more_follows: bool = False,
 ) -> None:
-    """Train to the end of the schedule.
+    """Train to the end of the schedule, and save that too where `more_follows` in this run.
 
     `batches` yields each batch and whether it ends an epoch. The model with the lowest
     `loss/eval` is kept in --output_dir, the last one in `last/` there; without held-out data
-    both are the last. `sample` gives the examples that go to samples.jsonl at each evaluation.
+    both are the last. `sample` gives the examples that go to samples.jsonl at each evaluation. A
+    run that goes on from a checkpoint passes over the batches that it has had.
     """
-    best = float("inf")
-    guard = Guard(args, schedule)
-    while not schedule.is_done:
-        batch, ends_epoch = next(batches)
-        with profiled(args, world, schedule.step + 1), memory_phase("train", args):
-            metrics = guard.step(f"step {schedule.step + 1}", partial(step, batch))
-        is_made = metrics is not None
-        log.log(schedule.step + (not is_made), {**(metrics or {}), **guard.metrics})
-        is_due = is_made and schedule.step % eval_every == 0 if eval_every else ends_epoch
-        if evaluate is not None and (is_due or schedule.is_done):
-            with memory_phase("evaluate", args):
-                held_out = evaluate()
-            log.log(schedule.step, held_out, always_show=True)
-            log.samples(schedule.step, sample())
-            if held_out["loss/eval"] < best:
-                best = held_out["loss/eval"]
-                save(Path(args.output_dir))
+    kept, guard = Kept(), Guard(args, schedule)
+    checkpoints.add(LOG, log.progress)
+    checkpoints.track("schedule", schedule)
+    checkpoints.track("kept", kept)
+    checkpoints.track("guard", guard)
+    if not checkpoints.is_in_place:
+        kept.best = float("inf")  # that model lies in the other folder
+    for _ in range(schedule.step + guard.skipped):
+        next(batches)
+    with checkpoints.stoppable(lambda: schedule.step):
+        while True:
+            if kept.is_eval_due and evaluate is not None:
+                with memory_phase("evaluate", args):
+                    held_out = evaluate()
+                checkpoints.note(held_out)
+                with stopping.held_back():
+                    _keep_if_best(args, schedule, log, kept, held_out, sample, save)
+            checkpoints.save_if_due(schedule.step, always=more_follows and schedule.is_done)
+            if schedule.is_done:
+                break
+            batch, ends_epoch = next(batches)
+            _seed(args.seed, schedule.step + 1, world.rank)
+            with profiled(args, world, schedule.step + 1), memory_phase("train", args):
+                metrics = guard.step(f"step {schedule.step + 1}", partial(step, batch))
+            is_made = metrics is not None
+            log.log(schedule.step + (not is_made), {**(metrics or {}), **guard.metrics})
+            is_due = is_made and schedule.step % eval_every == 0 if eval_every else ends_epoch
+            kept.is_eval_due = is_due or schedule.is_done
     save(Path(args.output_dir) / "last")
-    if best == float("inf"):
+    if kept.best == float("inf"):
         save(Path(args.output_dir))
         log.samples(schedule.step, sample())
+
+
+def _keep_if_best(
+    args: CommonArgs,
+    schedule: Schedule,
+    log: MetricLogger,
+    kept: Kept,
+    held_out: Metrics,
+    sample: Callable[[], Sequence[Mapping[str, Any]]],
+    save: Callable[[Path], None],
+) -> None:
+    """Log an evaluation, and publish the model if none before it was as good."""
+    log.log(schedule.step, held_out, always_show=True)
+    log.samples(schedule.step, sample())
+    if held_out["loss/eval"] < kept.best:
+        kept.best = held_out["loss/eval"]
+        save(Path(args.output_dir))
+    kept.is_eval_due = False
+
+
+def _seed(seed: int, step: int, rank: int) -> None:
+    """Dropout's draws are the step's own, so that a resumed run draws the same."""
+    digest = hashlib.sha256(f"{seed}:{step}:{rank}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def epochs(make: Callable[[int], Sequence[Batch]]) -> Iterator[tuple[Batch, bool]]:

@@ -1,6 +1,6 @@
 """Forward passes without gradients over many responses, in micro-batches, on every rank alike."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -52,7 +52,7 @@ class ResponseForwards:
     @torch.no_grad()
     def tokens(self, read: Callable[[TokenBatch], Sequence[Tensor]]) -> list[Tensor]:
         """What `read` makes of each target token, packed [N] each, as [B, T]; 0 at padding."""
-        packed = [torch.stack(list(read(batch)), dim=1) for batch in self._batches]
+        packed = [torch.stack(list(read(batch)), dim=1) for batch in self._each()]
         columns = self._in_order(packed).unbind(dim=1)
         return [scatter_to_mask(column, self.mask) for column in columns]
 
@@ -63,12 +63,15 @@ class ResponseForwards:
             ScalarModel.scores(
                 reward_model(batch.input_ids, batch.attention_mask), batch.attention_mask
             )
-            for batch in self._batches
+            for batch in self._each()
         ]
         scores = torch.zeros(len(self._prompts), device=self._world.device)
         for rows, part in zip(self._plan, parts, strict=True):
             scores[rows] = part[: len(rows)]
         return scores
+
+    def _each(self) -> Iterator[TokenBatch]:
+        return self._world.stoppable(self._batches)
 
     @cached_property
     def _batches(self) -> list[TokenBatch]:

@@ -23,7 +23,7 @@ from training.models.scalar import (
     refuse_scalar_model,
 )
 from training.models.tokenizers import Tokenizer, check_same_tokenizer, load_tokenizer
-from training.runtime import checkpoint, engine, optim
+from training.runtime import checkpoint, engine, optim, stopping
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine
 from training.trainers.collate import TokenBatch
@@ -45,6 +45,12 @@ class Models:
     ref: Model
     reward_model: Model
     hybrid: HybridEngine
+
+    @property
+    def trained(self) -> dict[str, TrainingEngine]:
+        """The engines that learn, by name."""
+        critic = {} if self.critic is None else {"critic": self.critic}
+        return {"actor": self.actor, **critic}
 
     def read_values(self, batch: TokenBatch) -> Tensor:  # [N]
         """The value before each target token."""
@@ -147,4 +153,5 @@ def hybrid_of(lm: Any, args: PPOArgs, world: World, tokenizer: Tokenizer) -> Hyb
         dtype=engine.compute_dtype(args.dtype, world.device),
         batch_size=args.generation_batch_size,
         gather=engine.gathered,
+        should_stop=stopping.should_stop,
     )

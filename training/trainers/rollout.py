@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 
 import torch
@@ -11,6 +12,7 @@ from training.arguments.ppo import PPOArgs
 from training.data.encode import EncodedPrompt
 from training.hybrid_engine.decoder import Responses
 from training.hybrid_engine.sampling import SampleKey
+from training.hybrid_engine.scheduler import GenerationStopped
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
 from training.runtime.exhaustion import memory_phase
@@ -43,8 +45,15 @@ class RolloutCollector:
         own = jobs[self._world.rank :: self._world.size] or jobs[:1]
         started = time.monotonic()
         keys = [SampleKey(self._args.seed, step, p.prompt_id, sample) for p, sample in own]
-        with memory_phase("generate", self._args), self._models.hybrid.generation() as generate:
+        generated = None
+        with (
+            memory_phase("generate", self._args),
+            self._models.hybrid.generation() as generate,
+            suppress(GenerationStopped),
+        ):
             generated = generate([prompt.input_ids for prompt, _ in own], keys)
+        self._world.check_stop()  # raises on all ranks where any has broken off
+        assert generated is not None
         generation_s = time.monotonic() - started
         with memory_phase("score", self._args):
             merged = _merge(self._world.gather(self._read(own, generated)), len(jobs))

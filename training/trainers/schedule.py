@@ -1,18 +1,22 @@
 """How far a run has come, and the learning rate that goes with it."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from training.arguments.common import CommonArgs
 from training.runtime.distributed import World
 from training.runtime.optim import step_lr_scale
 
+WARM_UP_STEPS = 10  # of the machine: the first steps are slower and do not tell the pace
+
 
 class Schedule:
     """Counts optimizer steps, and training seconds where a run is bounded by them.
 
-    With `max_seconds` the schedule still runs to its end: progress is the larger of the two
-    shares, so that a slow machine makes fewer steps, not an unfinished decay. Rank 0's clock
-    decides for all.
+    Progress is the share of steps that are done, so that runs of one seed are equal. Only where the
+    pace so far says that --max_seconds will not do for them, it goes by the clock from there on: a
+    slow machine makes fewer steps, not an unfinished decay. Rank 0's clock decides for all.
     """
 
     def __init__(
@@ -22,7 +26,10 @@ class Schedule:
         self._world = world
         self._max_seconds = max_seconds
         self._seconds = 0.0
+        self._warm_up_seconds = 0.0
         self._last_step_seconds = 0.0
+        # Progress and seconds at the moment when the clock took over.
+        self._bound: tuple[float, float] | None = None
         self._started = time.monotonic()
         self.total_steps = total_steps
         self.step = 0
@@ -34,9 +41,7 @@ class Schedule:
     def start_step(self) -> float:
         """Call before each step's work; the scale of its learning rate."""
         self._started = time.monotonic()
-        scale = step_lr_scale(self._args, self._progress(0), min(self._progress(1), 1.0))
-        self.step += 1
-        return scale
+        return step_lr_scale(self._args, self._progress(0), min(self._progress(1), 1.0))
 
     def take_back_step(self) -> None:
         """Call in place of `end_step` when the step was not made: the next one is it."""
@@ -44,15 +49,61 @@ class Schedule:
         self.end_step()  # its time is spent all the same
 
     def end_step(self) -> None:
-        """Call after each step's work; time outside (evaluation, saving) is not counted."""
+        """Call after each step's work; time outside (evaluation, saving) is not counted.
+
+        A step that was begun and is not ended has not been.
+        """
+        self.step += 1
         if self._max_seconds:
             spent: float = self._world.from_main(time.monotonic() - self._started)
-            self._last_step_seconds = spent
-            self._seconds += spent
+            self.note_seconds(spent)
+
+    def note_seconds(self, spent: float) -> None:
+        """Take the seconds of the step that has just ended into account."""
+        self._last_step_seconds = spent
+        self._seconds += spent
+        if self.step <= self._warm_up_steps:
+            self._warm_up_seconds = self._seconds
+        if self._bound is None and self._projected_seconds() > self._max_seconds:
+            self._bound = self.step / self.total_steps, self._seconds
+
+    def progress(self) -> dict[str, Any]:
+        """What `restore` needs to go on from here."""
+        return {
+            "step": self.step,
+            "seconds": self._seconds,
+            "warm_up_seconds": self._warm_up_seconds,
+            "last_step_seconds": self._last_step_seconds,
+            "bound": self._bound,
+        }
+
+    def restore(self, progress: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's `progress`."""
+        self.step = progress["step"]
+        self._seconds = progress["seconds"]
+        self._warm_up_seconds = progress["warm_up_seconds"]
+        self._last_step_seconds = progress["last_step_seconds"]
+        self._bound = tuple(progress["bound"]) if progress["bound"] else None
+
+    @property
+    def _warm_up_steps(self) -> int:
+        return min(WARM_UP_STEPS, self.total_steps // 4)
+
+    def _projected_seconds(self) -> float:
+        """Of all steps, at the pace since the warm-up; those so far where no other is known."""
+        steps = self.step - self._warm_up_steps
+        if steps < 1:
+            return self._seconds
+        pace = (self._seconds - self._warm_up_seconds) / steps
+        return self._seconds + pace * (self.total_steps - self.step)
 
     def _progress(self, steps_ahead: int) -> float:
         done = (self.step + steps_ahead) / self.total_steps
-        if not self._max_seconds:
+        if self._bound is None:
             return done
+        share, since = self._bound
+        if since >= self._max_seconds:
+            return 1.0
         seconds = self._seconds + steps_ahead * self._last_step_seconds
-        return max(done, seconds / self._max_seconds)
+        by_clock = share + (1 - share) * (seconds - since) / (self._max_seconds - since)
+        return max(done, by_clock)

@@ -60,7 +60,7 @@ class SFTTrainer:
         plan = self._plan(examples)
         readings = Readings()
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
-        for index, rows in enumerate(plan):
+        for index, rows in enumerate(self._world.stoppable(plan)):
             summed, logprobs = self._summed_loss(rows, examples)
             readings.add("log-prob", logprobs, partial(_sources, rows, examples))
             loss = summed / token_count
@@ -93,7 +93,7 @@ class SFTTrainer:
         """Cross-entropy per target token and its exponential, over all ranks."""
         self._engine.module.eval()
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
-        for rows in self._plan(examples):
+        for rows in self._world.stoppable(self._plan(examples)):
             total += self._summed_loss(rows, examples)[0]
         count = sum(sum(example.loss_mask) for example in examples)
         loss = self._world.all_sum(total).item() / count

@@ -1,0 +1,291 @@
+"""Kill a run at random moments, start it again until it is done, compare it with one left alone.
+
+python -m benchmarks.kill_resume --stage ppo --ranks 2 --kills 50 --json result.json
+
+Each kill is SIGKILL to one process of the launch, whichever: a rank, a launcher, run.sh's own; the
+phases of a run take turns. The final weights, metrics.jsonl and samples.jsonl must be the same to
+the last byte.
+"""
+
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from benchmarks import phases
+from benchmarks.models import write_models
+from training.arguments.parsing import arg, parse_args, require
+from training.arguments.paths import REPOSITORY
+
+MARK = "KILL_RESUME_RUN"  # environment variable that every process of a launch carries
+COMPARED = ("metrics.jsonl", "samples.jsonl", "evaluation.json", "model.safetensors",
+            "config.json", "scalar_model.json")  # fmt: skip
+ORPHAN_SECONDS = 30.0  # how long a process may outlive its launch
+LAUNCH_SECONDS = 3600.0  # on a machine that is busy
+MOST_KILLS = 8  # of one run, which is then let finish
+MOMENTS = 30  # a kill waits for up to so many sightings of its phase
+PHASES_OF = {
+    "sft": ("load", "update", "score", "save", "report"),
+    "reward": ("load", "generate", "update", "score", "save", "report"),
+    "ppo": ("load", "generate", "score", "update", "save", "report"),
+}
+PROGRAMS = {"sft": "step1_sft", "reward": "step2_reward", "ppo": "step3_ppo"}
+FLAGS = {
+    "sft": "--max_steps 12 --eval_every 4 --batch_size 4 --learning_rate 1e-3",
+    "reward": "--max_steps 12 --eval_every 4 --batch_size 2 --learning_rate 1e-3 "
+    "--normalization_samples 8 --normalization_new_tokens 8",
+    "ppo": "--max_steps 8 --rollout_batch_size 8 --minibatch_size 4 --ppo_epochs 2 --eval_every 4 "
+    "--max_new_tokens 12 --actor_lr 1e-3 --critic_lr 1e-3 --kl_controller adaptive --kl_target 0.1",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class KillArgs:
+    """Flags of the harness."""
+
+    stage: Literal["sft", "reward", "ppo"] = arg("ppo", "Which stage is run.")
+    ranks: int = arg(1, "Processes that train.")
+    zero_stage: Literal[0, 1, 2, 3] = arg(2, "ZeRO stage of the run.")
+    kills: int = arg(5, "How many times a process is killed.")
+    seed: int = arg(0, "Of the moments and of which process.")
+    json: str = arg("", "File for the result; nothing is written without.")
+
+    def __post_init__(self) -> None:
+        for name in ("ranks", "kills"):
+            value = getattr(self, name)
+            require(value >= 1, f"--{name} must be at least 1, got {value}")
+
+
+@dataclass
+class Result:
+    """What came of it so far."""
+
+    kills: Counter[str] = field(default_factory=Counter)  # by phase
+    runs: int = 0
+    mismatches: int = 0
+    differing: list[str] = field(default_factory=list)
+    lost_runs: int = 0
+    orphans: int = 0
+
+
+class Runs:
+    """Launches of one command in one place, with all that they leave behind."""
+
+    def __init__(self, args: KillArgs, folder: Path) -> None:
+        self._args = args
+        self._folder = folder
+        lm, reward_model = write_models("micro", 256, folder)
+        data = write_data(folder)
+        models = {
+            "sft": ["--model_name_or_path", lm],
+            "reward": ["--model_name_or_path", lm],
+            "ppo": ["--actor_model_name_or_path", lm, "--reward_model_name_or_path", reward_model],
+        }[args.stage]
+        self._hook = phases.write_hook(folder)
+        self._command = [
+            *("bash", str(REPOSITORY / PROGRAMS[args.stage] / "run.sh")),
+            *models,
+            *("--data_path", str(data[args.stage]), "--dtype", "fp32"),
+            *("--save_every", "1", "--zero_stage", str(args.zero_stage)),
+            *FLAGS[args.stage].split(),
+        ]
+
+    def run(self, output: Path, phase: str | None, draw: random.Random) -> tuple[int, str, bool]:
+        """A launch that is killed in `phase`, if it comes to that.
+
+        Its exit status, what was killed, and whether a process had to be swept up after it.
+        """
+        mark = uuid.uuid4().hex
+        told = self._folder / f"phase_{mark}"
+        told.write_bytes(b" " * phases.WIDTH)
+        paths = (str(self._hook), str(REPOSITORY), os.environ.get("PYTHONPATH", ""))
+        environment = {
+            **os.environ,
+            MARK: mark,
+            phases.FILE: str(told),
+            "PYTHONPATH": ":".join(filter(None, paths)),
+            "NUM_GPUS": str(self._args.ranks),
+            "MASTER_PORT": str(free_port(draw)),
+            "OMP_NUM_THREADS": "1",
+        }
+        killed = ""
+        with (self._folder / "launches.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*self._command, "--output_dir", str(output)],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            if phase is not None and wait_for(phase, told, process, draw):
+                killed = kill_one(mark, draw)
+            status = process.wait(LAUNCH_SECONDS)
+        return status, killed, sweep(mark)
+
+
+def free_port(draw: random.Random) -> int:
+    """Below those that the system gives to outgoing connections."""
+    while True:
+        port = draw.randrange(20000, 32000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+
+
+def wait_for(
+    phase: str, told: Path, process: "subprocess.Popen[bytes]", draw: random.Random
+) -> bool:
+    """Wait for a moment within a phase; whether it came before the run's end."""
+    left = draw.randrange(MOMENTS) + 1
+    if phase == phases.LOAD:
+        time.sleep(draw.uniform(0.0, 12.0))  # launchers and imports are most of it
+        left = 1
+    while process.poll() is None:
+        left -= told.read_bytes().strip() == phase.encode() or phase == phases.LOAD
+        if not left:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def kill_one(mark: str, draw: random.Random) -> str:
+    """SIGKILL one living process of a launch; its command."""
+    while living := family(mark):
+        chosen = draw.choice(living)
+        try:
+            command = Path(f"/proc/{chosen}/cmdline").read_bytes().decode(errors="replace")
+            os.kill(chosen, signal.SIGKILL)
+        except OSError:
+            continue  # it has just ended
+        return " ".join(command.split("\0")[:5])
+    return ""
+
+
+def write_data(folder: Path) -> dict[str, Path]:
+    """Rows of every stage in the benchmarks' words."""
+    draw = random.Random(0)
+
+    def text(most: int) -> str:
+        return " ".join(f"w{draw.randrange(500)}" for _ in range(draw.randint(2, most)))
+
+    files = {}
+    for stage in PROGRAMS:
+        rows = []
+        for number in range(40):
+            row = {"prompt": f"w{number} {text(6)}"}
+            if stage == "sft":
+                row["response"] = " " + text(20)
+            if stage == "reward":
+                row |= {"chosen": f" w1 {text(15)}", "rejected": f" w2 {text(15)}"}
+            rows.append(json.dumps(row) + "\n")
+        files[stage] = folder / f"{stage}.jsonl"
+        files[stage].write_text("".join(rows), encoding="utf-8")
+    return files
+
+
+def family(mark: str) -> list[int]:
+    """Every living process of a launch."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            is_ours = f"{MARK}={mark}".encode() in (folder / "environ").read_bytes()
+            if is_ours and (folder / "cmdline").read_bytes():  # a zombie has none
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return sorted(found)
+
+
+def sweep(mark: str) -> bool:
+    """Wait until a launch has no process left; kill those that stay, and say that there were."""
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    while family(mark):
+        if time.monotonic() > deadline:
+            for pid in family(mark):
+                os.kill(pid, signal.SIGKILL)
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def differences(found: Path, expected: Path) -> list[str]:
+    """Files that are not the same to the last byte."""
+    names = [
+        str(path.relative_to(expected))
+        for path in sorted(expected.rglob("*"))
+        if path.name in COMPARED and "checkpoints" not in path.parts
+    ]
+    return [
+        name
+        for name in names
+        if not (found / name).is_file()
+        or (found / name).read_bytes() != (expected / name).read_bytes()
+    ]
+
+
+def torture(args: KillArgs, folder: Path) -> dict[str, object]:
+    """Kill until --kills is reached and the last run is done; what came of it."""
+    runs, draw = Runs(args, folder), random.Random(args.seed)
+    expected = folder / "alone"
+    status, _, _ = runs.run(expected, None, draw)
+    if status:
+        raise SystemExit(f"kill_resume: the run left alone ended with status {status}")
+    turns = itertools.cycle(PHASES_OF[args.stage])
+    result = Result()
+    while sum(result.kills.values()) < args.kills:
+        output = folder / f"run_{result.runs}"
+        for attempt in itertools.count():
+            is_last = sum(result.kills.values()) >= args.kills or attempt >= MOST_KILLS
+            phase = None if is_last else next(turns)
+            status, killed, left = runs.run(output, phase, draw)
+            result.orphans += left
+            if phase and killed:
+                result.kills[phase] += 1
+                print(f"kill {sum(result.kills.values())} in {phase}: {killed}", flush=True)
+            if (output / "complete.json").is_file():
+                found = differences(output, expected)
+                result.mismatches += bool(found)
+                result.differing = sorted({*result.differing, *found})
+                break
+            if not killed or status in (0, 2):
+                result.lost_runs += 1  # it ended by itself undone, or says what is not true
+                break
+        result.runs += 1
+        shutil.rmtree(output, ignore_errors=True)
+    return {
+        "flags": asdict(args),
+        **asdict(result),
+        "kills": sum(result.kills.values()),
+        "kills_by_phase": dict(result.kills),
+    }
+
+
+def main() -> None:
+    args = parse_args(KillArgs)
+    with tempfile.TemporaryDirectory() as folder:
+        result = torture(args, Path(folder))
+        failed = result["mismatches"] or result["lost_runs"] or result["orphans"]
+        if failed:
+            log = (Path(folder) / "launches.log").read_text(encoding="utf-8", errors="replace")
+            sys.stderr.write(log[-20000:])
+    print(json.dumps(result))
+    if args.json:
+        Path(args.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if failed:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Processes of a run are killed at random, and it ends as if it had been left alone."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.kill_resume import differences
+from training.arguments.paths import REPOSITORY
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("stage", "ranks", "kills"), [("ppo", 2, 5), ("reward", 2, 2),
+                                                       ("sft", 1, 2)])  # fmt: skip
+def test_killed_runs_end_as_one_left_alone(tmp_path, stage, ranks, kills):
+    file = tmp_path / "result.json"
+    flags = ["--stage", stage, "--ranks", str(ranks), "--kills", str(kills), "--json", str(file)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.kill_resume", *flags],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-5000:]
+    result = json.loads(file.read_text())
+    assert result["kills"] == kills
+    assert result["mismatches"] == result["lost_runs"] == result["orphans"] == 0
+    assert len(result["kills_by_phase"]) == kills, "each in another phase"
+
+
+def test_a_missing_and_a_changed_file_differ(tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name / "critic").mkdir(parents=True)
+        (tmp_path / name / "metrics.jsonl").write_text("{}\n")
+        (tmp_path / name / "critic" / "model.safetensors").write_bytes(b"weights")
+        (tmp_path / name / "timing.jsonl").write_text(name)
+    assert differences(tmp_path / "one", tmp_path / "other") == []
+    (tmp_path / "one" / "metrics.jsonl").write_text("{}")
+    (tmp_path / "one" / "critic" / "model.safetensors").unlink()
+    assert differences(tmp_path / "one", tmp_path / "other") == [
+        "critic/model.safetensors", "metrics.jsonl",
+    ]  # fmt: skip

@@ -1,0 +1,158 @@
+"""Which checkpoint a run goes on from; what it says where it may not."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from training.arguments.common import CommonArgs
+from training.arguments.parsing import UserError
+from training.arguments.ppo import PPOArgs
+from training.runtime.checkpoint_store import CheckpointStore
+from training.runtime.fingerprint import WHOLE, input_fingerprints
+from training.runtime.resume import find_checkpoint
+
+
+@pytest.fixture
+def args(tmp_path):
+    return CommonArgs(output_dir=str(tmp_path / "out"), warmup_ratio=0.1)
+
+
+def found_by(args, world):
+    found = find_checkpoint(args, world)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def save(args):
+    """Saves checkpoints that hold nothing but what `find_checkpoint` reads."""
+
+    def at(step, ranks=1):
+        state = {"step": step, "progress": {"kl_coef": 0.5}, "settings": asdict(args)}
+        text = json.dumps({**state, "world_size": ranks, "inputs": input_fingerprints(args)})
+        store = CheckpointStore(args.output_dir, keep=2)
+
+        def write(folder: Path) -> None:
+            (folder / "state.json").write_text(text)
+
+        return store.save(step, write)
+
+    return at
+
+
+def test_without_a_checkpoint_a_run_starts_anew(args, alone):
+    assert find_checkpoint(args, alone) is None
+
+
+def test_the_newest_is_taken(args, alone, save):
+    save(3)
+    folder = save(6)
+    found = found_by(args, alone)
+    assert (found.folder, found.step, found.progress) == (folder, 6, {"kl_coef": 0.5})
+
+
+def test_none_and_a_finished_run_start_anew(args, alone, save, tmp_path):
+    save(3)
+    assert find_checkpoint(replace(args, resume="none"), alone) is None
+    (tmp_path / "out" / "complete.json").write_text("{}")
+    assert find_checkpoint(args, alone) is None
+
+
+def test_a_damaged_one_is_named_and_the_one_before_is_taken(args, alone, save, caplog):
+    before, newest = save(3), save(6)
+    (newest / "state.json").write_text("")
+    assert found_by(args, alone).folder == before
+    assert str(newest) in caplog.text
+    assert "state.json" in caplog.text
+
+
+def test_where_none_is_whole_the_run_does_not_start_anew_by_itself(args, alone, save):
+    (save(3) / "state.json").unlink()
+    with pytest.raises(UserError, match=r"no checkpoint is whole .*--resume none"):
+        find_checkpoint(args, alone)
+
+
+@pytest.mark.parametrize("where", ["checkpoint", "output_dir"])
+def test_a_path_names_a_checkpoint_or_a_run(args, alone, save, tmp_path, where):
+    save(3)
+    path = {"checkpoint": save(6), "output_dir": tmp_path / "out"}[where]
+    other = replace(args, output_dir=str(tmp_path / "other"), resume=str(path))
+    assert found_by(other, alone).step == 6
+
+
+def test_a_path_that_is_no_checkpoint_is_refused(args, alone, tmp_path):
+    with pytest.raises(UserError, match=r"--resume .*neither a run's output_dir"):
+        find_checkpoint(replace(args, resume=str(tmp_path)), alone)
+
+
+def test_a_named_checkpoint_that_is_damaged_is_refused(args, alone, save):
+    folder = save(3)
+    (folder / "state.json").write_text("")
+    with pytest.raises(UserError, match=r"--resume .*step_000003.*state\.json"):
+        find_checkpoint(replace(args, resume=str(folder)), alone)
+
+
+def test_a_changed_flag_is_named_and_needs_consent(args, alone, save, caplog):
+    save(3)
+    changed = replace(args, warmup_ratio=0.2, lora_rank=4, log_every=77)
+    with pytest.raises(UserError) as raised:
+        find_checkpoint(changed, alone)
+    message = str(raised.value)
+    assert "--warmup_ratio 0.1 -> 0.2" in message
+    assert "--lora_rank 0 -> 4" in message
+    assert "--allow_changed_settings" in message
+    assert "log_every" not in message
+    assert found_by(replace(changed, allow_changed_settings=True), alone).step == 3
+    assert "--warmup_ratio 0.1 -> 0.2" in caplog.text
+
+
+def test_another_number_of_ranks_is_a_changed_setting(args, alone, save):
+    save(3, ranks=2)
+    with pytest.raises(UserError, match=r"settings: ranks 2 -> 1;"):
+        find_checkpoint(args, alone)
+
+
+def test_data_with_other_content_are_a_changed_setting(args, alone, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("first\n")
+    args = replace(args, data_path=[str(rows)], keep_checkpoints=7)
+    state = {"step": 3, "progress": {}, "settings": asdict(args), "world_size": 1}
+    state["inputs"] = input_fingerprints(args)
+
+    def write(folder: Path) -> None:
+        (folder / "state.json").write_text(json.dumps(state))
+
+    CheckpointStore(args.output_dir, keep=2).save(3, write)
+    assert found_by(args, alone).step == 3
+    rows.write_text("other\n")
+    with pytest.raises(UserError, match=r"--data_path .*rows\.jsonl.* has other content"):
+        find_checkpoint(args, alone)
+
+
+def test_a_models_weights_count_and_its_log_does_not(tmp_path):
+    args = PPOArgs(actor_model_name_or_path=str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "config.json").write_text("{}")
+    before = input_fingerprints(args)
+    assert before.keys() == {"actor_model_name_or_path"}
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    (tmp_path / "complete.json").write_text("{}")
+    assert input_fingerprints(args) == before
+    (tmp_path / "model.safetensors").write_bytes(b"Weights")
+    assert input_fingerprints(args) != before
+
+
+def test_of_a_large_file_the_ends_and_samples_count(tmp_path):
+    large = tmp_path / "large.safetensors"
+    with large.open("wb") as file:
+        file.truncate(WHOLE + 5)
+    args = PPOArgs(actor_model_name_or_path=str(tmp_path))
+    seen = {input_fingerprints(args)["actor_model_name_or_path"]}
+    for place in (0, WHOLE + 4):
+        with large.open("r+b") as file:
+            file.seek(place)
+            file.write(b"x")
+        seen.add(input_fingerprints(args)["actor_model_name_or_path"])
+    assert len(seen) == 3

@@ -1,0 +1,78 @@
+"""Runs stages that are asked to stop over and over, and go on each time, in one process a rank.
+
+Stopping is asked for where it can be noticed: after every so many looks of one rank (`check_stop`,
+each token of generation). A cell is the flags of a stage, its folder, that many (0 is never), and
+folders that must be complete before.
+
+python -m tests.stages.stops CELLS.json     with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR set
+"""
+
+import importlib
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.stages.matrix import agreed_port
+from tests.stages.spies import Patches
+from training.runtime import stopping
+from training.runtime.distributed import World
+from training.runtime.stopping import STOPPED
+
+MOST_LAUNCHES = 60
+
+
+class Looks:
+    """Counts this rank's looks while it trains, and asks it to stop at one of them."""
+
+    def __init__(self, stop_at: int) -> None:
+        self._stop_at = stop_at
+        self._count = 0
+
+    def look(self, original: Any, *inputs: Any) -> Any:
+        if stopping.is_training():
+            self._count += 1
+            if self._count == self._stop_at:
+                stopping.ask(signal.SIGUSR1)
+        return original(*inputs)
+
+
+def launch(program: str, flags: list[str], output: Path, number: int, stop_at: int) -> int:
+    """One launch of a stage's own `main`; its exit status."""
+    sys.argv = [f"{program}/main.py", "--output_dir", str(output), *flags]
+    os.environ["MASTER_PORT"] = str(agreed_port(output.with_suffix(f".port{number}")))
+    stopping._process.phase, stopping._process.asked_by = stopping.LOADING, 0
+    is_asked = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
+    looks = Looks(stop_at if is_asked else 0)
+    with Patches() as patch:
+        patch.around(World, "check_stop", looks.look)
+        patch.around(stopping, "should_stop", looks.look)
+        try:
+            importlib.import_module(f"{program}.main").main()
+        except SystemExit as ended:
+            return int(ended.code or 0)
+    return 0
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for program, flags, output, stop_every, needs in json.loads(Path(sys.argv[1]).read_text()):
+        while not all((Path(folder) / "complete.json").exists() for folder in needs):
+            time.sleep(0.1)  # another process makes them
+        statuses: list[int] = []
+        for number in itertools.count():
+            assert number < MOST_LAUNCHES, f"{output}: no progress"
+            statuses.append(launch(program, flags, Path(output), number, stop_every))
+            if statuses[-1] != STOPPED:
+                break
+        (Path(output) / f"statuses.{os.environ['RANK']}.json").write_text(json.dumps(statuses))
+
+
+if __name__ == "__main__":
+    main()

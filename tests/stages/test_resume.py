@@ -1,0 +1,109 @@
+"""A run that is stopped anywhere and goes on ends as one that never was: to the last bit."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.stages.material import Material
+from tests.stages.processes import LAUNCH_SECONDS, started
+
+PROGRAMS = {"sft": "step1_sft", "reward": "step2_reward", "ppo": "step3_ppo"}
+FLAGS = {
+    "sft": "--max_steps 5 --eval_every 2 --batch_size 6 --learning_rate 1e-2",
+    "reward": "--max_steps 4 --eval_every 2 --batch_size 4 --normalization_samples 6 "
+    "--normalization_new_tokens 6 --learning_rate 1e-2",
+    "ppo": "--max_steps 3 --rollout_batch_size 8 --minibatch_size 4 --max_new_tokens 6 "
+    "--kl_controller adaptive --kl_target 0.1 --actor_lr 1e-2 --critic_lr 1e-2 --eval_every 2 "
+    "--max_eval_rows 4",
+}
+SAME = ("metrics.jsonl", "samples.jsonl", "evaluation.json", "model.safetensors", "config.json",
+        "scalar_model.json")  # fmt: skip
+SINGLE = "--ppo_epochs 1 --minibatch_size 8"
+# Stage, ZeRO stage, further flags, and after how many looks it is stopped each time.
+CELLS = {
+    1: [
+        ("sft", 0, "--optimizer muon --dropout 0.1", 4),
+        ("sft", 2, "--lora_rank 2", 5),
+        ("reward", 2, "--data_size_curve 0.5", 9),
+        ("ppo", 0, "", 17),
+        ("ppo", 2, "--critic shared", 19),
+        ("ppo", 2, SINGLE, 17),
+        ("ppo", 3, "", 21),
+    ],
+    2: [
+        ("sft", 2, "--dropout 0.1", 5),
+        ("sft", 3, "", 5),
+        ("reward", 2, "", 4),
+        ("ppo", 0, "", 19),
+        ("ppo", 2, "", 17),
+        ("ppo", 3, "", 23),
+    ],
+}
+ALL = [(ranks, *cell) for ranks, cells in CELLS.items() for cell in cells]
+
+
+def folder_of(root: Path, ranks: int, stage: str, zero: int, flags: str) -> Path:
+    words = "".join(flags.replace("--", "-").split())
+    return root / f"{stage}-zero{zero}-on{ranks}{words}"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, material: Material, user_env):
+    """Folders of all cells, each run twice: stopped time and again, and left alone."""
+    root = tmp_path_factory.mktemp("stops")
+    inputs = {
+        "sft": ["--model_name_or_path", str(material.base)],
+        "reward": ["--model_name_or_path", str(material.base)],
+        "ppo": ["--actor_model_name_or_path", str(material.base)],
+    }
+    scorer = ["--reward_model_name_or_path", str(root / "scorer")]
+    with ExitStack() as stack:
+        programs = []
+        for ranks, cells in CELLS.items():
+            work = []
+            for stage, zero, flags, stop_every in cells:
+                words = [*inputs[stage], *FLAGS[stage].split(), *flags.split()]
+                words += ["--zero_stage", str(zero), "--dtype", "fp32"]
+                words += ["--micro_batch_tokens", "96", *(scorer if stage == "ppo" else ())]
+                folder = folder_of(root, ranks, stage, zero, flags)
+                needs = scorer[1:] if stage == "ppo" else []
+                work.append((PROGRAMS[stage], words, f"{folder}-stopped", stop_every, needs))
+                work.append((PROGRAMS[stage], words, f"{folder}-alone", 0, needs))
+            if ranks == 1:
+                words = [*inputs["reward"], *FLAGS["reward"].split()]
+                work.insert(0, (PROGRAMS["reward"], words, str(root / "scorer"), 0, []))
+            file = root / f"cells{ranks}.json"
+            file.write_text(json.dumps(work))
+            place = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
+            for rank in range(ranks):
+                env = user_env | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                command = ["python", "-m", "tests.stages.stops", str(file)]
+                programs.append(stack.enter_context(started(command, root, env)))
+        for program in programs:
+            assert program.wait(4 * LAUNCH_SECONDS) == 0, program.errors.read_text()[-3000:]
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(("ranks", "stage", "zero", "flags", "stop_every"), ALL)
+def test_stopped_over_and_over_it_ends_as_if_left_alone(
+    runs, ranks, stage, zero, flags, stop_every
+):
+    folder = folder_of(runs, ranks, stage, zero, flags)
+    stopped, alone = Path(f"{folder}-stopped"), Path(f"{folder}-alone")
+    for rank in range(ranks):
+        statuses = json.loads((stopped / f"statuses.{rank}.json").read_text())
+        assert statuses[-1] == 0
+        assert set(statuses[:-1]) == {75}
+        assert len(statuses) > 1, "it was never stopped"
+    names = [
+        path.relative_to(alone)
+        for path in alone.rglob("*")
+        if path.name in SAME and "checkpoints" not in path.parts
+    ]
+    assert len(names) >= 4
+    for name in names:
+        assert (stopped / name).read_bytes() == (alone / name).read_bytes(), name

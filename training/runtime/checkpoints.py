@@ -1,0 +1,207 @@
+"""When a run is saved, and what it is given back: its engines and the parts of its loop."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from training.arguments.common import CommonArgs
+from training.arguments.parsing import GuardStop, UserError
+from training.runtime import stopping
+from training.runtime.checkpoint import mark_stopped
+from training.runtime.checkpoint_store import CheckpointStore
+from training.runtime.distributed import World
+from training.runtime.engine import TrainingEngine
+from training.runtime.engine_state import engine_state, load_engine_state
+from training.runtime.fingerprint import input_fingerprints
+from training.runtime.resume import STATE_FILE, Checkpoint
+from training.runtime.stopping import StopRequested
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+Tensors = dict[str, "Tensor"]
+
+
+class Part(Protocol):
+    """Something of a run's loop that the next step depends on."""
+
+    def progress(self) -> dict[str, Any]:
+        """What it has come to, as JSON."""
+
+    def restore(self, progress: Mapping[str, Any]) -> None:
+        """Go on from there."""
+
+
+class Checkpoints:
+    """Saves a run by steps and by minutes; a save that fails is said and the run goes on."""
+
+    def __init__(
+        self,
+        args: CommonArgs,
+        world: World,
+        engines: Mapping[str, TrainingEngine],
+        found: Checkpoint | None,
+    ) -> None:
+        self._args = args
+        self._world = world
+        self._engines = engines
+        self._found = found
+        self._store = CheckpointStore(
+            args.output_dir, keep=args.keep_checkpoints, keep_best=args.keep_best
+        )
+        self._value: float | None = None  # of the evaluation of this very step
+        self._progress: dict[str, Callable[[], dict[str, Any]]] = {}
+        self._tensors: dict[str, Callable[[], Tensors]] = {}
+        self._last_saved = time.monotonic()
+        # Before the run: it may well end in the folder that it read.
+        self._inputs = input_fingerprints(args) if world.is_main else {}
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the run starts anew."""
+        return self._found is None
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether what the run has published so far lies in this output_dir."""
+        here = Path(self._args.output_dir).resolve()
+        return self._found is None or self._found.output_dir.resolve() == here
+
+    def restore(self) -> None:
+        """Give the engines back what they were; every rank reads the folder."""
+        for name, engine in self._engines.items() if self._found else ():
+            try:
+                load_engine_state(engine, self._load(name))
+            except ValueError as error:
+                raise UserError(
+                    f"{self._found}: {name}: {error}; pass --resume none to start anew"
+                ) from error
+
+    def add(self, name: str, progress: Callable[[], dict[str, Any]]) -> None:
+        """Save from now on what `progress` gives; who made it has been restored already."""
+        self._progress[name] = progress
+
+    def track(self, name: str, part: Part) -> None:
+        """Give a part back what it was, and save it from now on."""
+        self.add(name, part.progress)
+        if self._found is not None:
+            part.restore(self._found.progress[name])
+
+    def track_tensors(
+        self, name: str, tensors: Callable[[], Tensors], restore: Callable[[Tensors], None]
+    ) -> None:
+        """The same of what JSON cannot hold; an empty dict is not saved, nor restored."""
+        self._tensors[name] = tensors
+        if self._found is not None and (found := self._load(name)):
+            restore(found)
+
+    @contextmanager
+    def stoppable(self, step: Callable[[], int]) -> Iterator[None]:
+        """Inside, a signal to any rank stops all at their next `check_stop`; then they are saved.
+
+        `step` says how many steps are done by then. Where one that was begun is given up, the
+        tracked parts are still as they were before it.
+        """
+        try:
+            with stopping.training():
+                yield
+        except StopRequested as stop:
+            stop.is_saved = self.save(step())
+            if stop.is_saved:
+                mark_stopped(self._args.output_dir, self._world)
+                logger.info(
+                    "stopped by %s after step %d, and saved; the same command goes on from there",
+                    stopping.reason(),
+                    step(),
+                )
+            raise
+        except GuardStop as stop:
+            if stop.weights_are_finite:
+                self.save(step())
+            raise
+
+    def note(self, metrics: Mapping[str, float]) -> None:
+        """What an evaluation of the model as it is now says, for --keep_best."""
+        name = self._args.best_metric
+        value = metrics.get(name.removeprefix("+"))
+        if value is not None and math.isfinite(value):
+            self._value = -value if name.startswith("+") else value
+        elif self._args.keep_best and self._world.is_main:
+            logger.warning("--best_metric %s is not among %s", name, ", ".join(sorted(metrics)))
+
+    def save_if_due(self, step: int, *, always: bool = False) -> None:
+        """Call after each step's work, on every rank."""
+        if always or self._is_due(step):
+            self.save(step)
+        self._value = None
+
+    def save(self, step: int) -> bool:
+        """Write a checkpoint of everything that the next step depends on; whether it is there."""
+        states = {name: engine_state(engine, self._world) for name, engine in self._engines.items()}
+        is_saved = True
+        if self._world.is_main:
+            states |= {name: tensors() for name, tensors in self._tensors.items()}
+            state = {
+                "step": step,
+                "progress": {name: progress() for name, progress in self._progress.items()},
+                "settings": asdict(self._args),
+                "world_size": self._world.size,
+                "inputs": self._inputs,
+            }
+            is_saved = self._write(step, state, states)
+        self._last_saved = time.monotonic()
+        agreed: bool = self._world.from_main(is_saved)
+        return agreed
+
+    def _write(self, step: int, state: Mapping[str, Any], states: Mapping[str, Tensors]) -> bool:
+        def write(folder: Path) -> None:
+            for name, tensors in states.items():
+                if tensors:
+                    _save_tensors(tensors, folder / f"{name}.safetensors")
+            text = json.dumps(state, indent=1) + "\n"
+            (folder / STATE_FILE).write_text(text, encoding="utf-8")
+
+        try:
+            self._store.save(step, write, self._value)
+        except OSError as error:
+            logger.error(
+                "checkpoint of step %d not saved: %s; the run goes on, and the checkpoint "
+                "before it is kept", step, error,
+            )  # fmt: skip
+            return False
+        return True
+
+    def _load(self, name: str) -> Tensors:
+        from safetensors.torch import load_file
+
+        assert self._found is not None
+        file = self._found.folder / f"{name}.safetensors"
+        return load_file(file) if file.is_file() else {}
+
+    def _is_due(self, step: int) -> bool:
+        every, minutes = self._args.save_every, self._args.save_minutes
+        if every and step % every == 0:
+            return True
+        is_late = minutes > 0 and time.monotonic() - self._last_saved >= 60.0 * minutes
+        is_best = self._value is not None and self._store.is_among_best(self._value)
+        decision: bool = self._world.from_main(is_late or is_best)  # rank 0 decides for all
+        return decision
+
+
+def _save_tensors(tensors: Tensors, file: Path) -> None:
+    """Raises `OSError` on a full disk, for which safetensors has an error of its own."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, file)
+    except SafetensorError as error:
+        raise OSError(f"{file.name}: {error}") from error

@@ -1,0 +1,155 @@
+"""Which checkpoint a run goes on from, and whether its flags let it."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from training.arguments.common import CommonArgs
+from training.arguments.parsing import UserError
+from training.runtime.checkpoint import COMPLETE_FILE
+from training.runtime.checkpoint_store import FOLDER, CheckpointStore, damage, step_of
+from training.runtime.distributed import World
+from training.runtime.fingerprint import input_fingerprints
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "state.json"
+RANKS = "ranks"
+# Flags that change nothing of what is computed.
+FREE_FLAGS = (
+    "output_dir",
+    "log_every",
+    "profile_step",
+    "timeout_minutes",
+    "local_rank",
+    "resume",
+    "allow_changed_settings",
+    "save_every",
+    "save_minutes",
+    "keep_checkpoints",
+    "keep_best",
+    "best_metric",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint: its folder, and what its state.json says."""
+
+    folder: Path
+    step: int
+    progress: Mapping[str, Any]  # of the loop: what `Checkpoints.save` was given
+    world_size: int
+
+    @property
+    def output_dir(self) -> Path:
+        """Of the run that wrote it."""
+        return self.folder.parents[1]
+
+
+def find_checkpoint(args: CommonArgs, world: World) -> Checkpoint | None:
+    """What --resume says to go on from; None to start anew. Rank 0 looks, all ranks agree.
+
+    Raises `UserError` for flags that are not those of its run, and where no checkpoint is whole.
+    """
+    found: Checkpoint | None = None
+    mistake = ""
+    if world.is_main:
+        try:
+            found = _find(args, world)
+        except UserError as error:
+            mistake = str(error)
+    found, mistake = world.from_main((found, mistake))
+    if mistake:
+        raise UserError(mistake)
+    if found is not None:
+        logger.info("going on after step %d: %s", found.step, found.folder)
+    return found
+
+
+def _find(args: CommonArgs, world: World) -> Checkpoint | None:
+    folder = _folder(args)
+    if folder is None:
+        return None
+    state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    _check_settings(args, world, state, folder)
+    return Checkpoint(folder, state["step"], state["progress"], state["world_size"])
+
+
+def _folder(args: CommonArgs) -> Path | None:
+    """The folder to go on from, every file of it checked."""
+    if args.resume == "none":
+        return None
+    if args.resume != "auto":
+        return _named(Path(args.resume).expanduser())
+    if (Path(args.output_dir) / COMPLETE_FILE).is_file():
+        return None  # it is finished; the same command makes it anew
+    return _newest(Path(args.output_dir), flag="--output_dir")
+
+
+def _named(path: Path) -> Path:
+    if (path / FOLDER).is_dir():  # an output_dir
+        found = _newest(path, flag="--resume")
+        if found is not None:
+            return found
+    try:
+        step_of(path)
+    except ValueError as error:
+        raise UserError(
+            f"--resume {path}: neither a run's output_dir with checkpoints nor one of them "
+            "(checkpoints/step_000100); give one, auto or none"
+        ) from error
+    problem = damage(path)
+    if problem:
+        raise UserError(f"--resume {path}: {problem}; give another checkpoint, auto or none")
+    return path
+
+
+def _newest(output_dir: Path, *, flag: str) -> Path | None:
+    found = CheckpointStore(output_dir, keep=1).newest()
+    for problem in found.problems:
+        logger.warning("passed over: %s", problem)
+    if found.folder is None and found.problems:
+        raise UserError(
+            f"{flag} {output_dir}: no checkpoint is whole ({found.problems[0]}); "
+            "pass --resume none to start anew"
+        )
+    return found.folder
+
+
+def _check_settings(args: CommonArgs, world: World, state: Mapping[str, Any], folder: Path) -> None:
+    """The flags that count are those of the run that wrote the checkpoint."""
+    before, now = dict(state["settings"]), json.loads(json.dumps(asdict(args)))
+    before[RANKS], now[RANKS] = state["world_size"], world.size
+    inputs = input_fingerprints(args)
+    replaced = [name for name, digest in state["inputs"].items()
+                if name in inputs and inputs[name] != digest]  # fmt: skip
+    changed = [
+        name
+        for name in sorted(before.keys() | now.keys())
+        if name not in FREE_FLAGS and before.get(name) != now.get(name)
+    ]
+    listed = ", ".join(
+        [_change(name, before.get(name), now.get(name)) for name in changed]
+        + [f"--{name} {now[name]} has other content" for name in replaced if name not in changed]
+    )
+    if not listed:
+        return
+    if not args.allow_changed_settings:
+        raise UserError(
+            f"{folder} was written by a run with other settings: {listed}; run with the old ones, "
+            "or pass --allow_changed_settings to go on with the new ones, or --resume none to "
+            "start anew"
+        )
+    logger.warning("going on with changed settings: %s", listed)
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    return f"{'' if name == RANKS else '--'}{name} {_show(before)} -> {_show(now)}"
+
+
+def _show(value: Any) -> str:
+    return "(none)" if value in ("", None, []) else json.dumps(value, ensure_ascii=False)
