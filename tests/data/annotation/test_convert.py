@@ -267,6 +267,20 @@ def test_the_error_is_estimated_from_agreement(tmp_path):
     assert report["agreement"]["percent"] == 0.82
 
 
+def test_an_estimate_from_few_comparisons_or_near_a_coin_is_doubted(tmp_path):
+    def warnings(shared, agreed):
+        tasks = [
+            task(n, annotation(2 * n, 1, chosen("left" if n % 2 else "right")),
+                 annotation(2 * n + 1, 2, chosen("left" if (n <= agreed) == n % 2 else "right")))
+            for n in range(1, shared + 1)
+        ]  # fmt: skip
+        return converted(write(tmp_path, tasks), annotator_error="auto")[1]["warnings"]
+
+    assert any("from 9 comparisons" in text for text in warnings(9, 8))
+    assert any("estimated as 49%" in text for text in warnings(40, 20))
+    assert not any("annotator_error" in text for text in warnings(40, 36))
+
+
 def test_auto_needs_people_who_judged_the_same(tmp_path):
     path = write(tmp_path, [task(1, annotation(1, 7, chosen("left")))])
     with pytest.raises(UserError, match="--annotator_error auto needs"):
@@ -508,6 +522,21 @@ def test_unusual_times_are_listed_by_task(tmp_path):
     entry = report["annotators"]["7"]
     assert entry["median_seconds"] == 10.0
     assert (entry["too_fast"], entry["too_slow"]) == (["10"], ["11"])
+
+
+def test_who_is_fast_all_along_is_named(tmp_path):
+    def warnings(seconds):
+        tasks = [
+            task(n, annotation(2 * n, 7, chosen("left" if n % 2 else "right"), lead_time=10.0),
+                 annotation(2 * n + 1, 8, chosen("left" if n % 2 else "right"), lead_time=seconds))
+            for n in range(1, 9)
+        ]  # fmt: skip
+        return converted(write(tmp_path, tasks))[1]["warnings"]
+
+    assert warnings(2.4) == [
+        "annotator 8 was very fast all along: 2.4 s a task, where the others took 10 s"
+    ]
+    assert warnings(2.6) == []
 
 
 def test_the_report_is_json(tmp_path):

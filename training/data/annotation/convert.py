@@ -10,10 +10,12 @@ from training.data.annotation.config import LabelConfig, read_config
 from training.data.annotation.count import collect_votes
 from training.data.annotation.export import UNLABELLED, Task, is_export, is_unlabelled, tasks_of
 from training.data.annotation.merge import comparison_row
-from training.data.annotation.report import Report, account, in_words
+from training.data.annotation.report import FEWEST_SHARED, Report, account, in_words
 from training.data.files import Row
 
 logger = logging.getLogger(__name__)
+
+MOST_ERROR = 0.4  # of an estimate: then a single vote is a label of 0.6
 
 
 def rows_of_export(
@@ -49,6 +51,8 @@ def convert(tasks: Sequence[Task], path: str, args: VoteArgs) -> tuple[list[Row]
     questions, ledger = collect_votes(tasks, config, ties=args.ties)
     report = account(tasks, questions, ledger)
     error = annotator_error_of(args, report)
+    if args.annotator_error == "auto":
+        report["warnings"] += _doubts(error, report)
     rows: list[Row] = []
     for question in questions:
         row = comparison_row(question, votes=args.votes, ties=args.ties, annotator_error=error)
@@ -63,6 +67,7 @@ def convert(tasks: Sequence[Task], path: str, args: VoteArgs) -> tuple[list[Row]
             f"{path}: no comparison is left of {report['annotations']} annotations"
             + (f" ({reasons})" if reasons else "")
             + ("; name the columns with --label_config" if "the task has no" in reasons else "")
+            + ("; ratings are compared by annotator and prompt" if "only rating" in reasons else "")
         )
     return rows, report
 
@@ -78,3 +83,14 @@ def annotator_error_of(args: VoteArgs, report: Report) -> float:
             "has none: give a number"
         )
     return min(max(estimate, 0.0), 0.49)
+
+
+def _doubts(error: float, report: Report) -> list[str]:
+    """Of an estimated error."""
+    shared = report["agreement"]["comparisons"]
+    if shared >= FEWEST_SHARED and error < MOST_ERROR:
+        return []
+    return [
+        f"--annotator_error auto: estimated as {error:.0%} from {shared} comparisons that several "
+        "people judged, which leaves little of the votes: give a number, or have more judged twice"
+    ]

@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -20,6 +20,7 @@ from training.intervals import wilson_interval
 SHOWN_IDS = 20  # of annotations dropped for one reason
 TOO_FAST = 0.1  # of an annotator's median time
 TOO_SLOW = 10.0
+FAST_ALL_ALONG = 0.25  # of the median of everybody else's times: nobody reads four times as fast
 FEWEST_TIMES = 8  # below which a median says nothing
 FEWEST_SHARED = 10  # comparisons that two annotators share before their agreement is judged
 
@@ -104,9 +105,17 @@ def _annotators(tasks: Sequence[Task], questions: Sequence[Question]) -> dict[st
             "agreement_with_others": _rounded(others.get(annotator)),
             **_position(decided[annotator]),
             **_times(times[annotator]),
+            "others_median_seconds": _others_median(times, annotator),
         }
         for annotator, count in sorted(counts.items())
     }
+
+
+def _others_median(times: Mapping[str, Sequence[tuple[float, str]]], name: str) -> float | None:
+    """The median time of everybody else's annotations; None of too few."""
+    others = [time for other, found in times.items() if other != name for time, _ in found]
+    enough = len(others) >= FEWEST_TIMES and len(times.get(name, ())) >= FEWEST_TIMES
+    return _rounded(statistics.median(others)) if enough else None
 
 
 def _position(chose_left: Sequence[bool]) -> dict[str, Any]:
@@ -136,6 +145,12 @@ def _warnings(report: Report) -> Any:
         if low > TIE or high < TIE:
             side = "left" if low > TIE else "right"
             yield f"annotator {name} prefers the {side} side: {entry['left']:.0%} left"
+        own, others = entry.get("median_seconds"), entry["others_median_seconds"]
+        if others is not None and own < FAST_ALL_ALONG * others:
+            yield (
+                f"annotator {name} was very fast all along: {own:g} s a task, where the others "
+                f"took {others:g} s"
+            )
         if entry.get("too_fast"):
             yield f"annotator {name} was very fast in {len(entry['too_fast'])} tasks"
     agreement = report["agreement"]
@@ -174,6 +189,12 @@ def in_words(report: Report, pairs: int) -> list[str]:
         lines.append(
             f"agreement over {agreement['comparisons']} comparisons: {agreement['percent']:.0%}"
             + ("" if alpha is None else f", Krippendorff's alpha {alpha:.2f}")
+        )
+        if agreement["comparisons"] < FEWEST_SHARED:
+            lines.append(f"  too few to judge how far people agree: {FEWEST_SHARED} would do")
+    if report.get("annotator_error_used"):
+        lines.append(
+            f"labels are softened as if {report['annotator_error_used']:.0%} of votes were wrong"
         )
     return lines + [f"warning: {warning}" for warning in report["warnings"]]
 
