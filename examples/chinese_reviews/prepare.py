@@ -92,7 +92,7 @@ def prepare(folder: Path, reviews: Sequence[Review], *, size: Size, seed: int) -
 def split(reviews: Sequence[Review], *, size: Size, seed: int) -> dict[str, list[Review]]:
     """The judge's reviews by part; train, dev and test of the others by opening.
 
-    So no model reads a piece of a review that the judge reads, and how a test review begins is new
+    So no model reads a piece of a review that the judge reads, and a test review's opening is new
     to all models.
     """
     parts = _shuffled({review.part for review in reviews}, seed)

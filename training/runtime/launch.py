@@ -50,6 +50,7 @@ def main() -> int:
         return 2
     launch_id = uuid.uuid4().hex
     environment = {**os.environ, LAUNCH_ID: launch_id}
+    environment.pop(LAUNCHED_BY, None)  # an outer launch's
     has_accelerator = _has_accelerator()
     if not has_accelerator:
         environment.setdefault("DS_ACCELERATOR", "cpu")  # else each process warns that it is one

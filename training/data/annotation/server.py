@@ -151,8 +151,8 @@ class Server:
             return question()
         except self._slow:
             problem = (
-                f"--label_studio_url {self._url}: no answer within {SECONDS:g} s; the same command "
-                "goes on from where it was"
+                f"--label_studio_url {self._url}: no answer in time; run the same command again: "
+                "what the server has taken it keeps"
             )
         except self._unreachable as error:
             reason = str(error) or type(error).__name__
