@@ -153,7 +153,7 @@ def wait_for(
         time.sleep(draw.uniform(0.0, 12.0))  # launchers and imports are most of it
         left = 1
     while process.poll() is None:
-        left -= told.read_bytes().strip() == phase.encode() or phase == phases.LOAD
+        left -= phase.encode() in told.read_bytes().split() or phase == phases.LOAD
         if not left:
             return True
         time.sleep(0.002)

@@ -1,7 +1,7 @@
-"""Which phase of a stage a rank is in, told by its stack; so that a killer can choose its moment.
+"""Which phases of a stage a rank is in, told by its stacks; so that a killer can choose its moment.
 
 `write_hook` makes a folder for PYTHONPATH whose `sitecustomize` starts, in rank 0 alone, a thread
-that writes the phase into a file every few milliseconds. The programs know nothing of it.
+that writes them into a file every few milliseconds. The programs know nothing of it.
 """
 
 import mmap
@@ -15,11 +15,12 @@ from types import FrameType
 from training.arguments.paths import REPOSITORY
 
 FILE = "KILL_RESUME_PHASE"  # environment variable: the file that the phase is written to
-WIDTH = 16
-LOAD, REPORT = "load", "report"
+WIDTH = 32
+LOAD, SAVE, REPORT = "load", "save", "report"
 # (end of the file's name, function): the innermost that matches tells.
 PHASES = {
-    ("runtime/checkpoints.py", "save"): "save",
+    ("runtime/checkpoints.py", "_begin"): SAVE,
+    ("runtime/checkpoints.py", "_written"): SAVE,
     ("hybrid_engine/engine.py", "_generate"): "generate",
     ("trainers/rollout.py", "collect"): "score",
     ("trainers/ppo.py", "update"): "update",
@@ -49,6 +50,23 @@ def phase_of(frame: FrameType | None) -> str:
     return LOAD
 
 
+def phases_now(main: int) -> list[str]:
+    """The main thread's, and that a checkpoint is written beside it."""
+    stacks = sys._current_frames()
+    found = [phase_of(stacks.get(main))]
+    if any(_is_writing(stack) for thread, stack in stacks.items() if thread != main):
+        found.append(SAVE)
+    return found
+
+
+def _is_writing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.endswith("runtime/checkpoint_store.py"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def write_hook(folder: Path) -> Path:
     """The folder to put first in PYTHONPATH."""
     hook = folder / "hook"
@@ -65,15 +83,14 @@ def write_hook(folder: Path) -> Path:
 
 
 def watch() -> None:
-    """Write this process's phase from now on."""
+    """Write this process's phases from now on."""
     with open(os.environ[FILE], "r+b") as file:
         shared = mmap.mmap(file.fileno(), WIDTH)
     main = threading.main_thread().ident
 
     def follow() -> None:
         while True:
-            phase = phase_of(sys._current_frames().get(main or 0))
-            shared[:] = phase.encode().ljust(WIDTH)
+            shared[:] = " ".join(phases_now(main or 0)).encode().ljust(WIDTH)
             time.sleep(0.002)
 
     threading.Thread(target=follow, name="phases", daemon=True).start()

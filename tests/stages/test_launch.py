@@ -266,7 +266,7 @@ def test_a_data_size_curve_trains_in_a_folder_of_its_own(chains, chain):
     written = {file.name for file in folder.iterdir()}
     assert written == {
         "args.json", "evaluation.json", "metrics.jsonl", "report.html", "samples.jsonl",
-        "tensorboard",
+        "tensorboard", "timing.jsonl",
     }  # fmt: skip
 
 

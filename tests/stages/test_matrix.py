@@ -206,7 +206,7 @@ class Runs:
 LR = (
     "--learning_rate 1e-2",
     "--learning_rate 1e-3",
-    "--actor_lr 1e-3 --critic_lr 1e-3 --lr_scheduler constant --warmup_ratio 0",
+    "--actor_lr 1e-3 --critic_lr 3e-4 --lr_scheduler constant --warmup_ratio 0",
 )
 
 

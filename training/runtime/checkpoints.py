@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -41,7 +42,10 @@ class Part(Protocol):
 
 
 class Checkpoints:
-    """Saves a run by steps and by minutes; a save that fails is said and the run goes on."""
+    """Saves a run by steps and by minutes; a save that fails is said and the run goes on.
+
+    What is saved is copied on the host at once; a thread writes it while the run goes on.
+    """
 
     def __init__(
         self,
@@ -61,6 +65,8 @@ class Checkpoints:
         self._progress: dict[str, Callable[[], dict[str, Any]]] = {}
         self._tensors: dict[str, Callable[[], Tensors]] = {}
         self._last_saved = time.monotonic()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[bool] | None = None  # on rank 0 alone
         # Before the run: it may well end in the folder that it read.
         self._inputs = input_fingerprints(args) if world.is_main else {}
 
@@ -127,6 +133,8 @@ class Checkpoints:
             if stop.weights_are_finite:
                 self.save(step())
             raise
+        finally:
+            self._written()
 
     def note(self, metrics: Mapping[str, float]) -> None:
         """What an evaluation of the model as it is now says, for --keep_best."""
@@ -140,13 +148,19 @@ class Checkpoints:
     def save_if_due(self, step: int, *, always: bool = False) -> None:
         """Call after each step's work, on every rank."""
         if always or self._is_due(step):
-            self.save(step)
+            self._begin(step)
         self._value = None
 
     def save(self, step: int) -> bool:
         """Write a checkpoint of everything that the next step depends on; whether it is there."""
+        self._begin(step)
+        agreed: bool = self._world.from_main(self._written())
+        return agreed
+
+    def _begin(self, step: int) -> None:
+        """Copy what a checkpoint is made of, once the one before it is written."""
+        self._written()
         states = {name: engine_state(engine, self._world) for name, engine in self._engines.items()}
-        is_saved = True
         if self._world.is_main:
             states |= {name: tensors() for name, tensors in self._tensors.items()}
             state = {
@@ -156,21 +170,26 @@ class Checkpoints:
                 "world_size": self._world.size,
                 "inputs": self._inputs,
             }
-            is_saved = self._write(step, state, states)
+            text = json.dumps(state, indent=1) + "\n"
+            self._writing = self._writer.submit(self._write, step, text, states, self._value)
         self._last_saved = time.monotonic()
-        agreed: bool = self._world.from_main(is_saved)
-        return agreed
 
-    def _write(self, step: int, state: Mapping[str, Any], states: Mapping[str, Tensors]) -> bool:
+    def _written(self) -> bool:
+        """Wait for the writing of the latest checkpoint; whether it is there."""
+        writing, self._writing = self._writing, None
+        return writing is None or writing.result()
+
+    def _write(
+        self, step: int, state: str, states: Mapping[str, Tensors], value: float | None
+    ) -> bool:
         def write(folder: Path) -> None:
             for name, tensors in states.items():
                 if tensors:
                     _save_tensors(tensors, folder / f"{name}.safetensors")
-            text = json.dumps(state, indent=1) + "\n"
-            (folder / STATE_FILE).write_text(text, encoding="utf-8")
+            (folder / STATE_FILE).write_text(state, encoding="utf-8")
 
         try:
-            self._store.save(step, write, self._value)
+            self._store.save(step, write, value)
         except OSError as error:
             logger.error(
                 "checkpoint of step %d not saved: %s; the run goes on, and the checkpoint "
@@ -180,17 +199,23 @@ class Checkpoints:
         return True
 
     def _load(self, name: str) -> Tensors:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         assert self._found is not None
         file = self._found.folder / f"{name}.safetensors"
-        return load_file(file) if file.is_file() else {}
+        try:
+            return load_file(file) if file.is_file() else {}
+        except SafetensorError as error:
+            raise UserError(f"{file}: {error}; pass --resume none to start anew") from error
 
     def _is_due(self, step: int) -> bool:
         every, minutes = self._args.save_every, self._args.save_minutes
         if every and step % every == 0:
             return True
         is_late = minutes > 0 and time.monotonic() - self._last_saved >= 60.0 * minutes
+        if self._value is not None:
+            self._written()  # it may be the best so far
         is_best = self._value is not None and self._store.is_among_best(self._value)
         decision: bool = self._world.from_main(is_late or is_best)  # rank 0 decides for all
         return decision
