@@ -31,7 +31,8 @@ from training.arguments.paths import REPOSITORY
 
 MARK = "KILL_RESUME_RUN"  # environment variable that every process of a launch carries
 COMPARED = ("metrics.jsonl", "samples.jsonl", "evaluation.json", "model.safetensors",
-            "config.json", "scalar_model.json")  # fmt: skip
+            "config.json", "scalar_model.json", "adapter_model.safetensors",
+            "adapter_config.json")  # fmt: skip
 ORPHAN_SECONDS = 30.0  # how long a process may outlive its launch
 LAUNCH_SECONDS = 3600.0  # on a machine that is busy
 MOST_KILLS = 8  # of one run, which is then let finish
@@ -221,16 +222,18 @@ def sweep(mark: str) -> bool:
 
 
 def differences(found: Path, expected: Path) -> list[str]:
-    """Files that are not the same to the last byte."""
-    names = [
-        str(path.relative_to(expected))
-        for path in sorted(expected.rglob("*"))
+    """Files that are not the same to the last byte, or of one side alone."""
+    names = {
+        str(path.relative_to(folder))
+        for folder in (found, expected)
+        for path in folder.rglob("*")
         if path.name in COMPARED and "checkpoints" not in path.parts
-    ]
+    }
     return [
         name
-        for name in names
+        for name in sorted(names)
         if not (found / name).is_file()
+        or not (expected / name).is_file()
         or (found / name).read_bytes() != (expected / name).read_bytes()
     ]
 

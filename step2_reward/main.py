@@ -51,7 +51,7 @@ def main() -> None:
             reward_setup.announce_part(share, part.train, data.train)
             part_args = args_of_part(args, share)
             found = find_checkpoint(part_args, world)
-            judged = train(part_args, world, tokenizer, part, None, found, keep=False)
+            judged = train(part_args, world, tokenizer, part, None, found, part_of=args)
             points.append((share, judged.report))
         if args.data_size_curve:
             run.add_curve(points)
@@ -67,9 +67,12 @@ def train(
     own: "OwnResponses | None",
     found: "Checkpoint | None",
     *,
-    keep: bool = True,
+    part_of: RewardArgs | None = None,
 ) -> "RewardRun":
-    """One reward model from the stage-1 backbone, judged; without `keep` no weights are written."""
+    """One reward model from the stage-1 backbone, judged.
+
+    Of a point of the curve, `part_of` a whole run, no weights are written.
+    """
     from training.evaluation.reward_run import RewardRun
     from training.runtime import engine
     from training.runtime.checkpoints import Checkpoints
@@ -84,7 +87,9 @@ def train(
     reward_model = reward_setup.reward_engine(model, args, world)
     trainer = RewardTrainer(args, world, reward_model, data.train, tokenizer.pad_token_id)
     schedule = reward_setup.reward_schedule(args, world, trainer)
-    checkpoints = Checkpoints(args, world, {"reward_model": reward_model}, found)
+    launched_in = (part_of or args).output_dir
+    engines = {"reward_model": reward_model}
+    checkpoints = Checkpoints(args, world, engines, found, launched_in=launched_in)
     checkpoints.restore()
 
     with MetricLogger(args, world, total_steps=schedule.total_steps, found=found) as log:
@@ -96,7 +101,7 @@ def train(
             return metrics | run.add(schedule.step, trainer.scores)
 
         def save(folder: Path) -> None:
-            if keep:
+            if part_of is None:
                 reward_setup.save_normalized(reward_model, own, args, tokenizer, world, folder)
             run.save(folder)
 
@@ -112,7 +117,7 @@ def train(
             save=save,
             eval_every=args.eval_every,
             checkpoints=checkpoints,
-            more_follows=bool(args.data_size_curve),
+            more_follows=bool((part_of or args).data_size_curve),
         )
         run.finish()
     return run

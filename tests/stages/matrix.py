@@ -136,7 +136,7 @@ class Notes:
 def agreed_port(file: Path) -> int:
     """A port that rank 0 finds free and tells the others through a file."""
     if os.environ["RANK"] == "0":
-        staging = file.with_suffix(".new")
+        staging = Path(f"{file}.new")
         staging.write_text(str(free_port()))
         staging.replace(file)
     while not file.exists():
@@ -149,7 +149,7 @@ def run(program: str, flags: list[str], output: Path, needs: list[Path], logit_c
     while not all((folder / "complete.json").exists() for folder in needs):
         time.sleep(0.1)  # another process makes them
     sys.argv = [f"{program}/main.py", "--output_dir", str(output), *flags]
-    os.environ["MASTER_PORT"] = str(agreed_port(output.with_suffix(".port")))
+    os.environ["MASTER_PORT"] = str(agreed_port(Path(f"{output}.port")))
     lm_head.LOGIT_CHUNK = logit_chunk
     notes = Notes()
     with notes.taken():

@@ -46,7 +46,7 @@ class Looks:
 def launch(program: str, flags: list[str], output: Path, number: int, stop_at: int) -> int:
     """One launch of a stage's own `main`; its exit status."""
     sys.argv = [f"{program}/main.py", "--output_dir", str(output), *flags]
-    os.environ["MASTER_PORT"] = str(agreed_port(output.with_suffix(f".port{number}")))
+    os.environ["MASTER_PORT"] = str(agreed_port(Path(f"{output}.port{number}")))
     stopping._process.phase, stopping._process.asked_by = stopping.LOADING, 0
     is_asked = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
     looks = Looks(stop_at if is_asked else 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.stages.material import Material
-from tests.stages.processes import LAUNCH_SECONDS, started
+from tests.stages.processes import LAUNCH_SECONDS, started, wait_until
 
 PROGRAMS = {"sft": "step1_sft", "reward": "step2_reward", "ppo": "step3_ppo"}
 FLAGS = {
@@ -19,13 +19,14 @@ FLAGS = {
     "--max_eval_rows 4",
 }
 SAME = ("metrics.jsonl", "samples.jsonl", "evaluation.json", "model.safetensors", "config.json",
-        "scalar_model.json")  # fmt: skip
+        "scalar_model.json", "adapter_model.safetensors", "adapter_config.json")  # fmt: skip
 SINGLE = "--ppo_epochs 1 --minibatch_size 8"
 # Stage, ZeRO stage, further flags, and after how many looks it is stopped each time.
 CELLS = {
     1: [
         ("sft", 0, "--optimizer muon --dropout 0.1", 4),
-        ("sft", 2, "--lora_rank 2", 5),
+        # It is best at its first evaluation, and is stopped after it: what was published stays.
+        ("sft", 2, "--lora_rank 2 --learning_rate 1.0", 5),
         ("reward", 2, "--data_size_curve 0.5", 9),
         ("ppo", 0, "", 17),
         ("ppo", 2, "--critic shared", 19),
@@ -81,8 +82,16 @@ def runs(tmp_path_factory, material: Material, user_env):
                 env = user_env | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 command = ["python", "-m", "tests.stages.stops", str(file)]
                 programs.append(stack.enter_context(started(command, root, env)))
+        processes = [program.process for program in programs]
+        wait_until(
+            lambda: (
+                any(process.poll() for process in processes)
+                or all(process.poll() == 0 for process in processes)
+            ),
+            4 * LAUNCH_SECONDS,
+        )
         for program in programs:
-            assert program.wait(4 * LAUNCH_SECONDS) == 0, program.errors.read_text()[-3000:]
+            assert not program.process.poll(), program.errors.read_text()[-3000:]
     return root
 
 

@@ -24,7 +24,7 @@ class PPOArgs(CommonArgs, PromptArgs):
     self_check: bool = arg(False, "Before step 1, check what PPO relies on, and stop if it fails.")
     eval_every: int = arg(0, "Steps between two evaluations; 0 evaluates before and after.")
     judge: list[str] = arg(
-        [], "Python file with score(texts) that judges held-out responses; it is executed."
+        [], "Python file with score(texts) that judges held-out responses alone; it is executed."
     )
     rollout_batch_size: int = arg(192, "Prompts per PPO step, over all ranks.")
     samples_per_prompt: int = arg(1, "Responses drawn for each prompt.")

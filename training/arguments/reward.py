@@ -88,4 +88,5 @@ def args_of_part(args: RewardArgs, share: float) -> RewardArgs:
         eval_every=math.ceil(args.eval_every * share),
         profile_step=0,
         data_size_curve=[],
+        resume="none" if args.resume == "none" else "auto",  # a folder is the whole run's
     )

@@ -8,6 +8,7 @@ One process writes. A damaged checkpoint is named and the one before it is taken
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -15,10 +16,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 FOLDER = "checkpoints"
 LATEST = "latest"
 MANIFEST = "manifest.json"
-VALUE_FILE = "value.json"  # of its evaluation, less is better; not all have one
+VALUE_FILE = "value.json"  # of its evaluation, by which metric; not all have one
 _NAME = re.compile(r"step_(\d{6,})(?:\.(\d+))?")
 _CHUNK = 2**20
 
@@ -32,12 +35,18 @@ class Found:
 
 
 class CheckpointStore:
-    """The checkpoints of one output_dir: the `keep` newest, and the `keep_best` of least value."""
+    """The checkpoints of one output_dir: the `keep` newest, and the `keep_best` of least value.
 
-    def __init__(self, output_dir: str | Path, *, keep: int, keep_best: int = 0) -> None:
+    Values of another `metric` than this one are not compared.
+    """
+
+    def __init__(
+        self, output_dir: str | Path, *, keep: int, keep_best: int = 0, metric: str = ""
+    ) -> None:
         self._root = Path(output_dir) / FOLDER
         self._keep = keep
         self._keep_best = keep_best
+        self._metric = metric
 
     def save(self, step: int, write: Callable[[Path], None], value: float | None = None) -> Path:
         """Write and publish the checkpoint of `step`; those that are not kept any more go.
@@ -53,14 +62,18 @@ class CheckpointStore:
             staging.mkdir(parents=True)
             write(staging)
             if value is not None:
-                (staging / VALUE_FILE).write_text(json.dumps(value) + "\n", encoding="utf-8")
+                text = json.dumps({"metric": self._metric, "value": value}) + "\n"
+                (staging / VALUE_FILE).write_text(text, encoding="utf-8")
             _write_manifest(staging)
             os.replace(staging, target)
-            _sync_folder(self._root)
-            _replace_text(self._root / LATEST, target.name + "\n")
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
+        try:
+            _sync_folder(self._root)
+            _replace_text(self._root / LATEST, target.name + "\n")
+        except OSError as error:
+            logger.warning("%s is saved, but not named in %s: %s", target, LATEST, error)
         self._remove_old(kept=target)
         return target
 
@@ -76,8 +89,14 @@ class CheckpointStore:
 
     def is_among_best(self, value: float) -> bool:
         """Whether a checkpoint of this value would be kept for it."""
-        kept = [known for folder in self._by_age() if (known := _value_of(folder)) is not None]
+        kept = [known for folder in self._by_age() if (known := self._value_of(folder)) is not None]
         return sum(known <= value for known in kept) < self._keep_best
+
+    def drop_newer(self, than: Path) -> None:
+        """Remove the checkpoints after `than`: a run that goes on from it gives them up."""
+        for folder in self._by_age():
+            if _age(folder) > _age(than):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _free_name(self, step: int) -> Path:
         """`step_000100`, or `step_000100.2`, ... where the run was there before.
@@ -101,12 +120,21 @@ class CheckpointStore:
         steps = {step_of(folder): folder for folder in reversed(past)}  # the last of each
         newest = sorted(steps.values(), key=_age, reverse=True)
         stays = newest[: self._keep]
-        valued = [(value, folder) for folder in newest if (value := _value_of(folder)) is not None]
+        valued = [
+            (value, folder) for folder in past if (value := self._value_of(folder)) is not None
+        ]
         best = sorted(valued, key=lambda pair: pair[0])[: self._keep_best]
         stays += [folder for _, folder in best]
         for folder in self._by_age():
             if folder not in stays:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _value_of(self, folder: Path) -> float | None:
+        try:
+            found = json.loads((folder / VALUE_FILE).read_text(encoding="utf-8"))
+            return float(found["value"]) if found["metric"] == self._metric else None
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
 
 
 def _age(folder: Path) -> tuple[int, int]:
@@ -115,13 +143,6 @@ def _age(folder: Path) -> tuple[int, int]:
     if found is None:
         raise ValueError(f"{folder}: not a checkpoint's name (step_000100)")
     return int(found[1]), int(found[2] or 1)
-
-
-def _value_of(folder: Path) -> float | None:
-    try:
-        return float(json.loads((folder / VALUE_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
 
 
 def step_of(folder: Path) -> int:

@@ -53,14 +53,22 @@ class Checkpoints:
         world: World,
         engines: Mapping[str, TrainingEngine],
         found: Checkpoint | None,
+        *,
+        launched_in: str = "",
     ) -> None:
+        """`launched_in` is the program's output_dir where this run is a part of it."""
         self._args = args
         self._world = world
         self._engines = engines
         self._found = found
+        self._launched_in = launched_in or args.output_dir
         self._store = CheckpointStore(
-            args.output_dir, keep=args.keep_checkpoints, keep_best=args.keep_best
+            args.output_dir,
+            keep=args.keep_checkpoints,
+            keep_best=args.keep_best,
+            metric=args.best_metric,
         )
+        self._saved_step = found.step if found is not None and self.is_in_place else None
         self._value: float | None = None  # of the evaluation of this very step
         self._progress: dict[str, Callable[[], dict[str, Any]]] = {}
         self._tensors: dict[str, Callable[[], Tensors]] = {}
@@ -78,8 +86,7 @@ class Checkpoints:
     @property
     def is_in_place(self) -> bool:
         """Whether what the run has published so far lies in this output_dir."""
-        here = Path(self._args.output_dir).resolve()
-        return self._found is None or self._found.output_dir.resolve() == here
+        return self._found is None or self._found.is_in(self._args.output_dir)
 
     def restore(self) -> None:
         """Give the engines back what they were; every rank reads the folder."""
@@ -116,17 +123,20 @@ class Checkpoints:
         `step` says how many steps are done by then. Where one that was begun is given up, the
         tracked parts are still as they were before it.
         """
+        self._world.barrier()  # a rank that still loads would end at a signal, not stop with all
         try:
             with stopping.training():
                 yield
         except StopRequested as stop:
             stop.is_saved = self.save(step())
             if stop.is_saved:
-                mark_stopped(self._args.output_dir, self._world)
+                mark_stopped(self._launched_in, self._world)
+                again = "--resume auto" if self._args.resume == "none" else "the same command"
                 logger.info(
-                    "stopped by %s after step %d, and saved; the same command goes on from there",
+                    "stopped by %s after step %d, and saved; %s goes on from there",
                     stopping.reason(),
                     step(),
+                    again,
                 )
             raise
         except GuardStop as stop:
@@ -146,8 +156,9 @@ class Checkpoints:
             logger.warning("--best_metric %s is not among %s", name, ", ".join(sorted(metrics)))
 
     def save_if_due(self, step: int, *, always: bool = False) -> None:
-        """Call after each step's work, on every rank."""
-        if always or self._is_due(step):
+        """Call before each step and after the last, on every rank."""
+        is_there = step == self._saved_step and self._value is None
+        if not is_there and (always or self._is_due(step)):
             self._begin(step)
         self._value = None
 
@@ -169,9 +180,11 @@ class Checkpoints:
                 "settings": asdict(self._args),
                 "world_size": self._world.size,
                 "inputs": self._inputs,
+                "origin": self._found.origin if self._found else "",
             }
             text = json.dumps(state, indent=1) + "\n"
             self._writing = self._writer.submit(self._write, step, text, states, self._value)
+        self._saved_step = step
         self._last_saved = time.monotonic()
 
     def _written(self) -> bool:
@@ -211,7 +224,7 @@ class Checkpoints:
 
     def _is_due(self, step: int) -> bool:
         every, minutes = self._args.save_every, self._args.save_minutes
-        if every and step % every == 0:
+        if every and step and step % every == 0:
             return True
         is_late = minutes > 0 and time.monotonic() - self._last_saved >= 60.0 * minutes
         if self._value is not None:

@@ -20,7 +20,10 @@ OWNED_SECTIONS = {
     "optimizer": "--learning_rate, --adam_betas and --weight_decay",
     "scheduler": "--lr_scheduler and --warmup_ratio",
     "bf16": "--dtype",
+    "bfloat16": "--dtype",
     "fp16": "--dtype",
+    "torch_autocast": "--dtype",
+    "data_types": "--dtype",
 }
 
 # Sections that DeepSpeed keeps the names of outside its constants.
@@ -87,7 +90,9 @@ def _check_keys(config: dict[str, Any], path: Path) -> None:
 
     names = {value for value in vars(constants).values() if isinstance(value, str)} | SECTIONS
     for key in config.keys() - names:
-        raise UserError(f"{path}: DeepSpeed has no key {key!r}{_nearest(key, names)}; remove it")
+        raise UserError(
+            f"{path}: no key {key!r} of DeepSpeed is known here{_nearest(key, names)}; remove it"
+        )
     try:
         DeepSpeedZeroConfig(**config.get("zero_optimization", {}))
     except ValueError as error:

@@ -194,12 +194,14 @@ def frozen(module: nn.Module, args: CommonArgs, world: World) -> nn.Module:
     module.requires_grad_(False)
     module.eval()
     if args.zero_stage != 3:
-        _cast_frozen_matrices(module, compute_dtype(args.dtype, world.device))
-        return module.to(world.device)
+        with memory_phase("load", args):
+            _cast_frozen_matrices(module, compute_dtype(args.dtype, world.device))
+            return module.to(world.device)
     import deepspeed
 
     config = ds_config.for_frozen(ds_config.build(args, world.size))
-    engine, *_ = deepspeed.initialize(model=module, config=config, dist_init_required=False)
+    with memory_phase("load", args):
+        engine, *_ = deepspeed.initialize(model=module, config=config, dist_init_required=False)
     engine.eval()
     wrapped: nn.Module = engine
     return wrapped

@@ -41,17 +41,21 @@ BOUNDS: dict[Phase, tuple[str, ...]] = {
 }
 
 
+class OutOfMemoryError(UserError):
+    """No memory was left, said with what to change."""
+
+
 @contextmanager
 def memory_phase(phase: Phase, args: Any) -> Iterator[None]:
     """Inside, memory that runs out is a `UserError` that names `phase` and flags of `args`."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, UserError) or not is_out_of_memory(error):
+        if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
             raise
         ranks = int(os.environ.get("WORLD_SIZE", "1"))
         flags = advice(phase, args, ranks=ranks, on_gpu=torch.cuda.is_available())
-        raise UserError(f"out of memory while {DOING[phase]}: {flags}") from error
+        raise OutOfMemoryError(f"out of memory while {DOING[phase]}: {flags}") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -69,7 +73,7 @@ def advice(phase: Phase, args: Any, *, ranks: int, on_gpu: bool) -> str:
     """What to change, the flag that costs least first; `args` are any program's."""
     lower = [f"--{name} (now {getattr(args, name)})" for name in BOUNDS[phase] if _has(args, name)]
     changes = [f"lower {' or '.join(lower)}"] if lower else []
-    trains = _has(args, "zero_stage")
+    trains = _has(args, "gradient_checkpointing")
     if trains and phase in ("train", "run") and not args.gradient_checkpointing:
         changes.append("set --gradient_checkpointing true")
     if phase in ("load", "train", "run"):

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from training.arguments.common import CommonArgs
 
-# What of a folder counts; a stage's folder has its log and its times as well.
-MODEL = ("*.safetensors", "config.json", "scalar_model.json", "tokenizer*", "vocab*", "merges.txt")
-DATA = ("*.json", "*.jsonl", "*.csv", "*.parquet")
+# What of a model's folder counts; a stage's has its log and its times as well.
+MODEL = ("*.safetensors", "config.json", "scalar_model.json", "tokenizer*", "vocab*", "merges.txt",
+         "*.jinja")  # fmt: skip
+DATA = ("*",)
+NAMES = ("_path", "_template", "_config", "_scratch")  # how flags end that name files
 WHOLE = 2**26  # bytes; of a larger file samples are read
 SAMPLES, SAMPLE = 256, 2**16
 
@@ -19,7 +21,7 @@ def input_fingerprints(args: CommonArgs) -> dict[str, str]:
     found = {}
     for name, value in asdict(args).items():
         is_model = name.endswith("model_name_or_path")
-        if not value or not (is_model or name.endswith(("_path", "_template", "_config"))):
+        if not value or not (is_model or name.endswith(NAMES)):
             continue
         paths = [Path(path) for path in (value if isinstance(value, list) else [value])]
         files = [file for path in paths for file in _files(path, MODEL if is_model else DATA)]

@@ -11,17 +11,19 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from training.arguments.common import CommonArgs
 from training.arguments.parsing import UserError
 from training.runtime.checkpoint import COMPLETE_FILE, STOPPED_FILE
 from training.runtime.checkpoint_store import FOLDER as CHECKPOINTS
+from training.runtime.checkpoint_store import CheckpointStore
 from training.runtime.distributed import World
+from training.runtime.json_lines import JsonLines
 from training.runtime.resume import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -75,9 +77,7 @@ class MetricLogger:
         folder = prepare_output(args, found)
         from torch.utils.tensorboard import SummaryWriter
 
-        self._files: dict[str, IO[str]] = {
-            name: (folder / name).open("a", encoding="utf-8") for name in JSON_LINES
-        }
+        self._files = {name: JsonLines(folder / name) for name in JSON_LINES}
         purge = found.step + 1 if found else None
         self._board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
         self._bar: Any = None
@@ -99,8 +99,9 @@ class MetricLogger:
     ) -> None:
         if not self._is_main:
             return
-        for open_file in (*self._files.values(), self._board):
-            open_file.close()
+        for file in self._files.values():
+            file.close()
+        self._draw(lambda board: board.close())
         if self._bar is not None:
             self._bar.close()
 
@@ -115,10 +116,14 @@ class MetricLogger:
         }
         timing = {key: value for key, value in clean.items() if key.startswith(CLOCK)}
         kept = {key: value for key, value in clean.items() if key not in timing}
-        self._write(METRICS, {"step": step, **kept})
-        self._write(TIMING, {"step": step, "time": round(self._elapsed, 3), **timing})
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+        self._files[METRICS].write({"step": step, **kept})
+        self._files[TIMING].write({"step": step, "time": round(self._elapsed, 3), **timing})
+
+        def add(board: Any) -> None:
+            for name, value in metrics.items():
+                board.add_scalar(name, value, step)
+
+        self._draw(add)
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
         if always_show or step % self._every == 0 or step in (1, self._total):
@@ -129,34 +134,39 @@ class MetricLogger:
         if not self._is_main:
             return
         for row in rows:
-            self._write(SAMPLES, {"step": step, **row})
+            self._files[SAMPLES].write({"step": step, **row})
 
     def progress(self) -> dict[str, Any]:
         """How far the files are, for a checkpoint."""
         if not self._is_main:
             return {}
-        self._board.flush()
-        sizes = {name: file.tell() for name, file in self._files.items()}
+        self._draw(lambda board: board.flush())
+        sizes = {name: file.size() for name, file in self._files.items()}
         return {FILES: sizes, ELAPSED: self._elapsed}
 
     @property
     def _elapsed(self) -> float:
         return self._before + time.monotonic() - self._started
 
-    def _write(self, name: str, row: Mapping[str, Any]) -> None:
-        file = self._files[name]
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        file.flush()
+    def _draw(self, change: Callable[[Any], None]) -> None:
+        """Change TensorBoard's file: its writer never recovers from a full disk."""
+        if self._board is None:
+            return
+        try:
+            change(self._board)
+        except OSError as error:
+            logger.error("TensorBoard's file cannot be written and ends here: %s", error)
+            self._board = None
 
     def histogram(self, step: int, name: str, values: Any) -> None:
         """A distribution for TensorBoard alone."""
         if self._is_main:
-            self._board.add_histogram(name, values, step)
+            self._draw(lambda board: board.add_histogram(name, values, step))
 
     def text(self, name: str, markdown: str) -> None:
         """Words for TensorBoard alone."""
         if self._is_main:
-            self._board.add_text(name, markdown)
+            self._draw(lambda board: board.add_text(name, markdown))
 
     def _show(self, step: int, metrics: Metrics) -> None:
         fields = [f"{name} {metrics[name]:.4g}" for name in SHOWN if name in metrics]
@@ -172,22 +182,18 @@ class MetricLogger:
 def prepare_output(args: CommonArgs, found: Checkpoint | None = None) -> Path:
     """Make `output_dir`, write args.json, and take away what would be taken for this run's.
 
-    That is an earlier run's completion marker, adapters and checkpoints, and lines after the
-    checkpoint that this one goes on from.
+    That is an earlier run's completion marker, adapters and checkpoints, or those after the
+    checkpoint that this one goes on from, and lines after it.
     """
     folder = Path(args.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if found is not None and found.is_in(folder):
+            CheckpointStore(folder, keep=1).drop_newer(found.folder)
+        else:
+            _clear(folder, is_new=found is None)
         for marker in (COMPLETE_FILE, STOPPED_FILE):
             (folder / marker).unlink(missing_ok=True)
-        if found is None:
-            shutil.rmtree(folder / "data_size_curve", ignore_errors=True)  # of an earlier stage 2
-        for adapter in (folder / "adapter", folder / "last/adapter", folder / "critic/adapter"):
-            if (adapter / "adapter_config.json").is_file():
-                shutil.rmtree(adapter)  # of an earlier run with LoRA; this one may have none
-        if found is None or found.output_dir.resolve() != folder.resolve():
-            for past in (folder, *folder.glob("data_size_curve/*")):
-                shutil.rmtree(past / CHECKPOINTS, ignore_errors=True)
         for name in JSON_LINES:
             _cut_back(folder / name, found)
         text = json.dumps(asdict(args), indent=2)
@@ -195,6 +201,22 @@ def prepare_output(args: CommonArgs, found: Checkpoint | None = None) -> Path:
     except OSError as error:
         raise UserError(f"--output_dir: {folder} cannot be written: {error.strerror}") from error
     return folder
+
+
+def _clear(folder: Path, *, is_new: bool) -> None:
+    """Remove what another run has left. Killed at any moment, it leaves no checkpoint in use."""
+    gone = folder / ".removed"
+    shutil.rmtree(gone, ignore_errors=True)
+    if (folder / CHECKPOINTS).is_dir():
+        (folder / CHECKPOINTS).rename(gone)
+    for part in folder.glob(f"data_size_curve/*/{CHECKPOINTS}"):  # of stage 2
+        shutil.rmtree(part, ignore_errors=True)
+    if is_new:
+        shutil.rmtree(folder / "data_size_curve", ignore_errors=True)
+    for adapter in (folder / "adapter", folder / "last/adapter", folder / "critic/adapter"):
+        if (adapter / "adapter_config.json").is_file():
+            shutil.rmtree(adapter)  # this run may have none
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _cut_back(file: Path, found: Checkpoint | None) -> None:

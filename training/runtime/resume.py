@@ -27,6 +27,11 @@ FREE_FLAGS = (
     "local_rank",
     "resume",
     "allow_changed_settings",
+    "self_check",
+    "dry_run",
+    "dry_run_ranks",
+    "data_cache",
+    "max_skipped_steps",
     "save_every",
     "save_minutes",
     "keep_checkpoints",
@@ -43,11 +48,16 @@ class Checkpoint:
     step: int
     progress: Mapping[str, Any]  # of the loop: what `Checkpoints.save` was given
     world_size: int
+    origin: str = ""  # the folder of a --resume FOLDER that this run began from
 
     @property
     def output_dir(self) -> Path:
         """Of the run that wrote it."""
         return self.folder.parents[1]
+
+    def is_in(self, output_dir: str | Path) -> bool:
+        """Whether it is of that folder's run."""
+        return self.output_dir.resolve() == Path(output_dir).resolve()
 
 
 def find_checkpoint(args: CommonArgs, world: World) -> Checkpoint | None:
@@ -74,9 +84,22 @@ def _find(args: CommonArgs, world: World) -> Checkpoint | None:
     folder = _folder(args)
     if folder is None:
         return None
-    state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    state = _state(folder)
     _check_settings(args, world, state, folder)
-    return Checkpoint(folder, state["step"], state["progress"], state["world_size"])
+    return Checkpoint(
+        folder, state["step"], state["progress"], state["world_size"], _origin(args, state)
+    )
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    return state
+
+
+def _origin(args: CommonArgs, state: Mapping[str, Any]) -> str:
+    if args.resume == "auto":
+        return str(state["origin"])
+    return str(Path(args.resume).expanduser().resolve())
 
 
 def _folder(args: CommonArgs) -> Path | None:
@@ -84,10 +107,20 @@ def _folder(args: CommonArgs) -> Path | None:
     if args.resume == "none":
         return None
     if args.resume != "auto":
-        return _named(Path(args.resume).expanduser())
+        return _own(args) or _named(Path(args.resume).expanduser().resolve())
     if (Path(args.output_dir) / COMPLETE_FILE).is_file():
         return None  # it is finished; the same command makes it anew
     return _newest(Path(args.output_dir), flag="--output_dir")
+
+
+def _own(args: CommonArgs) -> Path | None:
+    """The newest of this output_dir, where its unfinished run began from the same --resume."""
+    output = Path(args.output_dir)
+    if (output / COMPLETE_FILE).is_file():
+        return None
+    found = CheckpointStore(output, keep=1).newest().folder
+    origin = str(Path(args.resume).expanduser().resolve())
+    return found if found is not None and _state(found)["origin"] == origin else None
 
 
 def _named(path: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,8 @@ def saturated_scores(history: History, args: PPOArgs) -> str | None:
             "count the same: raise it, or set it to 0"
         )
     first, now = _first(history, "score/std"), _latest(history, "score/std")
-    if not now < max(MIN_SPREAD_SHARE * first, MIN_SPREAD):
+    # A single response a step has no spread to lose.
+    if not (first > 0.0 and now < max(MIN_SPREAD_SHARE * first, MIN_SPREAD)):
         return None
     return (
         f"the standard deviation of the scores fell from {first:.3g} to {now:.3g}: the reward "
@@ -167,7 +169,11 @@ class AlarmBell:
         """Look at an evaluation on held-out prompts: the judge's opinion, and its alarm."""
         if self._judge is None:
             return {}
-        scores = torch.tensor(list(self._judge(texts)), dtype=torch.float64)
+        try:
+            scores = torch.tensor(list(self._judge(texts)), dtype=torch.float64)
+        except UserError as error:  # it only watches: nothing that was learned is given up for it
+            logger.warning("step %d: not judged: %s", step, error)
+            return {}
         judged = {
             "eval/judge/mean": scores.mean().item(),
             "eval/judge/error": (scores.std(correction=0) / len(scores) ** 0.5).item(),

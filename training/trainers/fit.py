@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from training.arguments.common import CommonArgs
+from training.arguments.parsing import GuardStop
 from training.runtime import stopping
 from training.runtime.checkpoints import Checkpoints
 from training.runtime.distributed import World
@@ -102,8 +104,17 @@ def _keep_if_best(
     sample: Callable[[], Sequence[Mapping[str, Any]]],
     save: Callable[[Path], None],
 ) -> None:
-    """Log an evaluation, and publish the model if none before it was as good."""
+    """Log an evaluation, and publish the model if none before it was as good.
+
+    Raises `GuardStop` for a loss that is not finite: nothing says what such a model is worth.
+    """
     log.log(schedule.step, held_out, always_show=True)
+    if not math.isfinite(held_out["loss/eval"]):
+        raise GuardStop(
+            f"after step {schedule.step} the loss of the held-out data is {held_out['loss/eval']}: "
+            "lower the learning rate, or look at the held-out rows; the model is not saved, and "
+            "the best one before it stays"
+        )
     log.samples(schedule.step, sample())
     if held_out["loss/eval"] < kept.best:
         kept.best = held_out["loss/eval"]

@@ -76,9 +76,10 @@ class Readings:
             if any(bad):
                 named = [row for row, is_bad in zip(rows(), bad, strict=True) if is_bad]
                 own.setdefault(name, []).extend(named)
-        order = list(dict.fromkeys(name for name, _, _ in self._parts))
-        found = world.gather(own)
-        for name in order:  # all ranks read the same things in the same order
+        read = list(dict.fromkeys(name for name, _, _ in self._parts))
+        orders, found = zip(*world.gather((read, own)), strict=True)
+        # All ranks read the same things in the same order; one without rows reads nothing.
+        for name in max(orders, key=len):
             bad_rows = {row for part in found for row in part.get(name, ())}
             if bad_rows:
                 return Fault(name, sorted(bad_rows))

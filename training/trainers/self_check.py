@@ -38,6 +38,7 @@ PADS = 3  # on either side of a row, beside those that its neighbours bring
 # scores of equal rows, averaged over the tokens of a response where there are several.
 SAME = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 ENDS = 0.01  # chance, at least, that a response ends before it is cut
+ENDING_ROWS = 256  # at most so many prefixes of the responses are read for it
 
 
 class SelfCheck:
@@ -152,14 +153,19 @@ class SelfCheck:
         )
 
     def _ending(self, rollout: Rollout) -> Check:
-        """The chance that a response ends before it is cut, with EOS at each of its tokens."""
-        rows = [
+        """The chance that a response ends before it is cut, with EOS at each of its tokens.
+
+        Of long responses one token stands for the next few.
+        """
+        every = [
             (prompt + response[:length], index)
             for index, (prompt, response) in enumerate(
                 zip(rollout.prompts, rollout.responses, strict=True)
             )
             for length in range(len(response))
         ]
+        stride = math.ceil(len(every) / ENDING_ROWS)
+        rows = every[::stride]
         forwards = ResponseForwards(
             [prompt for prompt, _ in rows],
             [[self._eos_id] for _ in rows],
@@ -171,7 +177,7 @@ class SelfCheck:
         found = forwards.logprobs(self._models.actor, temperature=self._args.temperature)
         goes_on = [1.0] * len(rollout.responses)
         for (_, index), logprob in zip(rows, found[:, 0].tolist(), strict=True):
-            goes_on[index] *= 1.0 - min(math.exp(logprob), 1.0)
+            goes_on[index] *= (1.0 - min(math.exp(logprob), 1.0)) ** stride
         return Check(
             f"chance to end within {self._args.max_new_tokens} tokens",
             1.0 - sum(goes_on) / len(goes_on),
@@ -190,6 +196,7 @@ class SelfCheck:
         model: Any = self._models.reward_model
         reader: Any = _Reader(model)
         args = RewardArgs(
+            output_dir=self._args.output_dir,
             dtype=self._args.dtype,
             micro_batch_tokens=self._args.micro_batch_tokens,
             packing="always" if can_read_blocks(reader.module.backbone.config) else "never",
