@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -135,18 +134,6 @@ def test_a_pickle_in_a_checkpoints_place_is_not_run(args, saved, tmp_path):
     with pytest.raises(UserError, match=r"actor\.safetensors: .*; pass --resume none"):
         made.restore()
     assert not (tmp_path / "exploded").exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 400 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("a small file system can only be mounted by root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_on_a_full_disk_the_save_fails_the_run_goes_on_and_says_so(args, small_disk, caplog):

@@ -55,6 +55,23 @@ def test_the_best_are_kept_besides_the_newest(tmp_path):
     assert not CheckpointStore(tmp_path, keep=1).is_among_best(0.0)
 
 
+def test_the_best_stays_where_its_step_is_saved_again_without_a_value(tmp_path):
+    store = CheckpointStore(tmp_path, keep=1, keep_best=1)
+    store.save(10, write, 0.1)
+    store.save(10, write)
+    store.save(20, write, 5.0)
+    assert names(tmp_path) == ["latest", "step_000010", "step_000020"]
+
+
+def test_values_of_another_metric_are_not_compared(tmp_path):
+    CheckpointStore(tmp_path, keep=1, keep_best=1, metric="loss/eval").save(10, write, 0.5)
+    store = CheckpointStore(tmp_path, keep=1, keep_best=1, metric="+accuracy/eval")
+    assert store.is_among_best(0.7)
+    store.save(20, write, 0.7)
+    store.save(30, write)
+    assert names(tmp_path) == ["latest", "step_000020", "step_000030"]
+
+
 def test_the_same_step_again_takes_nothing_away_before_it_is_whole(store, tmp_path):
     first = store.save(3, write)
 

@@ -6,7 +6,9 @@ import torch
 from training.arguments.collect import CollectArgs
 from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
+from training.arguments.self_check import SelfCheckArgs
 from training.arguments.sft import SFTArgs
+from training.models.folders import weights_errors
 from training.runtime.exhaustion import advice, is_out_of_memory, memory_phase
 
 
@@ -59,6 +61,15 @@ def test_an_inner_phase_is_the_one_that_is_named():
         raise MemoryError
 
 
+def test_weights_that_cannot_be_read_for_want_of_memory_are_no_damaged_ones():
+    with (
+        pytest.raises(UserError, match="out of memory while loading the models"),
+        memory_phase("load", SFTArgs()),
+        weights_errors("folder"),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+
 @pytest.mark.parametrize(
     ("phase", "args", "ranks", "on_gpu", "expected"),
     [
@@ -87,6 +98,9 @@ def test_an_inner_phase_is_the_one_that_is_named():
             "lower --micro_batch_tokens (now 4096) or --generation_batch_size (now 256) or "
             "--max_new_tokens (now 40), or free memory",
         ),
+        ("load", SelfCheckArgs(), 1, False, "use a smaller model"),
+        ("run", SelfCheckArgs(), 1, True, "lower --micro_batch_tokens (now 4096) or "
+         "--max_new_tokens (now 16), or free memory"),
     ],
 )  # fmt: skip
 def test_only_what_helps_and_is_not_set_yet_is_advised(phase, args, ranks, on_gpu, expected):

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import logging
 import math
@@ -141,3 +142,41 @@ def test_an_earlier_adapter_of_this_run_goes_and_nobody_elses(args, alone, tmp_p
         pass
     assert not any(folder.exists() for folder in ours)
     assert all(folder.exists() for folder in others)
+
+
+def test_going_on_keeps_the_adapter_and_drops_what_lies_ahead(args, alone, tmp_path, interrupted):
+    out = tmp_path / "out"
+    (out / "adapter").mkdir()
+    (out / "adapter" / "adapter_config.json").write_text("{}")
+    ahead = out / "checkpoints" / "step_000002"
+    ahead.mkdir()
+    with MetricLogger(args, alone, total_steps=3, found=interrupted):
+        pass
+    assert (out / "adapter" / "adapter_config.json").exists()
+    assert interrupted.folder.is_dir()
+    assert not ahead.exists(), "files were cut back behind it"
+
+
+# TensorBoard's own thread ends so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_on_a_full_disk_lines_wait_for_room_and_the_run_goes_on(args, alone, small_disk, caplog):
+    args = replace(args, output_dir=str(small_disk / "out"))
+    with MetricLogger(args, alone, total_steps=3) as log:
+        log.log(1, {"loss": 3.0})
+        filler = small_disk / "filler"
+        with contextlib.suppress(OSError), filler.open("wb") as file:
+            for _ in range(500):
+                file.write(bytes(1000))
+        for step in range(2, 200):
+            log.log(step, {"loss": 2.0, "a long name " * 9: 1.0})
+        log.progress()
+        filler.unlink()
+        log.log(200, {"loss": 1.0})
+        sizes = log.progress()["files"]
+    found = rows(small_disk / "out", "metrics.jsonl")
+    assert [row["step"] for row in found] == list(range(1, 201))
+    assert sizes["metrics.jsonl"] == (small_disk / "out" / "metrics.jsonl").stat().st_size
+    said = [text for text in caplog.messages if "metrics.jsonl" in text]
+    assert len(said) == 1
+    assert "No space left on device" in said[0]
+    assert any("TensorBoard" in text for text in caplog.messages)

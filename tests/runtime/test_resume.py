@@ -29,10 +29,11 @@ def found_by(args, world):
 def save(args):
     """Saves checkpoints that hold nothing but what `find_checkpoint` reads."""
 
-    def at(step, ranks=1):
+    def at(step, ranks=1, origin="", output_dir=args.output_dir):
         state = {"step": step, "progress": {"kl_coef": 0.5}, "settings": asdict(args)}
+        state["origin"] = origin
         text = json.dumps({**state, "world_size": ranks, "inputs": input_fingerprints(args)})
-        store = CheckpointStore(args.output_dir, keep=2)
+        store = CheckpointStore(output_dir, keep=2)
 
         def write(folder: Path) -> None:
             (folder / "state.json").write_text(text)
@@ -82,6 +83,20 @@ def test_a_path_names_a_checkpoint_or_a_run(args, alone, save, tmp_path, where):
     assert found_by(other, alone).step == 6
 
 
+def test_the_same_command_with_a_path_goes_on_with_what_it_began(args, alone, save, tmp_path):
+    first = save(3)
+    other = replace(args, output_dir=str(tmp_path / "other"), resume=str(first))
+    found = found_by(other, alone)
+    assert (found.folder, found.origin) == (first, str(first))
+    later = save(6, origin=found.origin, output_dir=other.output_dir)
+    assert found_by(other, alone).folder == later
+    assert found_by(replace(other, resume="auto"), alone).origin == str(first)
+    # What began elsewhere, and what is finished, is not gone on with.
+    assert found_by(replace(other, resume=str(tmp_path / "out")), alone).folder == first
+    (tmp_path / "other" / "complete.json").write_text("{}")
+    assert found_by(other, alone).folder == first
+
+
 def test_a_path_that_is_no_checkpoint_is_refused(args, alone, tmp_path):
     with pytest.raises(UserError, match=r"--resume .*neither a run's output_dir"):
         find_checkpoint(replace(args, resume=str(tmp_path)), alone)
@@ -119,7 +134,7 @@ def test_data_with_other_content_are_a_changed_setting(args, alone, tmp_path):
     rows.write_text("first\n")
     args = replace(args, data_path=[str(rows)], keep_checkpoints=7)
     state = {"step": 3, "progress": {}, "settings": asdict(args), "world_size": 1}
-    state["inputs"] = input_fingerprints(args)
+    state |= {"inputs": input_fingerprints(args), "origin": ""}
 
     def write(folder: Path) -> None:
         (folder / "state.json").write_text(json.dumps(state))
@@ -129,6 +144,16 @@ def test_data_with_other_content_are_a_changed_setting(args, alone, tmp_path):
     rows.write_text("other\n")
     with pytest.raises(UserError, match=r"--data_path .*rows\.jsonl.* has other content"):
         find_checkpoint(args, alone)
+
+
+def test_any_file_of_a_data_folder_counts(tmp_path):
+    args = CommonArgs(output_dir=str(tmp_path / "out"), data_path=[str(tmp_path)])
+    assert input_fingerprints(args) == {}
+    seen = []
+    for name in ("train.txt", "train.tsv", "dev.ndjson"):
+        (tmp_path / name).write_text("first\n")
+        seen.append(input_fingerprints(args)["data_path"])
+    assert len(set(seen)) == 3
 
 
 def test_a_models_weights_count_and_its_log_does_not(tmp_path):

@@ -83,7 +83,7 @@ def runs(tmp_path_factory, material: Material, user_env):
                 command = ["python", "-m", "tests.stages.stops", str(file)]
                 programs.append(stack.enter_context(started(command, root, env)))
         processes = [program.process for program in programs]
-        wait_until(
+        has_ended = wait_until(
             lambda: (
                 any(process.poll() for process in processes)
                 or all(process.poll() == 0 for process in processes)
@@ -92,6 +92,7 @@ def runs(tmp_path_factory, material: Material, user_env):
         )
         for program in programs:
             assert not program.process.poll(), program.errors.read_text()[-3000:]
+        assert has_ended
     return root
 
 

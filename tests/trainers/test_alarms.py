@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
 from training.trainers.alarms import ALARMS, AlarmBell, judge_falls_while_score_rises
 
@@ -133,6 +134,15 @@ def test_the_judge_reads_held_out_responses_and_its_error_is_of_the_mean(caplog)
     second = bell.evaluation(9, {"eval/score/mean": 1.0}, ["a", "a"])
     assert second["alarm/judge"] == 1.0
     assert AlarmBell(ARGS, None).evaluation(0, {"eval/score/mean": 0.0}, ["a"]) == {}
+
+
+def test_a_judge_that_fails_is_said_and_gives_nothing_up(caplog):
+    def judge(texts):
+        raise UserError("--judge mine.py:3: 'score' returned nan")
+
+    bell = AlarmBell(ARGS, judge)
+    assert bell.evaluation(7, {"eval/score/mean": 0.0}, ["a"]) == {}
+    assert caplog.messages == ["step 7: not judged: --judge mine.py:3: 'score' returned nan"]
 
 
 def test_a_bell_that_goes_on_from_its_progress_rings_as_if_never_stopped():

@@ -1,10 +1,14 @@
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 
+from training.arguments.parsing import GuardStop
 from training.arguments.sft import SFTArgs
 from training.runtime.distributed import World
+from training.runtime.metrics import MetricLogger
+from training.trainers.fit import Kept, _keep_if_best
 from training.trainers.guards import Fault, Guard, Readings, SkipStep, TooManySkips
 from training.trainers.schedule import Schedule
 
@@ -71,6 +75,24 @@ def test_the_reading_made_first_is_named_with_its_own_rows():
     fault = readings.fault(WORLD)
     assert str(fault) == "log-prob of a, c is not finite"
     assert Readings().fault(WORLD) is None
+
+
+def test_a_rank_that_read_nothing_names_the_same_fault(monkeypatch):
+    other = (["score", "loss"], {"loss": ["b"], "score": ["a"]})
+    monkeypatch.setattr(World, "gather", lambda self, own: [own, other])
+    assert str(Readings().fault(WORLD)) == "score of a is not finite"
+
+
+def test_a_model_without_a_finite_loss_is_not_published(tmp_path):
+    args = SFTArgs(output_dir=str(tmp_path / "out"))
+    schedule = Schedule(args, WORLD, total_steps=4)
+    saved: list[Path] = []
+    with (
+        MetricLogger(args, WORLD, total_steps=4) as log,
+        pytest.raises(GuardStop, match="after step 0 the loss of the held-out data is nan"),
+    ):
+        _keep_if_best(args, schedule, log, Kept(), {"loss/eval": float("nan")}, list, saved.append)
+    assert saved == []
 
 
 def test_many_rows_are_counted_not_listed():

@@ -97,8 +97,7 @@ def saturated_scores(history: History, args: PPOArgs) -> str | None:
             "count the same: raise it, or set it to 0"
         )
     first, now = _first(history, "score/std"), _latest(history, "score/std")
-    # A single response a step has no spread to lose.
-    if not (first > 0.0 and now < max(MIN_SPREAD_SHARE * first, MIN_SPREAD)):
+    if not now < max(MIN_SPREAD_SHARE * first, MIN_SPREAD):
         return None
     return (
         f"the standard deviation of the scores fell from {first:.3g} to {now:.3g}: the reward "

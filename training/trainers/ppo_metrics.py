@@ -88,9 +88,10 @@ def sample_metrics(rollout: Rollout) -> dict[str, float]:
     """Metrics of sampled responses alone, in training and in evaluation."""
     log_ratio = (rollout.logprobs - rollout.ref_logprobs).masked_fill(~rollout.mask, 0.0)
     lengths = rollout.mask.sum(dim=1).double()
+    spread = {"score/std": rollout.scores.std(correction=0).item()}  # a single score has none
     return {
         "score/mean": rollout.scores.mean().item(),
-        "score/std": rollout.scores.std(correction=0).item(),
+        **(spread if len(rollout.scores) > 1 else {}),
         "kl/ref": log_ratio.sum(dim=1).mean().item(),
         "policy/entropy": masked_mean(rollout.entropies, rollout.mask).item(),
         "response/length": lengths.mean().item(),
