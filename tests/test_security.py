@@ -20,6 +20,7 @@ from examples.movie_reviews import archives as movies
 from examples.movie_reviews import smollm2
 from tests import tiny_models
 from training.arguments.parsing import UserError
+from training.models import loading
 from training.models.loading import load_causal_lm, load_config
 from training.models.scalar import ScalarSettings, load_scalar_model, new_scalar_model
 from training.models.tokenizers import load_tokenizer
@@ -224,6 +225,19 @@ def test_a_known_model_is_built_without_the_code_beside_it(folder, canary):
     lm = load_causal_lm(str(folder), tokenizer, device=CPU, dropout=None)
     assert type(lm).__module__.startswith("transformers.")
     assert not canary.exists()
+
+
+@pytest.mark.parametrize("asked", ["evil/kernel", "flash_attention_2"])  # of the Hub; a package
+def test_attention_is_ours_whatever_a_config_asks_for(folder, asked):
+    file, tokenizer = folder / "config.json", load_tokenizer(str(folder), flag="")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"_attn_implementation": asked}))
+    new = loading.config_from_json(str(file), tokenizer, flag="")
+    models: list[Any] = [
+        loading.empty_causal_lm(load_config(str(folder), flag="", hint=""), len(tokenizer)),
+        loading.new_causal_lm(new, tokenizer, device=CPU),
+        load_causal_lm(str(folder), tokenizer, device=CPU, dropout=None),
+    ]
+    assert [lm.config._attn_implementation for lm in models] == ["eager"] * 3
 
 
 # --- archives and downloads

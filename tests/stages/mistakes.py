@@ -262,6 +262,13 @@ SFT: Cases = {
         lambda p: [MODEL, folder_of(p, p.base, tokenizer="{")],
         [MODEL, "copy", "tokenizer"],
     ),
+    "a tokenizer of another version": (
+        lambda p: [
+            MODEL,
+            folder_of(p, p.base, tokenizer='{"added_tokens": [], "model": {"a": 1}}'),
+        ],
+        [MODEL, "copy", "no tokenizer can be loaded", "untagged enum"],
+    ),
     "a tokenizer without EOS": (
         lambda p: [MODEL, folder_of(p, p.base, tokenizer_config=FAST)],
         [MODEL, "copy", "EOS"],
@@ -456,6 +463,26 @@ PPO: Cases = {
     "an unknown setting": (scalar_settings(haed="linear"), [REWARD, "scalar_model.json", "haed"]),
     "an unknown head": (scalar_settings(head="cubic"), [REWARD, "scalar_model.json", "cubic"]),
     "a scale in words": (scalar_settings(score_std="wide"), [REWARD, "scalar_model.json", "wide"]),
+    "a setting that is none of the file's": (
+        scalar_settings(is_plain=1),
+        [REWARD, "scalar_model.json", "is_plain"],
+    ),
+    "a head that is a number": (scalar_settings(head=1), [REWARD, "scalar_model.json", "head 1"]),
+    **{
+        f"{name} of {str(value)[:5]}": (
+            scalar_settings(**{name: value}),
+            [REWARD, "scalar_model.json", name, "no finite scores"],
+        )
+        for name, value in (
+            ("score_std", 0),
+            ("score_std", -1.0),
+            ("score_std", 1e-60),
+            ("score_std", float("nan")),
+            ("score_mean", float("inf")),
+            ("score_mean", -(10**400)),
+        )
+    },
+    "no judge": (flags("--judge", "no.py", "x"), ["--judge no.py: no such file"]),
     "a folder of nothing as reward model": (
         lambda p: [REWARD, str(p.tmp)],
         [REWARD, "no reward model"],

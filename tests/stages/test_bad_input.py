@@ -334,6 +334,10 @@ REWARD_CASES: dict[str, tuple[Flags, list[str]]] = {
         lambda p: ["--normalization_data_path", "no.jsonl"],
         ["no.jsonl: no such file"],
     ),
+    "no room for a prompt to normalize with": (
+        lambda p: ["--max_length", "40"],
+        ["--normalization_new_tokens 40", "no prompt room", "--max_length 40"],
+    ),
 }
 PPO_CASES: dict[str, tuple[Flags, list[str]]] = {
     "batch arithmetic": (
@@ -430,6 +434,7 @@ def test_a_mistake_of_one_stage(said, place, stage, flags, expected):
     output = ["--output_dir", str(place.tmp / "out")]
     line = said(stage, [*place.good_flags(stage), *output, *extra])
     assert all(part in line for part in expected), line
+    assert said(stage, [*place.good_flags(stage), *output, *extra, "--dry_run"]) == line
 
 
 @pytest.mark.parametrize("case", mistakes.UNREADABLE)

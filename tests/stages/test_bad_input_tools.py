@@ -344,6 +344,15 @@ ANNOTATION: dict[str, Case] = {
         ["LABEL_STUDIO_API_KEY is not set"],
     ),
 }
+
+
+def other_tokenizer(p: Place) -> str:
+    """A folder whose tokenizer.json no version of `tokenizers` can read."""
+    p.file('{"tokenizer_class": "PreTrainedTokenizerFast"}', "tokenizer_config.json")
+    p.file('{"added_tokens": [], "model": {"a": 1}}', "tokenizer.json")
+    return str(p.tmp)
+
+
 INSPECT: dict[str, Case] = {
     "nothing to inspect": ("inspect", words(), ["name the data"]),
     "no such data": ("inspect", words("no.jsonl"), ["no.jsonl: no such file"]),
@@ -360,6 +369,11 @@ INSPECT: dict[str, Case] = {
         "inspect",
         lambda p: [p.prompts, "--tokenizer_name_or_path", "./no"],
         ["--tokenizer_name_or_path", "./no"],
+    ),
+    "a tokenizer of another version": (
+        "inspect",
+        lambda p: [p.prompts, "--tokenizer_name_or_path", other_tokenizer(p)],
+        ["--tokenizer_name_or_path", "no tokenizer can be loaded", "untagged enum"],
     ),
     "a report into a folder": (
         "inspect",

@@ -15,8 +15,9 @@ from tests.stages.processes import ROOT, started
 from training.models.loading import load_causal_lm, save_causal_lm
 from training.models.scalar import ScalarSettings, new_scalar_model, save_scalar_model
 from training.models.tokenizers import load_tokenizer
-from training.runtime.launch import _is_dry_run
+from training.runtime.launch import LAUNCH_ID, _is_dry_run
 from training.trainers.dry_run_words import free_host_memory
+from training.trainers.speed import Speed
 
 CPU = torch.device("cpu")
 PROGRAMS = {"sft": "step1_sft", "reward": "step2_reward", "ppo": "step3_ppo"}
@@ -129,6 +130,15 @@ def test_stage_2_says_its_arithmetic(said):
     assert f"{trained:,} trained" in line_of(lines, "reward model:")
 
 
+def test_stage_2_counts_the_further_trainings_of_a_curve(said, monkeypatch):
+    monkeypatch.setattr(Speed, "least_training", lambda *_, **__: 10.0)
+    # Of the roofline 0.7 to 0.45 is reached: 10 / 0.7 and 10 / 0.45.
+    assert "time: about 14 s to 22 s," in line_of(said("reward"), "time:")
+    # The whole, counted once, a tenth and a half: 16 / 0.7 and 16 / 0.45.
+    curve = said("reward", "--data_size_curve", "0.1", "0.5", "1")
+    assert "time: about 23 s to 36 s," in line_of(curve, "time:")
+
+
 def test_stage_3_says_its_arithmetic(said):
     lines = said("ppo", "--rollout_batch_size", "8", "--samples_per_prompt", "3", "--ppo_epochs",
                  "2", "--minibatch_size", "12", "--max_steps", "5", "--dry_run_ranks", "4",
@@ -147,6 +157,34 @@ def test_ranks_come_from_the_environment(said, monkeypatch):
     assert "on 6 ranks: 2 each" in line_of(said("sft", "--batch_size", "12"), "batch:")
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert "on 3 ranks: 4 each" in line_of(said("sft", "--batch_size", "12"), "batch:")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({LAUNCH_ID: "a", "NUM_GPUS": ""}, "on 3 ranks: 4 each"),  # run.sh, told no number
+        ({LAUNCH_ID: "a", "NUM_GPUS": "2"}, "on 2 ranks: 6 each"),
+        ({}, "on 1 rank: 12 each"),  # plain python
+    ],
+)
+def test_ranks_are_one_a_gpu_where_a_launcher_is_told_no_number(
+    said, monkeypatch, environment, expected
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert expected in line_of(said("sft", "--batch_size", "12"), "batch:")
+
+
+@pytest.mark.parametrize("name", ["NUM_GPUS", "WORLD_SIZE"])
+@pytest.mark.parametrize("value", ["0", "-1", "two"])
+def test_a_number_of_ranks_that_is_none_is_one_line(said, monkeypatch, capsys, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        said("sft")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{name} in the environment must be a number of at least 1, got '{value}'" in line
 
 
 def test_another_rank_is_silent(said, monkeypatch):
@@ -218,6 +256,11 @@ def test_memory_left_is_the_smaller_of_system_and_container(tmp_path):
     group.mkdir(parents=True)
     (group / "memory.max").write_text("1000000\n")
     (group / "memory.current").write_text("400000\n")
+    # Of the 400000 taken, 50000 + 70000 are files that the kernel gives up; shared memory stays.
+    stat = "anon 250000\nfile 150000\nshmem 30000\ninactive_file 50000\nactive_file 70000\n"
+    (group / "memory.stat").write_text(stat)
+    assert free_host_memory(tmp_path) == 720_000
+    (group / "memory.stat").unlink()
     assert free_host_memory(tmp_path) == 600_000
     (group / "memory.max").write_text("max\n")
     assert free_host_memory(tmp_path) == 2000 * 1024

@@ -1,6 +1,7 @@
 """Flags of stage 3, PPO."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from training.arguments.common import (
@@ -36,7 +37,10 @@ class PPOArgs(CommonArgs, PromptArgs):
     best_metric: str = arg("+eval/score/mean", "As of --keep_best; +NAME: higher is better.")
     kl_coef: float = arg(0.05, "Weight of the per-token KL penalty against ref.")
     kl_controller: Literal["fixed", "adaptive"] = arg("fixed", "adaptive steers --kl_coef.")
-    kl_target: float = arg(6.0, "Nats per response that the adaptive controller steers to.")
+    kl_target: float = arg(
+        6.0,
+        "Nats per response that adaptive steers to; the KL alarm is at 3 times it, with fixed too.",
+    )
     kl_horizon: float = arg(10000.0, "Episodes over which the adaptive controller acts.")
     kl_estimator: Literal["k1", "k2", "k3"] = arg("k1", "Per-token KL estimate in the reward.")
     score_clip: float = arg(5.0, "Scores are clipped to +- this; 0 does not clip.")
@@ -88,6 +92,10 @@ class PPOArgs(CommonArgs, PromptArgs):
         require(
             self.kl_controller == "fixed" or self.kl_coef > 0,
             "--kl_controller adaptive cannot leave --kl_coef 0; start from a positive one",
+        )
+        require(
+            not self.judge or Path(self.judge[0]).expanduser().is_file(),
+            f"--judge {' '.join(self.judge[:1])}: no such file",
         )
 
     @property

@@ -237,10 +237,10 @@ def _tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises a bare one for a file that it cannot read
         is_here = Path(path).expanduser().exists()
-        reason = f"{path}: {str(error).splitlines()[0]}" if is_here else not_there(path)
+        reason = f"{path}: {' '.join(str(error).split())}" if is_here else not_there(path)
         raise UserError(
             f"--tokenizer_name_or_path: no tokenizer can be loaded from {reason}"
         ) from error

@@ -194,9 +194,8 @@ def new_causal_lm(config: Config, tokenizer: Tokenizer, *, device: torch.device)
 
     # Not `from_config`, which under ZeRO-3 draws other weights; the engine shards these as well.
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    lm = model_class(config).float()
-    lm.set_attn_implementation(attention_for(device))
-    return _finish(lm, tokenizer)
+    config._attn_implementation = attention_for(device)  # whatever the file asks for
+    return _finish(model_class(config).float(), tokenizer)
 
 
 def empty_causal_lm(config: Config, tokens: int) -> nn.Module:
@@ -207,10 +206,10 @@ def empty_causal_lm(config: Config, tokens: int) -> nn.Module:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     config.vocab_size = max(config.vocab_size, tokens)
+    config._attn_implementation = "eager"  # its own may need a package, or a kernel from the Hub
     with torch.device("meta"):
         model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         lm = model_class(config)
-        lm.set_attn_implementation("eager")
     fuse_gelu(lm)
     model: nn.Module = lm
     return model

@@ -6,7 +6,7 @@ same in stage 2's evaluation and inside PPO, for every head and pooling.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -151,13 +151,17 @@ def backbone_folder(path: str, settings: ScalarSettings) -> str:
 
 
 def _settings(file: Path, *, flag: str, hint: str) -> ScalarSettings:
-    fields = read_json(file, flag)
-    known = ScalarSettings()
-    for name, value in fields.items():
-        kind = float if name.startswith("score_") else str
-        if not hasattr(known, name) or not isinstance(value, kind | int):
+    given = read_json(file, flag)
+    known = {field.name: type(field.default) for field in fields(ScalarSettings)}
+    for name, value in given.items():
+        kinds = (float, int) if known.get(name) is float else (str,)
+        if name not in known or type(value) not in kinds:
             raise UserError(f"{flag}: {file}: {name} {value!r} is no setting of ours; {hint}")
-    settings = ScalarSettings(**fields)
+    settings = ScalarSettings(**given)
+    fp32 = torch.finfo(torch.float32)  # that scores are in
+    if not (abs(settings.score_mean) <= fp32.max and fp32.tiny <= settings.score_std <= fp32.max):
+        got = f"score_mean {settings.score_mean!r}, score_std {settings.score_std!r}"
+        raise UserError(f"{flag}: {file}: {got} make no finite scores; {hint}")
     if settings.head not in get_args(Head) or settings.pooling not in get_args(Pooling):
         got = f"head {settings.head!r}, pooling {settings.pooling!r}"
         raise UserError(f"{flag}: {file}: unknown {got}; {hint}")
@@ -171,8 +175,8 @@ def refuse_scalar_model(path: str, *, flag: str, hint: str) -> None:
     """
     folder = Path(path).expanduser()
     config = folder / "config.json"
-    fields = read_json(config, flag) if config.is_file() else {}
-    architecture = (fields.get("architectures") or [""])[0]
+    given = read_json(config, flag) if config.is_file() else {}
+    architecture = (given.get("architectures") or [""])[0]
     if (folder / SETTINGS_FILE).is_file() or architecture.endswith("ForSequenceClassification"):
         raise UserError(f"{flag}: {path} holds a reward model, which does not respond; {hint}")
 

@@ -55,11 +55,6 @@ def load_starting_tokenizer(args: SFTArgs) -> Tokenizer:
     return load_tokenizer(str(folder), flag="--tokenizer_name_or_path")
 
 
-def check_starting_model(args: SFTArgs, tokenizer: Tokenizer) -> Config:
-    """The config of the model, of which nothing more is read, after it was checked."""
-    return _config(args, tokenizer)
-
-
 def starting_model(args: SFTArgs, tokenizer: Tokenizer, device: torch.device) -> nn.Module:
     """The causal LM that stage 1 trains."""
     base = base_model(args)
@@ -67,7 +62,7 @@ def starting_model(args: SFTArgs, tokenizer: Tokenizer, device: torch.device) ->
     if base:
         logger.info("model: starting from %s", base)
         return load_causal_lm(base, tokenizer, device=device, dropout=dropout)
-    config = _config(args, tokenizer)
+    config = check_starting_model(args, tokenizer)
     if dropout is not None:
         set_dropout(config, dropout)
     logger.info("model: a new %s from %s", config.model_type, _config_file(args))
@@ -78,7 +73,8 @@ def _config_file(args: SFTArgs) -> str:
     return args.init_from_scratch or str(EXAMPLE_CONFIG)
 
 
-def _config(args: SFTArgs, tokenizer: Tokenizer) -> Config:
+def check_starting_model(args: SFTArgs, tokenizer: Tokenizer) -> Config:
+    """The config of the model, of which nothing more is read, after it was checked."""
     base = base_model(args)
     if base:
         hint = "give a folder with config.json and safetensors, or a name such as gpt2"

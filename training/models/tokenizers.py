@@ -31,7 +31,7 @@ def load_tokenizer(path: str, *, flag: str) -> Tokenizer:
         raise UserError(nothing_there)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **NO_CODE)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except Exception as error:  # tokenizers raises a bare one for a file that it cannot read
         if is_code_refused(error):
             raise code_refusal(path, flag=flag) from error
         if not is_here:

@@ -10,9 +10,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import nn
 
 from training.arguments.common import CommonArgs
@@ -23,7 +24,12 @@ from training.arguments.sft import SFTArgs
 from training.data.batches import epoch_batches
 from training.data.groups import regroup
 from training.data.packing import MicroBatch, Sample, padded_tokens, plan_packed_step
-from training.data.prepare import load_comparisons, load_prompts, load_sft
+from training.data.prepare import (
+    load_comparisons,
+    load_normalization_prompts,
+    load_prompts,
+    load_sft,
+)
 from training.models import scalar, starting_point
 from training.models.cpu_blocks import skips_padding, use_cpu_blocks
 from training.models.loading import empty_causal_lm, load_config, set_dropout
@@ -33,6 +39,7 @@ from training.runtime import ds_config
 from training.runtime import memory_estimate as memory
 from training.runtime.distributed import World
 from training.runtime.engine import compute_dtype
+from training.runtime.launch import LAUNCH_ID
 from training.runtime.memory_estimate import Setting, Work
 from training.runtime.process import pick_device, set_logging, user_errors
 from training.trainers import dry_run_words as words
@@ -45,7 +52,6 @@ from training.trainers.stage_memory import ppo_estimate, reward_estimate, sft_es
 
 logger = logging.getLogger(__name__)
 
-Args = TypeVar("Args", bound=CommonArgs)
 BATCHES = 100  # of an epoch that are planned, evenly spaced
 
 
@@ -53,8 +59,8 @@ BATCHES = 100  # of an epoch that are planned, evenly spaced
 def session(args: CommonArgs) -> Iterator[World]:
     """This rank's place, from the flags or the environment; nobody is waited for."""
     with user_errors():
-        rank, local = _number("RANK", 0), _number("LOCAL_RANK", 0)
-        size = args.dry_run_ranks or _number("WORLD_SIZE", 0) or _number("NUM_GPUS", 1)
+        rank, local = _number("RANK") or 0, _number("LOCAL_RANK") or 0
+        size = args.dry_run_ranks or _launched_ranks()
         device = pick_device(local)
         set_logging(logging.INFO if rank == 0 else logging.WARNING, sys.stdout)
         logger.info("dry run: weights are not read, nothing is written")
@@ -64,18 +70,22 @@ def session(args: CommonArgs) -> Iterator[World]:
         logger.info("dry run: flags and data are good")
 
 
-def _number(name: str, default: int) -> int:
+def _launched_ranks() -> int:
+    """Ranks that the environment tells of; run.sh starts one a GPU where it is told no number."""
+    known = _number("WORLD_SIZE", least=1) or _number("NUM_GPUS", least=1)
+    return known or (torch.cuda.device_count() if LAUNCH_ID in os.environ else 0) or 1
+
+
+def _number(name: str, *, least: int = 0) -> int | None:
+    """A number from the environment, None where it has none."""
     text = os.environ.get(name, "")
-    if text and (not text.isdecimal() or int(text) > 10**6):
-        raise UserError(f"{name} in the environment must be a number, got {text!r}")
-    return int(text) if text else default
-
-
-def _unkept(args: Args) -> Args:
-    """The same flags with nothing put into the cache."""
-    known = {field.name for field in fields(args)}
-    changes: dict[str, Any] = {"data_cache": False} if "data_cache" in known else {}
-    return replace(args, **changes)
+    if not text:
+        return None
+    if not text.isdecimal() or not least <= int(text) <= 10**6:
+        raise UserError(
+            f"{name} in the environment must be a number of at least {least}, got {text!r}"
+        )
+    return int(text)
 
 
 def sft(args: SFTArgs) -> None:
@@ -85,7 +95,7 @@ def sft(args: SFTArgs) -> None:
         config = starting_point.check_starting_model(args, tokenizer)
         if args.dropout >= 0:
             set_dropout(config, args.dropout)
-        data = load_sft(_unkept(args), tokenizer)
+        data = load_sft(replace(args, data_cache=False), tokenizer)
         lm = _prepared(empty_causal_lm(config, len(tokenizer)), args)
         lengths = [len(text.input_ids) for text in data.train]
         targets = [sum(text.loss_mask) for text in data.train]
@@ -93,7 +103,7 @@ def sft(args: SFTArgs) -> None:
         rules = row_rules(args, lm, longest_row=args.max_length)
         batches = epoch_batches(lengths, args.batch_size, seed=args.seed, epoch=0)
         plans = _plans(batches, samples, rules, world)
-        work = _work(plans, [targets for _ in plans])
+        work = _work(plans, targets)
         size, setting = size_of(lm), setting_of(args, world, lm)
 
         words.lengths("sequences", lengths)
@@ -112,7 +122,10 @@ def reward(args: RewardArgs) -> None:
     """Stage 2."""
     with session(args) as world:
         tokenizer = reward_setup.check_backbone(args)
-        data = load_comparisons(_unkept(args), tokenizer)
+        uncached = replace(args, data_cache=False)
+        data = load_comparisons(uncached, tokenizer)
+        if args.normalization_samples:
+            load_normalization_prompts(uncached, tokenizer)
         flag, hint = "--model_name_or_path", reward_setup.RUN_STAGE_1
         config = load_config(args.model_name_or_path, flag=flag, hint=hint)
         lm = _prepared(_without_dropout(config, tokenizer), args)
@@ -123,7 +136,7 @@ def reward(args: RewardArgs) -> None:
         rules = row_rules(args, lm.base_model, longest_row=args.micro_batch_tokens)
         batches = epoch_batches(parts.lengths, args.batch_size, seed=args.seed, epoch=0)
         plans = _plans(batches, samples, rules, world)
-        work = _work(plans, [])
+        work = _work(plans)
         size = size_of(lm.base_model, beside=lm.config.hidden_size)
         setting = setting_of(args, world, lm)
 
@@ -136,6 +149,7 @@ def reward(args: RewardArgs) -> None:
         words.memory(reward_estimate(size, setting, work), setting)
         speed = Speed(lm.base_model, compute_dtype(args.dtype, world.device), world)
         passes = steps / len(batches)
+        passes *= 1 + sum(share for share in args.data_size_curve if share < 1)
         least = passes * speed.least_training(lengths, 0, optimizer_steps=len(batches))
         words.seconds(least, speed.machine)
 
@@ -144,7 +158,7 @@ def ppo(args: PPOArgs) -> None:
     """Stage 3. Nobody knows how long responses will be: they are taken at their longest."""
     with session(args) as world:
         tokenizer, _ = ppo_setup.check_stages(args, world)
-        data = load_prompts(_unkept(args), tokenizer)
+        data = load_prompts(replace(args, data_cache=False), tokenizer)
         flag, hint = "--actor_model_name_or_path", ppo_setup.RUN_STAGE_1
         config = load_config(args.actor_model_name_or_path, flag=flag, hint=hint)
         actor = _prepared(_without_dropout(config, tokenizer), args)
@@ -222,13 +236,12 @@ def _plans(
     ]
 
 
-def _work(plans: Sequence[Sequence[MicroBatch]], targets: Sequence[Sequence[int]]) -> Work:
-    """The largest of the micro-batches in every respect."""
+def _work(plans: Sequence[Sequence[MicroBatch]], targets: Sequence[int] = ()) -> Work:
+    """The largest of the micro-batches in every respect; `targets` are each sample's."""
     every = [micro for plan in plans for micro in plan if micro.rows]
-    marks = targets[0] if targets else None
     return Work(
         tokens=max(padded_tokens(micro.rows) for micro in every),
         row=max(sum(doc.tokens for doc in row) for micro in every for row in micro.rows),
-        targets=max(sum(marks[i] for i in micro.samples) for micro in every) if marks else 0,
+        targets=max(sum(targets[i] for i in micro.samples) for micro in every) if targets else 0,
         micro_batches=max(map(len, plans)),
     )

@@ -139,7 +139,11 @@ def _free_memory(setting: Setting) -> tuple[float, str]:
 
 
 def free_host_memory(root: Path = Path("/")) -> float:
-    """Bytes that programs may still take: the system's, or what a container has left of its own."""
+    """Bytes that programs may still take: the system's, or what a container has left of its own.
+
+    A container's account has the files in it that the kernel keeps and gives up when it must; the
+    system's `MemAvailable` takes them for free already.
+    """
     found = []
     for line in _lines(root / "proc/meminfo"):
         name, _, value = line.partition(":")
@@ -148,7 +152,9 @@ def free_host_memory(root: Path = Path("/")) -> float:
     limits = _lines(root / "sys/fs/cgroup/memory.max")
     used = _lines(root / "sys/fs/cgroup/memory.current")
     if limits and used and limits[0].isdecimal():
-        found.append(float(limits[0]) - float(used[0]))
+        counts = dict(line.split() for line in _lines(root / "sys/fs/cgroup/memory.stat"))
+        kept = sum(float(counts.get(name, 0)) for name in ("active_file", "inactive_file"))
+        found.append(float(limits[0]) - float(used[0]) + kept)
     return min(found, default=float("inf"))
 
 
