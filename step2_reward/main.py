@@ -57,6 +57,7 @@ def main() -> None:
             run.add_curve(points)
         run.say()
         checkpoint.mark_complete(args.output_dir, world)
+        reward_setup.drop_part_checkpoints(args, world)
 
 
 def train(

@@ -92,6 +92,8 @@ def on_two_ranks(cwd: Path, material: Material, user_env: dict[str, str]) -> dic
     env |= {"ACTOR_MODEL": str(cwd / "sft"), "REWARD_MODEL": str(cwd / "reward")}
     env |= {"OUTPUT_DIR": str(cwd / "not_this_one")}
     own = ["bash", RUN["ppo"], "--output_dir", cwd / "ppo"]  # the flag wins over OUTPUT_DIR
+    (cwd / "judge.py").write_text("def score(texts):\n    return [len(t) for t in texts]\n")
+    own += ["--self_check", "true", "--dtype", "fp32", "--judge", cwd / "judge.py"]
     ppo = launch("ppo", own, cwd / "ppo", env, cwd)
     return {"sft": sft, "reward": reward, "ppo": ppo}
 
@@ -175,6 +177,18 @@ def test_ppo_logs_all_that_is_to_be_watched(one_rank):
     for row in one_rank["ppo"].rows("optim/lr_scale"):
         assert set(names.split()) <= row.keys()
         assert all(row[name] is not None for name in names.split())
+
+
+def test_a_self_check_comes_before_step_1_and_a_judge_reads_each_evaluation(two_ranks):
+    run = two_ranks["ppo"]
+    lines = run.output.splitlines()
+    checks = [number for number, line in enumerate(lines) if "ranks in agreement" in line]
+    steps = [number for number, line in enumerate(lines) if line.startswith("step ")]
+    assert len(checks) == 1
+    assert checks[0] < steps[0]
+    judged = run.rows("eval/judge/mean")
+    assert [row["step"] for row in judged] == [0, 2]
+    assert all(row["eval/judge/mean"] > 0 for row in judged)
 
 
 def test_samples_hold_texts(run):

@@ -29,6 +29,13 @@ def test_a_run_writes_no_token(material, user_env, tmp_path):
              "--output_dir", out, "--max_steps", "2", "--profile_step", "1",
              "--normalization_samples", "4", "--learning_rate", "1e-3"],
         ),
+        (
+            "step3_ppo",
+            ["--data_path", material.file("ppo"), "--actor_model_name_or_path", sft,
+             "--reward_model_name_or_path", out, "--output_dir", tmp_path / "ppo",
+             "--max_steps", "1", "--save_every", "1", "--rollout_batch_size", "4",
+             "--minibatch_size", "4", "--max_new_tokens", "4"],
+        ),
     ]  # fmt: skip
     for program, flags in runs:
         command = [sys.executable, ROOT / program / "main.py", *flags]
@@ -36,6 +43,6 @@ def test_a_run_writes_no_token(material, user_env, tmp_path):
             assert run.wait() == 0, run.errors.read_text()
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     names = {path.name for path in written}
-    assert {"args.json", "metrics.jsonl", "report.html", "complete.json"} <= names
+    assert {"args.json", "metrics.jsonl", "report.html", "complete.json", "state.json"} <= names
     assert any(path.suffix == ".out" for path in written), "the log is looked through too"
     assert [path for path in written if CANARY.encode() in path.read_bytes()] == []

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from training.models.scalar import (
 )
 from training.models.tokenizers import Tokenizer, load_tokenizer
 from training.runtime import checkpoint, optim
+from training.runtime.checkpoint_store import FOLDER as CHECKPOINTS
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine, compute_dtype, trainable
 from training.trainers.normalization import OwnResponses, normalize
@@ -69,6 +71,13 @@ def reward_schedule(args: RewardArgs, world: World, trainer: RewardTrainer) -> S
     """As many steps as --max_steps says, else as --num_epochs makes."""
     steps = args.max_steps or max(math.ceil(args.num_epochs * len(trainer.batches(0))), 1)
     return Schedule(args, world, total_steps=steps)
+
+
+def drop_part_checkpoints(args: RewardArgs, world: World) -> None:
+    """Once the whole run is complete, nothing goes on from the points of its curve."""
+    if world.is_main:
+        for folder in Path(args.output_dir).glob(f"data_size_curve/*/{CHECKPOINTS}"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def announce_part(
