@@ -131,6 +131,25 @@ def test_a_forked_child_ends_by_a_signal_that_its_parent_does_not_hear_of(start,
     assert process.poll() is None
 
 
+def test_a_forked_child_that_listens_and_forks_leaves_no_signal_held_back(start):
+    process = start(
+        """
+        import os, signal
+        if not os.fork():
+            stopping.listen()
+            if not os.fork():
+                os._exit(1)
+            os.wait()
+            held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            os._exit(len(held))
+        _, status = os.wait()
+        print("ready")
+        print(os.waitstatus_to_exitcode(status), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        """
+    )
+    assert process.stdout.readline() == "0 set()\n"
+
+
 def test_what_nohup_has_shut_out_stays_out_of_a_forked_child():
     done = subprocess.run(
         ["nohup", sys.executable, "-uc", SHUT_OUT.replace("listen()", "listen(); os.fork()")],

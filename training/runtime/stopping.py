@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Protocol
 
 STOPPED = 75  # exit status: stopped with everything saved; the same command goes on
@@ -73,13 +74,18 @@ def listen() -> None:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
             _process.taken.append(number)
-    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_give_back)
+    _mind_forks()
     signal.set_wakeup_fd(writing.detach(), warn_on_full_buffer=False)
     threading.Thread(target=_attend, args=(reading,), name="signals", daemon=True).start()
 
 
+@cache  # once: a child that listens again has this from its parent
+def _mind_forks() -> None:
+    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_give_back)
+
+
 def _hold() -> None:
-    """While this thread forks: else a signal could reach the child before it has given them back."""
+    """While this thread forks: else a signal could reach the child before it gives them back."""
     _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
