@@ -1,5 +1,8 @@
 import importlib
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +11,8 @@ import torch.distributed as dist
 from training.arguments.common import EngineArgs
 from training.arguments.parsing import UserError
 from training.runtime import distributed, engine
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +70,81 @@ def test_collectives_of_one_rank_give_back_what_they_got(alone):
         assert found is not values
     assert alone.gather("x") == ["x"]
     assert alone.from_main("x") == "x"
+
+
+TREE = """
+import ctypes, os, sys, time
+from training.runtime import distributed
+
+PR_SET_CHILD_SUBREAPER = 36
+ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+for dies in ("nobody", "the inner launcher", "the outer launcher"):
+    told, tells = os.pipe()
+    ending, held = os.pipe()  # the launchers last until this process closes its end
+
+    def launch(name):
+        os.close(held)
+        if name != dies:
+            os.read(ending, 1)
+        os._exit(0)
+
+    if not os.fork():
+        os.setsid()  # a shell's job
+        if not os.fork():
+            if not os.fork():
+                os.close(held)
+                time.sleep(0.5)
+                is_orphan = distributed._is_orphan(distributed._ancestors(2))
+                os.write(tells, str(is_orphan).encode())
+                os._exit(0)
+            launch("the inner launcher")
+        launch("the outer launcher")
+    os.close(tells)
+    print(dies, os.read(told, 10).decode(), sep=": ")
+    os.close(held)
+"""
+
+
+def test_a_rank_finds_that_its_launcher_ended_where_a_sessions_manager_takes_orphans_over():
+    env = {**os.environ, "CROSS_RANK": "0", "CROSS_SIZE": "1", "WORLD_SIZE": "2"}
+    command = [sys.executable, "-c", TREE]
+    done = subprocess.run(
+        command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.stdout.splitlines() == [
+        "nobody: False",
+        "the inner launcher: True",
+        "the outer launcher: True",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("starts", "expected"),
+    [
+        (["{folder}/deepspeed"], True),  # as process 1 of a container
+        (["-c", "import time; time.sleep(60)", "deepspeed main.py"], False),  # a shell, say
+    ],
+)
+def test_process_1_may_be_the_launcher_itself(starts, expected, monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("CROSS_RANK", "0")
+    (tmp_path / "deepspeed").write_text("import time; time.sleep(60)")
+    words = [word.format(folder=tmp_path) for word in starts]
+    with subprocess.Popen([sys.executable, *words], start_new_session=True) as launcher:
+        assert distributed._is_orphan([launcher.pid]) is not expected
+        launcher.kill()
+
+
+@pytest.mark.parametrize(
+    ("started_by", "expected"),
+    [([9, 8, 7], False), ([9, 8, 1], True), ([9, 1, 0], True)],
+)
+def test_run_sh_says_who_it_is(monkeypatch, started_by, expected):
+    monkeypatch.setenv("CLASSIC_RLHF_LAUNCHED_BY", "7")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("CROSS_RANK", "0")
+    monkeypatch.setenv("CROSS_SIZE", "1")
+    assert distributed._is_orphan(started_by) is expected
 
 
 @pytest.mark.parametrize(

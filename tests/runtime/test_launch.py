@@ -91,10 +91,8 @@ def test_any_other_status_is_handed_on(launch, does, status):
     assert launch(does).wait(30) == status
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
-)
-def test_a_signal_reaches_what_the_launcher_started(launch, tmp_path, number, status):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_before_any_rank_listens_ends_all_and_loses_nothing(launch, tmp_path, number):
     process = launch(
         """
         import pathlib, subprocess, time
@@ -106,8 +104,17 @@ def test_a_signal_reaches_what_the_launcher_started(launch, tmp_path, number, st
     )
     child = wait_for_pid(tmp_path / "child")
     process.send_signal(number)
-    assert process.wait(30) == status
+    assert process.wait(30) == 75
     assert not is_alive(child)
+
+
+def test_a_run_that_is_complete_is_a_success_however_its_last_process_ended(launch):
+    process = launch(MARK + "    os.kill(os.getpid(), 9)")
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert len(errors.splitlines()) == 1
+    assert "complete" in errors
+    assert "137" in errors
 
 
 RANKS = """
@@ -158,6 +165,74 @@ def test_a_launcher_that_is_killed_while_its_rank_saves_is_no_loss(launch, tmp_p
     os.kill(rank if parent == process.pid else parent, signal.SIGTERM)
     assert process.wait(30) == 75
     assert not is_alive(rank)
+
+
+def test_a_rank_that_does_not_save_is_not_said_to_be_saved(launch, tmp_path):
+    process = launch(
+        """
+        import os, pathlib, signal, sys, time
+        if "RANK" not in os.environ:
+            os.environ["RANK"] = "0"
+            os.execv(sys.executable, [sys.executable, __file__])
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+        pathlib.Path("rank.new").write_text(str(os.getpid()))
+        pathlib.Path("rank.new").rename("rank")
+        time.sleep(1000)
+        """
+    )
+    wait_for_pid(tmp_path / "rank")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143
+
+
+def test_a_rank_whose_launcher_is_gone_is_waited_for_while_it_saves(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
+    saves = f"""
+import pathlib, signal, sys, time
+def save(number, frame):
+    time.sleep(2)
+    pathlib.Path("{tmp_path}/saved").touch()
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("{tmp_path}/rank").write_text("1")
+time.sleep(1000)
+"""
+    env = {**os.environ, "RANK": "0"}
+    command = [sys.executable, "-c", saves]
+    with subprocess.Popen(command, env=env, start_new_session=True) as rank:
+        wait_until_written(tmp_path / "rank")
+        module._end_group(module._Launched(group=rank.pid))
+        assert rank.wait(10) == 75
+    assert (tmp_path / "saved").exists()
+
+
+def test_two_signals_before_the_launcher_is_started_do_not_reach_our_own_group(monkeypatch):
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(module, "_signal_group", lambda *call: sent.append(call))
+    launched = module._Launched()
+    launched.receive(signal.SIGTERM)
+    launched.first_at -= 3.0  # an echo no more
+    launched.receive(signal.SIGINT)
+    assert sent == []
+    launched.group = 4_194_305  # above any process id
+    launched.hand_on()
+    assert sent == [(4_194_305, signal.SIGKILL)]
+
+
+@pytest.mark.parametrize("launch", ["deepspeed"], indirect=True)
+def test_several_ranks_are_not_told_a_place_that_an_older_job_left(launch, tmp_path, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "3")
+    told = (
+        MARK
+        + """
+    places = {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & set(os.environ)
+    pathlib.Path("told").write_text(f"{sorted(places)} {os.environ['CLASSIC_RLHF_LAUNCHED_BY']}")
+    """
+    )
+    process = launch(told)
+    assert process.wait(30) == 0
+    assert (tmp_path / "told").read_text() == f"[] {process.pid}"
 
 
 def test_an_echo_of_a_signal_is_passed_over_and_a_second_one_ends_all(launch, tmp_path):
@@ -219,11 +294,15 @@ def test_a_hostfile_where_deepspeed_looks_for_it_is_left_to_deepspeed(monkeypatc
 
 
 def wait_for_pid(file: Path) -> int:
+    wait_until_written(file)
+    return int(file.read_text())
+
+
+def wait_until_written(file: Path) -> None:
     deadline = time.monotonic() + 30
     while not file.exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return int(file.read_text())
 
 
 def is_alive(pid: int) -> bool:

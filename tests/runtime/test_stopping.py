@@ -1,5 +1,6 @@
 """What signals do to a process, by where it is in its life."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -106,6 +107,58 @@ def test_a_signal_is_attended_to_while_the_main_thread_is_held_up_outside_python
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
     assert process.returncode == 143
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
+def test_a_forked_child_ends_by_a_signal_that_its_parent_does_not_hear_of(start, number):
+    process = start(
+        """
+        import os
+        with stopping.training():
+            if not (child := os.fork()):
+                time.sleep(60)
+                os._exit(1)
+            print("ready")
+            print(child)
+            _, status = os.waitpid(child, 0)
+            time.sleep(0.5)  # for the thread that attends to our own signals
+            print(os.waitstatus_to_exitcode(status), stopping.is_asked())
+            time.sleep(60)
+        """
+    )
+    os.kill(int(process.stdout.readline()), number)
+    assert process.stdout.readline() == f"-{int(number)} False\n"
+    assert process.poll() is None
+
+
+def test_a_forked_child_that_listens_and_forks_leaves_no_signal_held_back(start):
+    process = start(
+        """
+        import os, signal
+        if not os.fork():
+            stopping.listen()
+            if not os.fork():
+                os._exit(1)
+            os.wait()
+            held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            os._exit(len(held))
+        _, status = os.wait()
+        print("ready")
+        print(os.waitstatus_to_exitcode(status), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        """
+    )
+    assert process.stdout.readline() == "0 set()\n"
+
+
+def test_what_nohup_has_shut_out_stays_out_of_a_forked_child():
+    done = subprocess.run(
+        ["nohup", sys.executable, "-uc", SHUT_OUT.replace("listen()", "listen(); os.fork()")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "still here\n" * 2
 
 
 def test_what_nohup_has_shut_out_stays_out(start):

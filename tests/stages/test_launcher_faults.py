@@ -56,6 +56,12 @@ def ranks_of(program: Program) -> list[int]:
     ]
 
 
+def is_started(program: Program, name: str) -> bool:
+    """Whether Python runs a script of this name."""
+    commands = program.family().values()
+    return any(Path(word).name == name for command in commands for word in command[1:2])
+
+
 def inner_launcher_of(program: Program) -> int:
     [found] = [
         pid for pid, command in program.family().items() if "deepspeed.launcher.launch" in command
@@ -101,14 +107,32 @@ def test_killing_run_sh_itself_leaves_no_rank(endless, ranks):
         assert program.all_gone_within(GONE_SECONDS), program.family()
 
 
-def test_killing_run_sh_while_its_rank_starts_leaves_no_rank(material, user_env, tmp_path):
-    env = user_env | {"NUM_GPUS": "1"}
+@pytest.mark.parametrize(("launcher", "ranks"), [("run.sh", 1), ("run.sh", 2), ("deepspeed", 2)])
+def test_killing_the_launcher_while_its_ranks_start_leaves_no_rank(
+    material, user_env, tmp_path, launcher, ranks
+):
+    port = str(free_port())
+    env = user_env | {"NUM_GPUS": str(ranks), "MASTER_PORT": port}
+    bare = ["deepspeed", "--num_gpus", str(ranks), "--master_port", port, MAIN]
     flags = ["--model_name_or_path", material.base, "--output_dir", tmp_path / "out"]
-    command = ["bash", RUN, *flags, "--max_steps", "1000000"]
+    flags += ["--max_steps", "1000000"]
+    command = [*(["bash", RUN] if launcher == "run.sh" else bare), *flags]
     with started(command, tmp_path, env) as program:
-        assert wait_until(lambda: len(ranks_of(program)) == 1, LAUNCH_SECONDS)
-        os.kill(program.process.pid, signal.SIGKILL)  # the rank imports torch for seconds
+        assert wait_until(lambda: len(ranks_of(program)) == ranks, LAUNCH_SECONDS)
+        os.kill(program.process.pid, signal.SIGKILL)  # the ranks import torch for seconds
         assert program.all_gone_within(60), program.family()
+
+
+def test_a_signal_to_run_sh_before_there_is_a_rank_loses_nothing(material, user_env, tmp_path):
+    env = user_env | {"NUM_GPUS": "2", "MASTER_PORT": str(free_port())}
+    flags = ["--model_name_or_path", material.base, "--output_dir", tmp_path / "out"]
+    with started(["bash", RUN, *flags], tmp_path, env) as program:
+        assert wait_until(lambda: is_started(program, "deepspeed"), LAUNCH_SECONDS)
+        os.kill(program.process.pid, signal.SIGTERM)  # deepspeed is being imported
+        assert program.wait(60) == 75
+        assert program.all_gone_within(GONE_SECONDS)
+        said = "stopped by SIGTERM before the first step: nothing is lost"
+        assert said in program.output.read_text().splitlines()
 
 
 def test_one_rank_does_not_look_for_what_an_older_job_left_in_the_environment(

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +26,7 @@ from torch import Tensor
 from training.arguments.common import EngineArgs
 from training.runtime import stopping
 from training.runtime.exhaustion import memory_phase
-from training.runtime.launch import LAUNCH_ID, LAUNCHED_BY
+from training.runtime.launch import LAUNCH_ID, LAUNCHED_BY, SAVING_SECONDS
 from training.runtime.process import pick_device, set_logging, user_errors
 from training.runtime.stopping import StopRequested
 
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 STOP_KEY = "stop"  # in the ranks' common store
 STOP_SECONDS = 20.0  # in which a rank whose launcher is gone comes to a place where it can save
-CLOSING_SECONDS = 600.0  # and for that itself
+CLOSING_SECONDS = SAVING_SECONDS  # and for that itself: as long as run.sh waits for it
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,39 @@ def _ancestors(generations: int) -> list[int]:
     return chain
 
 
+def _is_orphan(started_by: list[int]) -> bool:
+    """Whether the launcher ended before this rank had looked who started it."""
+    launch = os.environ.get(LAUNCHED_BY)
+    if launch and os.environ.get("CROSS_SIZE", os.environ["WORLD_SIZE"]) == "1":  # on this host
+        return str(started_by[-1]) != launch
+    if "CROSS_RANK" not in os.environ:  # torchrun's ranks have sessions of their own
+        return False
+    chain = [os.getpid(), *started_by[:2]]
+    if any(word.startswith("--node_rank") for word in _command(chain[1])):
+        chain = chain[:2]  # deepspeed on several hosts: above its per-node launcher is ssh
+    return any(_is_taken_over(*link) for link in pairwise(chain))
+
+
+def _is_taken_over(child: int, parent: int) -> bool:
+    """Whether this parent took over an orphan, where deepspeed's launcher was its parent before.
+
+    That is process 1 or the session's manager; in a container process 1 may be the launcher itself.
+    """
+    try:
+        is_other = parent == 1 or os.getsid(parent) != os.getsid(child)
+    except ProcessLookupError:
+        return True
+    names = {Path(word).name.partition(".")[0] for word in _command(parent)}
+    return is_other and not names & {"deepspeed", "ds"}
+
+
+def _command(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
 def _watch_ancestors() -> None:
     """End this rank when its launcher is gone.
 
@@ -221,8 +255,7 @@ def _watch_ancestors() -> None:
     else:
         return  # plain python: a shell that may well end before us
     started_by = _ancestors(generations)
-    parent = os.environ.get(LAUNCHED_BY, str(started_by[0]))
-    if str(started_by[0]) != parent or (started_by[0] == 1 and "CROSS_RANK" in os.environ):
+    if _is_orphan(started_by):
         raise SystemExit("the launcher ended while this rank was starting; this rank stops")
 
     def watch() -> None:

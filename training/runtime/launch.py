@@ -6,8 +6,9 @@ python -m training.runtime.launch [launcher flags --] PROGRAM [program flags]
 The launcher can exit 0 after its ranks were killed, and dies on SIGTERM without them. So it runs in
 a process group of its own: a signal to this process reaches every rank, nothing is left behind,
 and exit status 0 needs the completion marker of this very launch, as 75 (stopped by a signal, and
-saved) needs a rank's word. A second signal ends everything at once. One rank needs no launcher,
-whose two processes import deepspeed each: it starts six seconds sooner without.
+saved) needs a rank's word, or that none had begun. A second signal ends everything at once. One
+rank needs no launcher, whose two processes import deepspeed each: it starts six seconds sooner
+without.
 """
 
 import json
@@ -23,13 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from training.runtime.stopping import SIGNALS, STOPPED
+from training.runtime.stopping import NOTHING_LOST, SIGNALS, STOPPED
 
 GRACE_SECONDS = 60.0  # for ranks whose launcher is gone: they save first
-SAVING_SECONDS = 600.0  # for ranks that were asked to stop
+SAVING_SECONDS = 600.0  # for ranks that were asked to stop, or whose launcher is gone
 ECHO_SECONDS = 2.0  # in which a further signal is taken for the first one's echo
 LAUNCH_ID = "CLASSIC_RLHF_LAUNCH"  # environment variable: which launch a marker belongs to
-LAUNCHED_BY = "CLASSIC_RLHF_LAUNCHED_BY"  # and the process that started a rank without a launcher
+LAUNCHED_BY = "CLASSIC_RLHF_LAUNCHED_BY"  # and the process id of this program
+LOOK_SECONDS = 0.5  # between two looks whether a rank has begun, or still saves
 HOSTFILE = Path("/job/hostfile")  # where `deepspeed` looks for hosts unasked
 
 
@@ -49,8 +51,7 @@ def main() -> int:
         sys.stderr.write("launch: error: no `deepspeed` command; activate the environment\n")
         return 2
     launch_id = uuid.uuid4().hex
-    environment = {**os.environ, LAUNCH_ID: launch_id}
-    environment.pop(LAUNCHED_BY, None)  # an outer launch's
+    environment = {**os.environ, LAUNCH_ID: launch_id, LAUNCHED_BY: str(os.getpid())}
     has_accelerator = _has_accelerator()
     if not has_accelerator:
         environment.setdefault("DS_ACCELERATOR", "cpu")  # else each process warns that it is one
@@ -62,8 +63,10 @@ def main() -> int:
         environment = _alone(environment, launcher_flags)
         command = [sys.executable, "-u", *program]
     else:
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # with them a launcher looks like a rank
+            environment.pop(name, None)
         command = [sys.executable, launcher, "--log_level", "critical", *launcher_flags, *program]
-    launched = _run(command, environment)
+    launched = _run(command, environment, may_be_elsewhere=not _is_one_host(launcher_flags))
     _end_group(launched)
     return launched.status if is_dry_run else _status(launched, program, launch_id)
 
@@ -72,6 +75,7 @@ def main() -> int:
 class _Launched:
     """A launcher in a process group of its own, and the signals to hand on to its ranks."""
 
+    has_begun: bool = False  # a rank may have something to save
     group: int = 0  # 0 until it is started
     status: int = 0  # as a shell gives it
     signals: list[int] = field(default_factory=list)
@@ -82,31 +86,42 @@ class _Launched:
         now = time.monotonic()
         if self.signals and now - self.first_at <= ECHO_SECONDS:
             return
+        if not self.signals:
+            self.first_at = now
         self.signals.append(number)
-        if len(self.signals) > 1:
-            _signal_group(self.group, signal.SIGKILL)
-            return
-        self.first_at = now
-        if self.group:
+        if self.group:  # else group 0 would be this process's own
             self.hand_on()
 
     def hand_on(self) -> None:
         """To the ranks alone: their launchers would die of it, or end them after 30 seconds."""
+        if len(self.signals) > 1:
+            _signal_group(self.group, signal.SIGKILL)
+            return
         ranks = _ranks_of(self.group)
         for rank in ranks:
             _signal(rank, self.signals[0])
-        if not ranks:
+        if ranks:
+            self.has_begun = True
+        else:
             _signal_group(self.group, self.signals[0])
 
 
 def _status(launched: _Launched, program: list[str], launch_id: str) -> int:
     """What became of the run, whatever its launcher says."""
-    is_complete = _has_marker(program, "complete.json", launch_id)
-    if is_complete and (launched.signals or not launched.status):
+    if _has_marker(program, "complete.json", launch_id):
+        if launched.status:
+            sys.stderr.write(
+                f"launch: warning: the run is complete, though its last process ended with status "
+                f"{launched.status}\n"
+            )
         return 0
     if len(launched.signals) > 1:
         return 128 + launched.signals[-1]
     if launched.status == STOPPED or _has_marker(program, "stopped.json", launch_id):
+        return STOPPED
+    if launched.signals and not launched.has_begun:
+        name = signal.Signals(launched.signals[0]).name
+        sys.stdout.write(NOTHING_LOST.format(name=name))
         return STOPPED
     if launched.signals:
         return 128 + launched.signals[0]
@@ -130,7 +145,13 @@ def _is_one_rank(launcher_flags: list[str], has_accelerator: bool) -> bool:
     options = _options(launcher_flags)
     known = options.keys() <= {"--num_gpus", "--master_port"} and len(launcher_flags) % 2 == 0
     count = options.get("--num_gpus", "" if has_accelerator else "1")
-    return known and count == "1" and not HOSTFILE.exists()
+    return known and count == "1" and _is_one_host(launcher_flags)
+
+
+def _is_one_host(launcher_flags: list[str]) -> bool:
+    """Whether all ranks will be below the launcher, and not below another host's ssh."""
+    asked = any(flag.startswith(("-H", "--host", "--force")) for flag in launcher_flags)
+    return not asked and not HOSTFILE.exists()
 
 
 def _alone(environment: dict[str, str], launcher_flags: list[str]) -> dict[str, str]:
@@ -141,7 +162,7 @@ def _alone(environment: dict[str, str], launcher_flags: list[str]) -> dict[str, 
         port = launcher_flags[launcher_flags.index("--master_port") + 1]
         environment["MASTER_PORT"] = port
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-    return {**environment, **alone, LAUNCHED_BY: str(os.getpid())}
+    return {**environment, **alone}
 
 
 def _options(launcher_flags: list[str]) -> dict[str, str]:
@@ -167,9 +188,9 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return arguments[:first_program], arguments[first_program:]
 
 
-def _run(command: list[str], environment: dict[str, str]) -> _Launched:
-    """Run the launcher to its end, handing signals on."""
-    launched = _Launched()
+def _run(command: list[str], environment: dict[str, str], may_be_elsewhere: bool) -> _Launched:
+    """Run the launcher to its end, handing signals on; ranks elsewhere cannot be seen to begin."""
+    launched = _Launched(has_begun=may_be_elsewhere)
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` and `&` ask for just that
             signal.signal(number, launched.receive)
@@ -177,6 +198,11 @@ def _run(command: list[str], environment: dict[str, str]) -> _Launched:
     launched.group = started.pid
     if launched.signals:
         launched.hand_on()
+    while not launched.has_begun and started.poll() is None:
+        with suppress(subprocess.TimeoutExpired):
+            started.wait(LOOK_SECONDS)
+        if _ranks_of(launched.group):
+            launched.has_begun = True
     status = started.wait()
     launched.status = 128 - status if status < 0 else status
     return launched
@@ -188,6 +214,8 @@ def _end_group(launched: _Launched) -> None:
         _wait_for_group(launched, SAVING_SECONDS)
     _signal_group(launched.group, signal.SIGTERM)
     _wait_for_group(launched, GRACE_SECONDS)
+    if not launched.signals:
+        _wait_for_ranks(launched, SAVING_SECONDS)
     _signal_group(launched.group, signal.SIGKILL)  # not waited for: a zombie nobody reaps stays
 
 
@@ -197,17 +225,35 @@ def _wait_for_group(launched: _Launched, seconds: float) -> None:
         time.sleep(0.05)
 
 
+def _wait_for_ranks(launched: _Launched, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while _ranks_of(launched.group) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+
+
 def _ranks_of(group: int) -> list[int]:
-    """The ranks among a group's processes, by what their launcher tells each of them."""
+    """The ranks among a group's processes, by what their launcher tells each of them.
+
+    Only those that listen to signals by now: one that does not has nothing to lose.
+    """
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            pid = int(folder.name)
-            if os.getpgid(pid) == group and b"\0RANK=" in b"\0" + (folder / "environ").read_bytes():
-                found.append(pid)
+            if os.getpgid(int(folder.name)) != group:
+                continue
+            is_rank = b"\0RANK=" in b"\0" + (folder / "environ").read_bytes()
+            if is_rank and _listens((folder / "status").read_text()):
+                found.append(int(folder.name))
         except OSError:  # gone, or not ours
             continue
     return found
+
+
+def _listens(status: str) -> bool:
+    """Whether a process, by its /proc status, takes a signal that Python leaves alone."""
+    [caught] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+    others = [number for number in SIGNALS if number != signal.SIGINT]
+    return any(int(caught, 16) >> (number - 1) & 1 for number in others)
 
 
 def _signal(pid: int, number: int) -> None:

@@ -2,8 +2,10 @@
 
 SIGTERM, SIGINT, SIGUSR1 or SIGHUP asks once. While a stage loads, its process ends at once, since
 nothing is lost; while it trains, all ranks agree to stop and save; once it closes, it is let
-finish. Asked again, it ends there and then. Only the standard library is imported here, so that a
-program can listen from its first line on.
+finish. Asked again, it ends there and then; within 5 seconds (`ECHO_SECONDS`) of the first a
+second signal is taken for its echo and passed over, so who means it waits that long. A forked child
+does not listen. Only the standard library is imported here, so that a program can listen from its
+first line on.
 """
 
 import os
@@ -13,7 +15,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Protocol
 
 STOPPED = 75  # exit status: stopped with everything saved; the same command goes on
@@ -21,6 +24,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # Launchers and schedulers hand one signal on several times, or another one for it.
 ECHO_SECONDS = 5.0
 LOOK_SECONDS = 0.5  # between two looks whether another rank was asked
+NOTHING_LOST = "stopped by {name} before the first step: nothing is lost\n"
 
 LOADING, TRAINING, CLOSING = "loading", "training", "closing"
 
@@ -47,6 +51,7 @@ class _Process:
 
     phase: str = LOADING
     is_listening: bool = False
+    taken: list[int] = field(default_factory=list)  # signals taken over from Python
     asked_by: int = 0
     asked_at: float = 0.0
     others: Others | None = None
@@ -54,6 +59,7 @@ class _Process:
 
 
 _process = _Process()
+_forking = threading.local()
 
 
 def listen() -> None:
@@ -67,8 +73,36 @@ def listen() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+            _process.taken.append(number)
+    _mind_forks()
     signal.set_wakeup_fd(writing.detach(), warn_on_full_buffer=False)
     threading.Thread(target=_attend, args=(reading,), name="signals", daemon=True).start()
+
+
+@cache  # once: a child that listens again has this from its parent
+def _mind_forks() -> None:
+    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_give_back)
+
+
+def _hold() -> None:
+    """While this thread forks: else a signal could reach the child before it gives them back."""
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _let_go() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+def _give_back() -> None:
+    """In a forked child: what it is sent would stop its parent, through the socket they share."""
+    if _process.is_listening:
+        signal.set_wakeup_fd(-1)
+        for number in _process.taken:
+            signal.signal(number, signal.SIG_DFL)
+        _process.is_listening = False
+        _process.taken.clear()
+        _process.others = None
+    _let_go()
 
 
 def _attend(reading: socket.socket) -> None:
@@ -93,8 +127,7 @@ def ask(number: int) -> None:
 
 def _leave_before_the_first_step(number: int) -> None:
     if os.environ.get("RANK", "0") == "0":
-        line = f"stopped by {signal.Signals(number).name} before the first step: nothing is lost\n"
-        os.write(1, line.encode())
+        os.write(1, NOTHING_LOST.format(name=signal.Signals(number).name).encode())
     os._exit(STOPPED)
 
 
