@@ -28,6 +28,8 @@ from tests.stages.processes import LAUNCH_SECONDS, Program, started, wait_until
 from training.models.lm_head import LOGIT_CHUNK
 from training.models.scalar import ScalarModel, load_scalar_model, read_settings
 
+pytestmark = pytest.mark.timeout(1200)
+MATRIX_SECONDS = 3 * LAUNCH_SECONDS  # for some seventy runs in one process a rank
 STEPS = 10
 START = "sft-start-1"  # the stage-1 folder of all reward models and policies
 TEMPERATURE = 0.8
@@ -225,7 +227,7 @@ def runs(tmp_path_factory, material, user_env) -> Runs:
                 any(program.process.poll() for program in programs)
                 or all(program.process.poll() == 0 for program in programs)
             ),
-            LAUNCH_SECONDS,
+            MATRIX_SECONDS,
         )
         status = [program.process.poll() for program in programs]
         errors = [program.errors.read_text()[-3000:] for program in programs]
