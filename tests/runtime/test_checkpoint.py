@@ -4,8 +4,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from training.arguments.parsing import UserError
+from training.runtime import checkpoint
 from training.runtime.checkpoint import check_complete, mark_complete, publish
 
 
@@ -33,13 +36,45 @@ def test_a_write_that_fails_leaves_the_old_model_whole(tmp_path, alone):
 
     def fail(staging: Path) -> None:
         (staging / "config.json").write_text("half")
-        raise OSError("no space left")
+        raise PermissionError(13, "Permission denied")
 
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(UserError, match=r"out: .* Permission denied; .*run the same command"):
         publish(folder, fail, alone)
     assert (folder / "config.json").read_text() == "new"
+    assert not (folder / ".writing").exists()
     publish(folder, write_one, alone)  # what the failure left is in nobody's way
     assert "half" not in [p.read_text() for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_on_a_full_disk_the_model_waits_for_room(small_disk, alone, monkeypatch, caplog):
+    filler = small_disk / "filler"
+
+    def write(staging: Path) -> None:
+        save_file({"weight": torch.ones(30_000)}, staging / "model.safetensors")
+
+    def sleep(seconds: float) -> None:
+        assert not (small_disk / "out" / ".writing").exists(), "half a model takes room as well"
+        filler.unlink()
+
+    monkeypatch.setattr("training.runtime.checkpoint.time.sleep", sleep)
+    filler.write_bytes(bytes(350_000))
+    publish(small_disk / "out", write, alone)
+    weights = small_disk / "out" / "model.safetensors"
+    assert torch.equal(load_file(weights)["weight"], torch.ones(30_000))
+    assert len(caplog.messages) == 1
+    assert "no room for the model" in caplog.messages[0]
+    filler.write_bytes(bytes(250_000))
+    monkeypatch.setattr(checkpoint, "ROOM_SECONDS", -1.0)
+    with pytest.raises(UserError, match=r"make room, .* the same command"):
+        publish(small_disk / "out", write, alone)
+    assert torch.equal(load_file(weights)["weight"], torch.ones(30_000))
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path, alone):
+    publish(tmp_path, lambda to: save_file({"w": torch.ones(1)}, to / "model.safetensors"), alone)
+    (tmp_path / "plain").touch()
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("model.safetensors", "plain")]
+    assert modes[0] == modes[1]
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no second file system")

@@ -83,7 +83,9 @@ def weights_errors(path: str) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, KeyError, EOFError, SafetensorError) as error:
         if is_code_refused(error):
             raise code_refusal(path, flag="model") from error
-        raise UserError(f"{path}: its weights cannot be read: {one_line(error)}") from error
+        raise UserError(
+            f"{path}: its weights cannot be read: {one_line(error)}; copy it again, or make it anew"
+        ) from error
 
 
 def check_loaded(path: str, model: Any, found: dict[str, Any]) -> None:

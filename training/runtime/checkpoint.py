@@ -16,28 +16,61 @@ from training.runtime.launch import LAUNCH_ID
 logger = logging.getLogger(__name__)
 
 COMPLETE_FILE, STOPPED_FILE = "complete.json", "stopped.json"
+ROOM_SECONDS, LOOK_SECONDS = 600.0, 10.0  # for a disk that is full; --timeout_minutes is longer
+FULL = ("No space left on device", "Disk quota exceeded")
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)  # it can only be read by setting it
 
 
 def publish(folder: Path, write: Callable[[Path], None], world: World) -> None:
     """Let rank 0 write a model aside, sync it, and move it into `folder` file by file.
 
-    A reader sees the old file or the new one, never half of one.
+    A reader sees the old file or the new one, never half of one. A full disk is waited for; after
+    `ROOM_SECONDS` it is a `UserError`, as is a folder that cannot be written.
     """
     if world.is_main:
-        staging = folder / ".writing"  # inside: files move only within a file system
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        write(staging)
-        for source in sorted(staging.rglob("*")):
-            target = folder / source.relative_to(staging)
-            if source.is_dir():
-                target.mkdir(exist_ok=True)
-                continue
-            with source.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(source, target)
-        shutil.rmtree(staging)
+        deadline = time.monotonic() + ROOM_SECONDS
+        while not _is_published(folder, write, is_last=time.monotonic() > deadline):
+            time.sleep(LOOK_SECONDS)
     world.barrier()
+
+
+def _is_published(folder: Path, write: Callable[[Path], None], *, is_last: bool) -> bool:
+    """Publish once; False where there is no room for it, unless this is the last time."""
+    from safetensors import SafetensorError
+
+    staging = folder / ".writing"  # inside: files move only within a file system
+    try:
+        _publish(folder, write, staging)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        if is_last or not any(words in str(error) for words in FULL):
+            raise UserError(
+                f"{folder}: the model cannot be written: {error}; make room, or mend it, and run "
+                "the same command: it goes on from the newest checkpoint"
+            ) from error
+        logger.error(
+            "%s: no room for the model; the run waits for it, for up to %.0f minutes: %s",
+            folder, ROOM_SECONDS / 60, error,
+        )  # fmt: skip
+        return False
+    return True
+
+
+def _publish(folder: Path, write: Callable[[Path], None], staging: Path) -> None:
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    write(staging)
+    for source in sorted(staging.rglob("*")):
+        target = folder / source.relative_to(staging)
+        if source.is_dir():
+            target.mkdir(exist_ok=True)
+            continue
+        source.chmod(0o666 & ~_UMASK)  # safetensors lets nobody else read what it writes
+        with source.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(source, target)
+    shutil.rmtree(staging)
 
 
 def mark_complete(output_dir: str, world: World) -> None:

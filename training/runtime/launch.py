@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -65,6 +66,8 @@ def main() -> int:
     else:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # with them a launcher looks like a rank
             environment.pop(name, None)
+        if _is_one_host(launcher_flags) and "--master_port" not in launcher_flags:
+            launcher_flags = ["--master_port", str(_free_port()), *launcher_flags]
         command = [sys.executable, launcher, "--log_level", "critical", *launcher_flags, *program]
     launched = _run(command, environment, may_be_elsewhere=not _is_one_host(launcher_flags))
     _end_group(launched)
@@ -163,6 +166,14 @@ def _alone(environment: dict[str, str], launcher_flags: list[str]) -> dict[str, 
         environment["MASTER_PORT"] = port
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     return {**environment, **alone}
+
+
+def _free_port() -> int:
+    """Several runs on one machine must not all meet at deepspeed's default."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def _options(launcher_flags: list[str]) -> dict[str, str]:

@@ -56,8 +56,12 @@ def check_folders(args: SelfCheckArgs, world: World, scratch: Path) -> None:
         minibatch_size=args.prompts * world.size,
         critic="shared",  # one model less to load
     )
-    tokenizer, scalar = check_stages(settings, world)
-    models = load_models(settings, world, tokenizer, scalar)
+    try:
+        tokenizer, scalar = check_stages(settings, world)
+        models = load_models(settings, world, tokenizer, scalar)
+    except UserError as error:  # it speaks of stage 3's flags
+        text = str(error).replace("--actor_model_name_or_path", "--model")
+        raise UserError(text.replace("--reward_model_name_or_path", "--reward_model")) from error
     chosen = prompts_of(tokenizer, args.prompts, longest=settings.max_prompt_length)
     verdict(settings, world, tokenizer, models, chosen)
 
