@@ -155,6 +155,14 @@ ANY_STAGE: dict[str, tuple[Flags, list[str]]] = {
         lambda p: ["--offload_optimizer", "true", "--zero_stage", "1"],
         ["--offload_optimizer needs --zero_stage 2 or 3", "--zero_stage 1"],
     ),
+    "offloaded weights and stage": (
+        lambda p: ["--offload_param", "true", "--zero_stage", "2", "--offload_optimizer", "true"],
+        ["--offload_param needs --zero_stage 3 and --offload_optimizer true", "--zero_stage 2 and"],
+    ),
+    "offloaded weights alone": (
+        lambda p: ["--offload_param", "true", "--zero_stage", "3"],
+        ["--offload_param needs", "got --zero_stage 3 and --offload_optimizer false"],
+    ),
     "LoRA under ZeRO-3": (
         lambda p: ["--lora_rank", "4", "--zero_stage", "3"],
         ["--lora_rank 4", "--zero_stage 0, 1 or 2", "got --zero_stage 3"],

@@ -20,7 +20,7 @@ STATE_FILE = "state.json"
 RANKS = "ranks"
 # Where state lies and who adds up what: the same sums in another order. A checkpoint knows nothing
 # of it, nor do data, draws of a rollout and schedules.
-LAYOUT = (RANKS, "zero_stage", "offload_optimizer")
+LAYOUT = (RANKS, "zero_stage", "offload_optimizer", "offload_param")
 # Flags that change nothing of what is computed.
 FREE_FLAGS = (
     "output_dir",
@@ -168,7 +168,7 @@ def _check_settings(args: CommonArgs, world: World, state: Mapping[str, Any], fo
         for name in sorted(before.keys() | now.keys())
         if name not in (*FREE_FLAGS, *LAYOUT) and before.get(name) != now.get(name)
     ]
-    layout = [name for name in LAYOUT if before[name] != now[name]]
+    layout = [name for name in LAYOUT if before.get(name) != now.get(name)]
     listed = ", ".join(
         [_change(name, before.get(name), now.get(name)) for name in changed]
         + [f"--{name} {now[name]} has other content" for name in replaced if name not in changed]
@@ -184,7 +184,7 @@ def _check_settings(args: CommonArgs, world: World, state: Mapping[str, Any], fo
     if layout:
         logger.warning(
             "going on in another layout: %s; %s",
-            ", ".join(_change(name, before[name], now[name]) for name in layout),
+            ", ".join(_change(name, before.get(name), now.get(name)) for name in layout),
             _what_holds(args),
         )
 
