@@ -77,5 +77,5 @@ def test_collectives_of_one_rank_give_back_what_they_got(alone):
     ],
 )
 def test_auto_is_bf16_where_the_processor_has_it(monkeypatch, choice, has_bf16, expected):
-    monkeypatch.setattr(engine, "_cpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(engine, "cpu_has_bf16", lambda: has_bf16)
     assert engine.compute_dtype(choice, torch.device("cpu")) == expected
