@@ -36,7 +36,7 @@ def refusal(stage: str, zero: int, flags: tuple[str, ...]) -> str:
     return ""
 
 
-def tested(stage: str, zero: int, flags: tuple[str, ...], dtype: str) -> str:
+def in_matrix(stage: str, zero: int, flags: tuple[str, ...], dtype: str) -> str:
     """The numbers of ranks on which the matrix runs it, with no flags but these."""
     ranks = {
         cell.ranks
@@ -49,7 +49,7 @@ def tested(stage: str, zero: int, flags: tuple[str, ...], dtype: str) -> str:
 def entry(stage: str, zero: int, flags: tuple[str, ...], dtype: str) -> str:
     if refusal(stage, zero, flags):
         return "no"
-    return tested(stage, zero, flags, dtype) or "untested"
+    return in_matrix(stage, zero, flags, dtype) or "untested"
 
 
 def rows() -> Iterator[list[str]]:

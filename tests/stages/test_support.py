@@ -1,6 +1,6 @@
 """The table of what is supported: it is that of the matrix and of the flags, as of now."""
 
-from tests.stages.support import FILE, parts, refusal, refusals, rows, table, tested
+from tests.stages.support import FILE, in_matrix, parts, refusal, refusals, rows, table
 
 
 def test_the_table_of_architecture_md_is_the_generated_one():
@@ -15,8 +15,8 @@ def test_what_flags_refuse_is_no_and_what_the_matrix_runs_has_its_ranks():
     )
     assert refusal("sft", 2, lora) == ""
     assert refusal("sft", 1, muon).startswith("--optimizer muon needs whole matrices")
-    assert tested("ppo", 3, (), "fp32") == "1, 2"
-    assert tested("reward", 3, lora, "fp32") == ""
+    assert in_matrix("ppo", 3, (), "fp32") == "1, 2"
+    assert in_matrix("reward", 3, lora, "fp32") == ""
 
 
 def test_it_has_each_stage_once_and_with_what_can_be_offloaded():
