@@ -91,7 +91,9 @@ def table() -> str:
     return (
         "Made by `python -m tests.stages.support`. Numbers: the ranks on which the matrix test "
         "runs it, in micro-batches that\ngradients are accumulated over; untested: taken, and not "
-        "in the matrix; no: refused in one line. There too, with\n`--gradient_checkpointing`: "
+        "in the matrix; no: refused in one line. fp32: curves\nwithin 1e-5 of one rank's without "
+        "ZeRO; bf16: losses of stages 1 and 2 within 0.01 of fp32. There too,\nwith "
+        "`--gradient_checkpointing`: "
         f"{', '.join(checkpointing)}.\n\n"
         + "".join(f"| {' | '.join(line)} |\n" for line in lines)
         + "\nRefused:\n\n"

@@ -49,11 +49,11 @@ BF16 = [name for name, cell in CELLS.items() if cell.dtype == "bf16"]
 HAS_BF16 = cpu_has_bf16()
 
 
-# In what a stage is about, and how far bf16 takes it from fp32.
+# How far bf16 takes a stage from fp32.
 BF16_BOUNDS = {
-    "sft": ("loss/train", 0.02),
-    "reward": ("loss/train", 0.02),
-    "ppo": ("score/mean", 0.2),
+    "sft": {"loss/train": 0.01},
+    "reward": {"loss/train": 0.01},
+    "ppo": {"kl/ref": 0.05, "policy/entropy": 0.02},
 }
 
 
@@ -246,13 +246,13 @@ def test_the_curve_is_that_of_one_rank_without_zero(runs, cell):
 
 @pytest.mark.skipif(not HAS_BF16, reason="the processor has no bf16")
 @pytest.mark.parametrize("cell", BF16)
-def test_in_bf16_the_losses_stay_within_a_bound_of_fp32(runs, cell):
+def test_bf16_stays_within_a_bound_of_fp32(runs, cell):
     curve, expected = runs.steps(cell), runs.steps(like(cell))
     assert len(curve) == CELLS[cell].steps
-    name, bound = BF16_BOUNDS[CELLS[cell].stage]
-    steps = list(curve)[:1] if CELLS[cell].stage == "ppo" else curve  # then other tokens are drawn
-    for step in steps:
-        assert curve[step][name] == pytest.approx(expected[step][name], abs=bound), f"step {step}"
+    # What PPO has learnt in bf16 draws other tokens.
+    for step in [1] if CELLS[cell].stage == "ppo" else curve:
+        for name, bound in BF16_BOUNDS[CELLS[cell].stage].items():
+            assert curve[step][name] == pytest.approx(expected[step][name], abs=bound), step
     assert curve != expected
 
 
