@@ -57,6 +57,9 @@ BF16_BOUNDS = {
 }
 
 
+pytestmark = pytest.mark.timeout(3 * LAUNCH_SECONDS + 60)  # the first test waits for all runs
+
+
 def like(cell: str) -> str:
     """The run whose curve this one must show."""
     return next(c.folder for c in CELLS.values() if c.name == CELLS[cell].like)
@@ -155,7 +158,7 @@ def runs(tmp_path_factory, material, user_env) -> Runs:
                 any(program.process.poll() for program in programs)
                 or all(program.process.poll() == 0 for program in programs)
             ),
-            LAUNCH_SECONDS,
+            3 * LAUNCH_SECONDS,
         )
         status = [program.process.poll() for program in programs]
         errors = [program.errors.read_text()[-3000:] for program in programs]
