@@ -157,5 +157,5 @@ def test_run_sh_says_who_it_is(monkeypatch, started_by, expected):
     ],
 )
 def test_auto_is_bf16_where_the_processor_has_it(monkeypatch, choice, has_bf16, expected):
-    monkeypatch.setattr(engine, "_cpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(engine, "cpu_has_bf16", lambda: has_bf16)
     assert engine.compute_dtype(choice, torch.device("cpu")) == expected

@@ -11,20 +11,29 @@ ARGS = CommonArgs(max_grad_norm=0.5)
 
 
 @pytest.mark.parametrize(
-    ("stage", "offload"),
-    [(0, False), (1, False), (2, False), (3, False), (2, True), (3, True)],
-)
-def test_each_shipped_file_is_of_its_stage_and_complete(stage, offload):
-    config = build(replace(ARGS, zero_stage=stage, offload_optimizer=offload), world_size=4)
-    assert config["zero_optimization"]["stage"] == stage
-    assert ("offload_optimizer" in config["zero_optimization"]) == offload
+    ("stage", "offloaded"),
+    [(0, []), (1, []), (2, []), (3, []), (2, ["optimizer"]), (3, ["optimizer"]),
+     (3, ["optimizer", "param"])],
+)  # fmt: skip
+def test_each_shipped_file_is_of_its_stage_and_complete(stage, offloaded):
+    args = replace(
+        ARGS,
+        zero_stage=stage,
+        offload_optimizer="optimizer" in offloaded,
+        offload_param="param" in offloaded,
+    )
+    config = build(args, world_size=4)
+    zero = config["zero_optimization"]
+    assert zero["stage"] == stage
+    devices = {name: zero[name]["device"] for name in zero if name.startswith("offload")}
+    assert devices == {f"offload_{name}": "cpu" for name in offloaded}
     assert config["train_batch_size"] == 4 * config["train_micro_batch_size_per_gpu"]
     assert config["gradient_clipping"] == 0.5
 
 
 def test_no_shipped_file_is_forgotten():
     names = {f"zero{stage}.json" for stage in range(4)}
-    names |= {f"zero{stage}_offload.json" for stage in (2, 3)}
+    names |= {f"zero{stage}_offload.json" for stage in (2, 3)} | {"zero3_offload_all.json"}
     assert {file.name for file in CONFIG_FOLDER.iterdir()} == names
 
 

@@ -89,6 +89,10 @@ def test_weights_that_cannot_be_read_for_want_of_memory_are_no_damaged_ones():
             "memory",
         ),
         (
+            "load", SFTArgs(zero_stage=3, offload_optimizer=True), 2, True,
+            "set --offload_param true, or use a smaller model",
+        ),
+        (
             "train", SFTArgs(lora_rank=8, micro_batch_tokens=512), 1, False,
             "lower --micro_batch_tokens (now 512), or set --gradient_checkpointing true, or free "
             "memory",

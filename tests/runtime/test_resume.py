@@ -9,6 +9,7 @@ import pytest
 from training.arguments.common import CommonArgs
 from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
+from training.arguments.sft import SFTArgs
 from training.runtime.checkpoint_store import CheckpointStore
 from training.runtime.fingerprint import WHOLE, input_fingerprints
 from training.runtime.resume import find_checkpoint
@@ -123,10 +124,40 @@ def test_a_changed_flag_is_named_and_needs_consent(args, alone, save, caplog):
     assert "--warmup_ratio 0.1 -> 0.2" in caplog.text
 
 
-def test_another_number_of_ranks_is_a_changed_setting(args, alone, save):
+def test_other_ranks_and_zero_stages_need_no_consent_and_are_said_in_one_line(
+    args, alone, save, caplog
+):
     save(3, ranks=2)
-    with pytest.raises(UserError, match=r"settings: ranks 2 -> 1;"):
-        find_checkpoint(args, alone)
+    caplog.clear()
+    other = replace(args, zero_stage=3, offload_optimizer=True)
+    assert found_by(other, alone).world_size == 2
+    said = [record.getMessage() for record in caplog.records if "layout" in record.getMessage()]
+    assert said == [
+        "going on in another layout: ranks 2 -> 1, --zero_stage 2 -> 3, "
+        "--offload_optimizer false -> true; the same run within rounding, not to the last bit"
+    ]
+
+
+def test_what_else_has_changed_still_needs_consent_and_the_layout_is_not_blamed(args, alone, save):
+    save(3, ranks=2)
+    other = replace(args, zero_stage=3, micro_batch_tokens=17)
+    with pytest.raises(UserError, match=r"settings: --micro_batch_tokens 4096 -> 17;"):
+        find_checkpoint(other, alone)
+
+
+@pytest.mark.parametrize(("dropout", "holds"), [(0.0, "within rounding"), (-1.0, "draws anew")])
+def test_with_dropout_another_layout_is_not_the_same_run(tmp_path, alone, caplog, dropout, holds):
+    args = SFTArgs(output_dir=str(tmp_path / "out"), dropout=dropout)
+    state = {"step": 3, "progress": {}, "settings": asdict(args), "world_size": 2}
+    state |= {"inputs": input_fingerprints(args), "origin": ""}
+
+    def write(folder: Path) -> None:
+        (folder / "state.json").write_text(json.dumps(state))
+
+    CheckpointStore(args.output_dir, keep=2).save(3, write)
+    assert found_by(args, alone).step == 3
+    assert "ranks 2 -> 1; the same" in caplog.text
+    assert holds in caplog.text
 
 
 def test_data_with_other_content_are_a_changed_setting(args, alone, tmp_path):

@@ -139,15 +139,20 @@ def agreed_port(file: Path) -> int:
         staging = Path(f"{file}.new")
         staging.write_text(str(free_port()))
         staging.replace(file)
+    wait_for(file)
+    return int(file.read_text())
+
+
+def wait_for(file: Path) -> None:
+    """Until another process has made it."""
     while not file.exists():
         time.sleep(0.05)
-    return int(file.read_text())
 
 
 def run(program: str, flags: list[str], output: Path, needs: list[Path], logit_chunk: int) -> None:
     """One cell: the program's own `main`, and a record beside what it wrote."""
-    while not all((folder / "complete.json").exists() for folder in needs):
-        time.sleep(0.1)  # another process makes them
+    for folder in needs:
+        wait_for(folder / "complete.json")
     sys.argv = [f"{program}/main.py", "--output_dir", str(output), *flags]
     os.environ["MASTER_PORT"] = str(agreed_port(Path(f"{output}.port")))
     lm_head.LOGIT_CHUNK = logit_chunk

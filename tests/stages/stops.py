@@ -13,13 +13,13 @@ import json
 import os
 import signal
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.stages.matrix import agreed_port
+from tests.stages.matrix import agreed_port, wait_for
 from tests.stages.spies import Patches
 from training.runtime import stopping
 from training.runtime.distributed import World
@@ -35,7 +35,11 @@ class Looks:
         self._stop_at = stop_at
         self._count = 0
 
-    def look(self, original: Any, *inputs: Any) -> Any:
+    def watch(self, patch: Patches) -> None:
+        patch.around(World, "check_stop", self._look)
+        patch.around(stopping, "should_stop", self._look)
+
+    def _look(self, original: Any, *inputs: Any) -> Any:
         if stopping.is_training():
             self._count += 1
             if self._count == self._stop_at:
@@ -43,16 +47,15 @@ class Looks:
         return original(*inputs)
 
 
-def launch(program: str, flags: list[str], output: Path, number: int, stop_at: int) -> int:
-    """One launch of a stage's own `main`; its exit status."""
+def launch(
+    program: str, flags: list[str], output: Path, number: int, watch: Callable[[Patches], None]
+) -> int:
+    """One launch of a stage's own `main`, watched; its exit status."""
     sys.argv = [f"{program}/main.py", "--output_dir", str(output), *flags]
     os.environ["MASTER_PORT"] = str(agreed_port(Path(f"{output}.port{number}")))
     stopping._process.phase, stopping._process.asked_by = stopping.LOADING, 0
-    is_asked = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
-    looks = Looks(stop_at if is_asked else 0)
     with Patches() as patch:
-        patch.around(World, "check_stop", looks.look)
-        patch.around(stopping, "should_stop", looks.look)
+        watch(patch)
         try:
             importlib.import_module(f"{program}.main").main()
         except SystemExit as ended:
@@ -62,13 +65,15 @@ def launch(program: str, flags: list[str], output: Path, number: int, stop_at: i
 
 def main() -> None:
     torch.set_num_threads(1)
+    is_asked = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
     for program, flags, output, stop_every, needs in json.loads(Path(sys.argv[1]).read_text()):
-        while not all((Path(folder) / "complete.json").exists() for folder in needs):
-            time.sleep(0.1)  # another process makes them
+        for folder in needs:
+            wait_for(Path(folder) / "complete.json")
         statuses: list[int] = []
         for number in itertools.count():
             assert number < MOST_LAUNCHES, f"{output}: no progress"
-            statuses.append(launch(program, flags, Path(output), number, stop_every))
+            looks = Looks(stop_every if is_asked else 0)
+            statuses.append(launch(program, flags, Path(output), number, looks.watch))
             if statuses[-1] != STOPPED:
                 break
         (Path(output) / f"statuses.{os.environ['RANK']}.json").write_text(json.dumps(statuses))

@@ -155,6 +155,14 @@ ANY_STAGE: dict[str, tuple[Flags, list[str]]] = {
         lambda p: ["--offload_optimizer", "true", "--zero_stage", "1"],
         ["--offload_optimizer needs --zero_stage 2 or 3", "--zero_stage 1"],
     ),
+    "offloaded weights and stage": (
+        lambda p: ["--offload_param", "true", "--zero_stage", "2", "--offload_optimizer", "true"],
+        ["--offload_param needs --zero_stage 3 and --offload_optimizer true", "--zero_stage 2 and"],
+    ),
+    "offloaded weights alone": (
+        lambda p: ["--offload_param", "true", "--zero_stage", "3"],
+        ["--offload_param needs", "got --zero_stage 3 and --offload_optimizer false"],
+    ),
     "LoRA under ZeRO-3": (
         lambda p: ["--lora_rank", "4", "--zero_stage", "3"],
         ["--lora_rank 4", "--zero_stage 0, 1 or 2", "got --zero_stage 3"],
@@ -462,7 +470,7 @@ def test_the_tables_hold_at_least_120_mistakes():
 @pytest.mark.parametrize("stage", PROGRAMS)
 def test_bf16_on_a_processor_without_it_is_refused(said, place, stage, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(engine, "_cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(engine, "cpu_has_bf16", lambda: False)
     line = said(stage, [*place.good_flags(stage), "--dtype", "bf16"])
     assert "--dtype bf16" in line
     assert "--dtype auto or fp32" in line

@@ -6,7 +6,6 @@ one rank, ZeRO 0, a whole step in one micro-batch.
 
 import json
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,21 +22,18 @@ from transformers import (
     GPT2Config,
 )
 
+from tests.stages.cells import STEPS, Cell, all_cells
 from tests.stages.material import Material, read_jsonl, write_jsonl
 from tests.stages.processes import LAUNCH_SECONDS, Program, started, wait_until
-from training.models.lm_head import LOGIT_CHUNK
 from training.models.scalar import ScalarModel, load_scalar_model, read_settings
+from training.runtime.engine import cpu_has_bf16
 
 pytestmark = pytest.mark.timeout(1200)
-MATRIX_SECONDS = 3 * LAUNCH_SECONDS  # for some seventy runs in one process a rank
-STEPS = 10
+MATRIX_SECONDS = 3 * LAUNCH_SECONDS  # for some eighty runs in one process a rank
 START = "sft-start-1"  # the stage-1 folder of all reward models and policies
 TEMPERATURE = 0.8
 OWN_RESPONSES = 12
-ZERO = (0, 1, 2, 3)
 PROGRAMS = {"sft": "step1_sft", "reward": "step2_reward", "ppo": "step3_ppo"}
-SMALL = 96  # tokens of a micro-batch: about four sequences, so a step has several, ragged ones
-LORA = ("--lora_rank", "4", "--lora_alpha", "16")
 OWN_CONFIG = {
     "zero_optimization": {
         "stage": 3,
@@ -49,84 +45,21 @@ OWN_CONFIG = {
 }
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run. `like` names the run whose curve it must show, if any."""
-
-    name: str
-    stage: str
-    ranks: int
-    zero: int = 0
-    steps: int = STEPS
-    tokens: int = SMALL
-    like: str = ""
-    flags: tuple[str, ...] = ()
-    reward: str = "reward-whole"  # what a PPO run learns from
-    tolerance: float = 1e-5
-    logit_chunk: int = LOGIT_CHUNK
-
-    @property
-    def folder(self) -> str:
-        return f"{self.name}-{self.ranks}"
-
-
-def all_cells() -> list[Cell]:
-    apart = {stage: ("--packing", "never") if stage != "ppo" else () for stage in PROGRAMS}
-    whole = [
-        Cell(f"{stage}-whole", stage, 1, tokens=100_000, flags=apart[stage]) for stage in PROGRAMS
-    ]
-    grid = [
-        Cell(f"{stage}-zero{zero}", stage, ranks, zero, like=f"{stage}-whole")
-        for ranks in (1, 2)
-        for stage in PROGRAMS
-        for zero in ZERO
-    ]
-    own = ("--deepspeed_config", "own.json", "--gradient_checkpointing", "true")
-    offload = ("--offload_optimizer", "true")
-    shared = ("--critic", "shared")
-    new = ("--init_from_scratch", "config.json", "--tokenizer_name_or_path", "BASE")
-    worse = ("--eval_every", "1", "--learning_rate", "0.5", "--warmup_ratio", "1")  # ever faster
-    always = ("--packing", "always")
-    packed = [
-        Cell(f"{stage}-packed{zero}", stage, 2, zero, like=f"{stage}-whole", flags=always)
-        for stage in ("sft", "reward")
-        for zero in (2, 3)
-    ]
-    rest = [
-        Cell("sft-own", "sft", 2, 3, like="sft-whole", flags=own),
-        Cell("reward-own", "reward", 2, 3, like="reward-whole", flags=own),
-        Cell("ppo-own", "ppo", 2, 3, 3, like="ppo-whole", flags=own),
-        # Ranks have unequally many response tokens: a chunk of the head must not be a collective.
-        Cell("ppo-chunks", "ppo", 2, 3, 3, like="ppo-whole", logit_chunk=4000),
-        Cell("ppo-chunks", "ppo", 1, 0, 3, like="ppo-whole", logit_chunk=4000),
-        Cell("ppo-shared", "ppo", 1, 0, flags=shared),
-        Cell("ppo-shared-zero2", "ppo", 2, 2, like="ppo-shared", flags=shared),
-        Cell("ppo-shared-zero3", "ppo", 2, 3, like="ppo-shared", flags=shared),
-        Cell("sft-checkpointing", "sft", 2, 2, like="sft-whole", flags=own[2:]),
-        Cell("sft-offload2", "sft", 2, 2, like="sft-whole", flags=offload),
-        Cell("sft-offload3", "sft", 2, 3, like="sft-whole", flags=offload),
-        Cell("sft-muon1", "sft", 1, flags=("--optimizer", "muon")),
-        Cell(
-            "sft-muon2", "sft", 2, like="sft-muon1", flags=("--optimizer", "muon"), tolerance=1e-3
-        ),
-        *(Cell(f"{stage}-lora1", stage, 1, flags=LORA) for stage in PROGRAMS),
-        *(
-            Cell(f"{stage}-lora{zero}of2", stage, 2, zero, like=f"{stage}-lora1", flags=LORA)
-            for stage, zero in (("sft", 0), ("sft", 1), ("reward", 2), ("ppo", 2))
-        ),
-        Cell("scratch-zero0", "sft", 1, 0, 2, flags=new),
-        Cell("scratch-zero3", "sft", 2, 3, 2, like="scratch-zero0", flags=new),
-        Cell("reward-mlp", "reward", 2, 3, 2, flags=("--head", "mlp", "--pooling", "mean")),
-        Cell("ppo-mlp", "ppo", 2, 3, 2, reward="reward-mlp"),
-        Cell("ppo-few", "ppo", 2, 0, 1, flags=("--eval_data_path", "one.jsonl")),
-        Cell("sft-worse", "sft", 1, 0, 4, flags=worse),
-    ]
-    start = Cell("sft-start", "sft", 1, flags=("--dropout", "-1"))  # its saved config keeps 0.1
-    return [start, *whole, *grid, *packed, *rest]
-
-
 CELLS = {cell.folder: cell for cell in all_cells()}
-COMPARED = [name for name, cell in CELLS.items() if cell.like]
+COMPARED = [name for name, cell in CELLS.items() if cell.like and cell.dtype == "fp32"]
+BF16 = [name for name, cell in CELLS.items() if cell.dtype == "bf16"]
+HAS_BF16 = cpu_has_bf16()
+
+
+# How far bf16 takes a stage from fp32.
+BF16_BOUNDS = {
+    "sft": {"loss/train": 0.01},
+    "reward": {"loss/train": 0.01},
+    "ppo": {"kl/ref": 0.05, "policy/entropy": 0.02},
+}
+
+
+pytestmark = pytest.mark.timeout(3 * LAUNCH_SECONDS + 60)  # the first test waits for all runs
 
 
 def like(cell: str) -> str:
@@ -135,7 +68,7 @@ def like(cell: str) -> str:
 
 
 def of_stage(*stages: str) -> list[str]:
-    return [name for name, cell in CELLS.items() if cell.stage in stages]
+    return [name for name, cell in CELLS.items() if cell.stage in stages and cell.dtype == "fp32"]
 
 
 class Runs:
@@ -179,7 +112,7 @@ class Runs:
     def flags(self, cell: Cell) -> list[str]:
         first = self.path(START)
         flags = f"--zero_stage {cell.zero} --micro_batch_tokens {cell.tokens} --seed 3"
-        flags += f" --max_steps {cell.steps} --dtype fp32 --data_path {self.material.data}"
+        flags += f" --max_steps {cell.steps} --dtype {cell.dtype} --data_path {self.material.data}"
         if cell.stage == "sft":
             flags += f" --dropout 0 --weight_decay 0.1 --max_length 48 --batch_size 8 {LR[0]}"
             if "--init_from_scratch" not in cell.flags:
@@ -239,7 +172,7 @@ def start(
     runs: Runs, ranks: int, rank: int, env: dict[str, str]
 ) -> AbstractContextManager[Program]:
     """The process of one rank, which makes all cells of that many ranks."""
-    cells = [cell for cell in CELLS.values() if cell.ranks == ranks]
+    cells = [c for c in CELLS.values() if c.ranks == ranks and (c.dtype == "fp32" or HAS_BF16)]
     plan = [
         (
             PROGRAMS[cell.stage],
@@ -314,6 +247,18 @@ def test_the_curve_is_that_of_one_rank_without_zero(runs, cell):
     for step, metrics in curve.items():
         # fp32 sums in another order; Adam carries the last bits on from step to step.
         assert metrics == pytest.approx(expected[step], rel=near, abs=near), f"step {step}"
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="the processor has no bf16")
+@pytest.mark.parametrize("cell", BF16)
+def test_bf16_stays_within_a_bound_of_fp32(runs, cell):
+    curve, expected = runs.steps(cell), runs.steps(like(cell))
+    assert len(curve) == CELLS[cell].steps
+    # What PPO has learnt in bf16 draws other tokens.
+    for step in [1] if CELLS[cell].stage == "ppo" else curve:
+        for name, bound in BF16_BOUNDS[CELLS[cell].stage].items():
+            assert curve[step][name] == pytest.approx(expected[step][name], abs=bound), step
+    assert curve != expected
 
 
 @pytest.mark.parametrize("cell", ["sft-whole-1", "reward-whole-1", "ppo-whole-1"])

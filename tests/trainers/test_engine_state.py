@@ -24,6 +24,11 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "ZeRO 3": {"zero_stage": 3},
     "ZeRO 2, offload": {"zero_stage": 2, "offload_optimizer": True},
     "ZeRO 3, offload": {"zero_stage": 3, "offload_optimizer": True},
+    "ZeRO 3, all offloaded": {
+        "zero_stage": 3,
+        "offload_optimizer": True,
+        "offload_param": True,
+    },
     "Muon": {"zero_stage": 0, "optimizer": "muon"},
     "LoRA": {"zero_stage": 2, "lora_rank": 2},
 }

@@ -54,6 +54,9 @@ class CommonArgs(EngineArgs, TemplateArgs):
     output_dir: str = arg("output", "Where the model, args.json and metrics.jsonl go.")
     zero_stage: Literal[0, 1, 2, 3] = arg(2, "ZeRO stage; picks ds_configs/zero<N>.json.")
     offload_optimizer: bool = arg(False, "Keep optimizer state in host memory (ZeRO 2 or 3).")
+    offload_param: bool = arg(
+        False, "Keep weights in host memory too (ZeRO 3 with --offload_optimizer)."
+    )
     deepspeed_config: str = arg("", "Your own DeepSpeed JSON in place of ds_configs/zero<N>.json.")
     data_path: list[str] = arg([EXAMPLE], "Files, folders, Hub data sets or example:NAME.")
     data_weights: list[float] = arg([], "One weight a data path: 2 takes each row twice, 0.5 half.")
@@ -137,6 +140,11 @@ class CommonArgs(EngineArgs, TemplateArgs):
         require(
             not self.offload_optimizer or self.zero_stage >= 2,
             f"--offload_optimizer needs --zero_stage 2 or 3, got --zero_stage {self.zero_stage}",
+        )
+        require(
+            not self.offload_param or (self.zero_stage == 3 and self.offload_optimizer),
+            "--offload_param needs --zero_stage 3 and --offload_optimizer true, got --zero_stage "
+            f"{self.zero_stage} and --offload_optimizer {str(self.offload_optimizer).lower()}",
         )
         require(
             self.lora_rank > 0 or not self.lora_alpha,

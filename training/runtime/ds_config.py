@@ -39,7 +39,7 @@ def config_path(args: CommonArgs) -> Path:
     """The user's own file, else the one of the ZeRO stage."""
     if args.deepspeed_config:
         return Path(args.deepspeed_config)
-    suffix = "_offload" if args.offload_optimizer else ""
+    suffix = "_offload_all" if args.offload_param else "_offload" if args.offload_optimizer else ""
     return CONFIG_FOLDER / f"zero{args.zero_stage}{suffix}.json"
 
 

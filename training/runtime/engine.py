@@ -23,7 +23,7 @@ def compute_dtype(choice: str, device: torch.device) -> torch.dtype:
     supported = (
         torch.cuda.is_bf16_supported(including_emulation=False)
         if device.type == "cuda"
-        else _cpu_has_bf16()
+        else cpu_has_bf16()
     )
     if choice == "bf16" and not supported:
         raise UserError(
@@ -33,7 +33,7 @@ def compute_dtype(choice: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if supported else torch.float32
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from training.runtime.distributed import World
@@ -106,10 +107,14 @@ def _set_weight(parameter: nn.Parameter, value: Tensor, name: str, zero_stage: i
             parameter.data.copy_(value)
     else:
         parameter.data.copy_(value)
-    if zero_stage:
+    if zero_stage == 3:
+        from deepspeed.utils import safe_set_local_fp32_param
+
+        safe_set_local_fp32_param(parameter, _shard(parameter, value))  # the optimizer's own copy
+    elif zero_stage:
         from deepspeed.utils import safe_set_full_fp32_param
 
-        safe_set_full_fp32_param(parameter, value)  # the optimizer's own copy
+        safe_set_full_fp32_param(parameter, value)
 
 
 def _set_optimizer_state(
@@ -121,8 +126,24 @@ def _set_optimizer_state(
         own.clear()
         own.update({key: value.to(device, copy=True) for key, value in state.items()})
         return
-    from deepspeed.utils import safe_set_full_optimizer_state
+    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
     for key, value in state.items():
-        if value.dim() > 0 or parameter.dim() == 0:
+        if value.dim() == 0:
+            continue
+        if engine.zero_stage == 3:
+            shard = _shard(parameter, value.to(device))
+            safe_set_local_optimizer_state(parameter, shard, key)
+        else:
             safe_set_full_optimizer_state(parameter, value.to(device), key)
+
+
+def _shard(parameter: nn.Parameter, value: Tensor) -> Tensor:
+    """This rank's part of a parameter's whole value under ZeRO-3, the last ones padded with zeros.
+
+    DeepSpeed's own setters of whole values fail where the ranks do not divide a parameter.
+    """
+    sharded: Any = parameter
+    rank, size = dist.get_rank(sharded.ds_process_group), sharded.partition_numel()
+    own = value.flatten()[rank * size : (rank + 1) * size]
+    return nn.functional.pad(own, (0, size - own.numel()))

@@ -84,6 +84,8 @@ def advice(phase: Phase, args: Any, *, ranks: int, on_gpu: bool) -> str:
             changes.append("set --zero_stage 3" + ("" if ranks > 1 else " on more processes"))
         if trains and on_gpu and args.zero_stage >= 2 and not args.offload_optimizer:
             changes.append("set --offload_optimizer true")
+        elif trains and on_gpu and args.zero_stage == 3 and not args.offload_param:
+            changes.append("set --offload_param true")
     return ", or ".join([*changes, "use a smaller model" if phase == "load" else "free memory"])
 
 

@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.json"
 RANKS = "ranks"
+# Where state lies and who adds up what: the same sums in another order. A checkpoint knows nothing
+# of it, nor do data, draws of a rollout and schedules.
+LAYOUT = (RANKS, "zero_stage", "offload_optimizer", "offload_param")
 # Flags that change nothing of what is computed.
 FREE_FLAGS = (
     "output_dir",
@@ -163,21 +166,34 @@ def _check_settings(args: CommonArgs, world: World, state: Mapping[str, Any], fo
     changed = [
         name
         for name in sorted(before.keys() | now.keys())
-        if name not in FREE_FLAGS and before.get(name) != now.get(name)
+        if name not in (*FREE_FLAGS, *LAYOUT) and before.get(name) != now.get(name)
     ]
+    layout = [name for name in LAYOUT if before.get(name) != now.get(name)]
     listed = ", ".join(
         [_change(name, before.get(name), now.get(name)) for name in changed]
         + [f"--{name} {now[name]} has other content" for name in replaced if name not in changed]
     )
-    if not listed:
-        return
-    if not args.allow_changed_settings:
+    if listed and not args.allow_changed_settings:
         raise UserError(
             f"{folder} was written by a run with other settings: {listed}; run with the old ones, "
             "or pass --allow_changed_settings to go on with the new ones, or --resume none to "
             "start anew"
         )
-    logger.warning("going on with changed settings: %s", listed)
+    if listed:
+        logger.warning("going on with changed settings: %s", listed)
+    if layout:
+        logger.warning(
+            "going on in another layout: %s; %s",
+            ", ".join(_change(name, before.get(name), now.get(name)) for name in layout),
+            _what_holds(args),
+        )
+
+
+def _what_holds(args: CommonArgs) -> str:
+    """Of a run that goes on in another layout: what it has in common with one left alone."""
+    if getattr(args, "dropout", 0.0):  # stage 1's alone; -1 is the model's own
+        return "the same data and schedule, but dropout, if the model has any, draws anew"
+    return "the same run within rounding, not to the last bit"
 
 
 def _change(name: str, before: Any, now: Any) -> str:

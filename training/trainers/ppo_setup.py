@@ -81,7 +81,8 @@ def check_stages(args: PPOArgs, world: World) -> tuple[Tokenizer, ScalarSettings
     for name in ("rollout_batch_size", "minibatch_size"):
         if getattr(args, name) % world.size:
             raise UserError(
-                f"--{name} ({getattr(args, name)}) must be a multiple of the {world.size} ranks"
+                f"--{name} ({getattr(args, name)}) must be a multiple of the {world.size} ranks; "
+                "launch a number of them that divides it"
             )
     tokenizer = load_tokenizer(actor, flag=actor_flag)
     check_same_tokenizer(tokenizer, load_tokenizer(scorer, flag=scorer_flag), actor, scorer)

@@ -1,0 +1,116 @@
+"""The cells of test_matrix.py: which runs there are. support.py makes a table of them."""
+
+from dataclasses import dataclass
+
+from training.models.lm_head import LOGIT_CHUNK
+
+STEPS = 10
+STAGES = ("sft", "reward", "ppo")
+LENGTHS = (("sft", STEPS), ("reward", STEPS), ("ppo", 3))
+ZERO = (0, 1, 2, 3)
+SMALL = 96  # tokens of a micro-batch: about four sequences, so a step has several, ragged ones
+LORA = ("--lora_rank", "4", "--lora_alpha", "16")
+OFFLOAD = ("--offload_optimizer", "true")
+OFFLOAD_ALL = (*OFFLOAD, "--offload_param", "true")
+CHECKPOINTING = ("--gradient_checkpointing", "true")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run. `like` names the run whose curve it must show, if any."""
+
+    name: str
+    stage: str
+    ranks: int
+    zero: int = 0
+    steps: int = STEPS
+    like: str = ""
+    tokens: int = SMALL
+    flags: tuple[str, ...] = ()
+    reward: str = "reward-whole"  # what a PPO run learns from
+    tolerance: float = 1e-5
+    dtype: str = "fp32"
+    logit_chunk: int = LOGIT_CHUNK
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}-{self.ranks}"
+
+
+def all_cells() -> list[Cell]:
+    apart = {stage: ("--packing", "never") if stage != "ppo" else () for stage in STAGES}
+    whole = [
+        Cell(f"{stage}-whole", stage, 1, tokens=100_000, flags=apart[stage]) for stage in STAGES
+    ]
+    grid = [
+        Cell(f"{stage}-zero{zero}", stage, ranks, zero, like=f"{stage}-whole")
+        for ranks in (1, 2)
+        for stage in STAGES
+        for zero in ZERO
+    ]
+    own = ("--deepspeed_config", "own.json", *CHECKPOINTING)
+    shared = ("--critic", "shared")
+    new = ("--init_from_scratch", "config.json", "--tokenizer_name_or_path", "BASE")
+    worse = ("--eval_every", "1", "--learning_rate", "0.5", "--warmup_ratio", "1")  # ever faster
+    always = ("--packing", "always")
+    packed = [
+        Cell(f"{stage}-packed{zero}", stage, 2, zero, like=f"{stage}-whole", flags=always)
+        for stage in ("sft", "reward")
+        for zero in (2, 3)
+    ]
+    offloaded = [
+        Cell(f"{stage}-{name}", stage, 2, zero, steps, like=f"{stage}-whole", flags=flags)
+        for name, zero, flags in (
+            ("offload2", 2, OFFLOAD),
+            ("offload3", 3, OFFLOAD),
+            ("offload-all", 3, OFFLOAD_ALL),
+        )
+        for stage, steps in LENGTHS
+    ]
+    bf16 = [
+        Cell(f"{stage}-bf16-{zero}", stage, ranks, zero, steps, f"{stage}-whole", dtype="bf16")
+        for ranks, zero in ((1, 0), (2, 2), (2, 3))
+        for stage, steps in LENGTHS
+    ]
+    rest = [
+        Cell("sft-own", "sft", 2, 3, like="sft-whole", flags=own),
+        Cell("reward-own", "reward", 2, 3, like="reward-whole", flags=own),
+        Cell("ppo-own", "ppo", 2, 3, 3, like="ppo-whole", flags=own),
+        # Ranks have unequally many response tokens: a chunk of the head must not be a collective.
+        Cell("ppo-chunks", "ppo", 2, 3, 3, like="ppo-whole", logit_chunk=4000),
+        Cell("ppo-chunks", "ppo", 1, 0, 3, like="ppo-whole", logit_chunk=4000),
+        Cell("ppo-shared", "ppo", 1, 0, flags=shared),
+        Cell("ppo-shared-zero2", "ppo", 2, 2, like="ppo-shared", flags=shared),
+        Cell("ppo-shared-zero3", "ppo", 2, 3, like="ppo-shared", flags=shared),
+        Cell("sft-checkpointing", "sft", 2, 2, like="sft-whole", flags=CHECKPOINTING),
+        Cell("sft-muon1", "sft", 1, flags=("--optimizer", "muon")),
+        Cell(
+            "sft-muon2", "sft", 2, like="sft-muon1", flags=("--optimizer", "muon"), tolerance=1e-3
+        ),
+        *(Cell(f"{stage}-lora1", stage, 1, flags=LORA) for stage in STAGES),
+        *(
+            Cell(f"{stage}-lora{zero}of2", stage, 2, zero, steps, like=f"{stage}-lora1", flags=LORA)
+            for stage, steps in LENGTHS
+            for zero in (0, 1, 2)
+        ),
+        *(
+            Cell(
+                f"{stage}-lora-offload",
+                stage,
+                2,
+                2,
+                steps,
+                like=f"{stage}-lora1",
+                flags=(*OFFLOAD, *LORA),
+            )
+            for stage, steps in LENGTHS
+        ),
+        Cell("scratch-zero0", "sft", 1, 0, 2, flags=new),
+        Cell("scratch-zero3", "sft", 2, 3, 2, like="scratch-zero0", flags=new),
+        Cell("reward-mlp", "reward", 2, 3, 2, flags=("--head", "mlp", "--pooling", "mean")),
+        Cell("ppo-mlp", "ppo", 2, 3, 2, reward="reward-mlp"),
+        Cell("ppo-few", "ppo", 2, 0, 1, flags=("--eval_data_path", "one.jsonl")),
+        Cell("sft-worse", "sft", 1, 0, 4, flags=worse),
+    ]
+    start = Cell("sft-start", "sft", 1, flags=("--dropout", "-1"))  # its saved config keeps 0.1
+    return [start, *whole, *grid, *packed, *offloaded, *bf16, *rest]
