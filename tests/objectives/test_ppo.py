@@ -173,6 +173,13 @@ class TestGAE:
 
 
 class TestPolicyLoss:
+    def test_a_rank_without_a_token_has_no_loss_and_no_movement(self):
+        none = torch.zeros(0, requires_grad=True)
+        found = policy(none, none, none, torch.zeros(0, dtype=torch.bool), token_count=5)
+        assert found.loss == 0
+        found.loss.backward()
+        assert found.ratio_min == found.ratio_max == 1
+
     def test_loss_metrics_and_gradient_are_the_worked_numbers(self):
         inputs, expected = worked("ppo_policy_loss")
         logprobs = inputs["new_logprobs"].requires_grad_()

@@ -102,12 +102,14 @@ def policy_loss(
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
     loss = masked_sum(torch.maximum(unclipped, clipped), mask) / token_count
+    # A rank with fewer micro-batches than others has none of the tokens.
+    watched = ratio.detach() if ratio.numel() else ratio.new_ones(1)
     return PolicyLoss(
         loss=loss,
         clipped_tokens=((clipped > unclipped) & mask).sum(),
         kl_sum=masked_sum(log_ratio.detach().square() / 2.0, mask),
-        ratio_min=ratio.detach().amin(),
-        ratio_max=ratio.detach().amax(),
+        ratio_min=watched.amin(),
+        ratio_max=watched.amax(),
     )
 
 
