@@ -29,11 +29,15 @@ PERSISTENT = 500  # so that the small model has tensors of both kinds
 # The calculator leaves out numbers that ranks agree upon; of so small a model they are this much.
 BOUND = 0.02
 FLAGS = "--dtype fp32 --eval_fraction 0 --save_minutes 0 --micro_batch_tokens 48"
-SFT = f"{FLAGS} --packing never --dropout 0 --max_steps 3 --batch_size 12 --max_length 48"
+SFT = f"{FLAGS} --packing never --dropout 0 --max_steps 2 --batch_size 12 --max_length 48"
 PPO = (
     f"{FLAGS} --max_steps 2 --rollout_batch_size 8 --minibatch_size 8 --ppo_epochs 2 "
     "--samples_per_prompt 2 --max_prompt_length 24 --max_new_tokens 12"
 )
+
+
+# Prefetching too keeps what is used again soon.
+FAR = {"stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0}
 
 
 def zero_3(**more: int) -> dict[str, Any]:
@@ -67,7 +71,7 @@ def folder(tmp_path_factory) -> Path:
 def traffic(folder, material, sizes, user_env) -> dict[str, list[dict[str, Any]]]:
     """By cell, the steps of rank 0."""
     cells = []
-    for name, config in (("zero3", zero_3()), ("far", zero_3(stage3_max_reuse_distance=0))):
+    for name, config in (("zero3", zero_3()), ("far", zero_3(**FAR))):
         (folder / f"{name}.json").write_text(json.dumps(config))
     own = {"3": "zero3", "3-far": "far"}
     for stage, zero in [("sft", z) for z in ("0", "1", "2", "3", "3-far")] + [("ppo", "3")]:
