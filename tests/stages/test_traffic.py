@@ -63,7 +63,7 @@ def sizes(material: Material, folder: Path) -> tuple[ModelSize, ModelSize]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("traffic")
 
 
@@ -97,7 +97,7 @@ def traffic(folder, material, sizes, user_env) -> dict[str, list[dict[str, Any]]
 
 def run(cells: Path, env: dict[str, str]) -> None:
     places = {"WORLD_SIZE": str(RANKS), "LOCAL_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1"}
-    command = ["python", "-m", "tests.stages.traffic", cells]
+    command: list[str | Path] = ["python", "-m", "tests.stages.traffic", cells]
     with ExitStack() as stack:
         programs = [
             stack.enter_context(
@@ -121,9 +121,8 @@ def run(cells: Path, env: dict[str, str]) -> None:
 
 def sent(step: dict[str, Any]) -> float:
     """Bytes that a ring sends from each of two ranks: half of what is gathered, or scattered."""
-    return (
-        step.get("all_reduce", 0) + (step.get("all_gather", 0) + step.get("reduce_scatter", 0)) / 2
-    )
+    halves: float = step.get("all_gather", 0) + step.get("reduce_scatter", 0)
+    return halves / 2 + step.get("all_reduce", 0)
 
 
 def setting(zero: str) -> Setting:
@@ -134,8 +133,8 @@ def setting(zero: str) -> Setting:
 def test_an_optimizer_step_carries_what_is_calculated(traffic, sizes, zero):
     step = traffic[f"sft{zero}"][-1]
     assert step["backwards"] > 1
-    reuse = {"reuse": 0} if zero == "3-far" else {}
-    parts = communication.optimizer_step(sizes[0], setting(zero), step["backwards"], **reuse)
+    reuse = 0 if zero == "3-far" else communication.REUSE_DISTANCE
+    parts = communication.optimizer_step(sizes[0], setting(zero), step["backwards"], reuse=reuse)
     print(zero, step, parts)
     assert sum(parts.values()) == pytest.approx(sent(step), rel=BOUND)
 
@@ -159,9 +158,11 @@ def test_a_ppo_step_carries_what_is_calculated(traffic, sizes):
     )
     updates = 4
     assert total["backwards"] % (2 * updates) == 0
+    actor, critic = sizes
     parts = ppo_parts(
         args,
-        *sizes,
+        actor,
+        critic,
         setting("3"),
         readings=total["readings"] // 3,
         micro_batches=total["backwards"] // (2 * updates),
