@@ -50,16 +50,11 @@ def all_reduce(size: float, ranks: int) -> float:
     return reduce_scatter(size, ranks) + all_gather(size, ranks)
 
 
-def _gathered(model: ModelSize, ranks: int, *, reuse: int, backward: bool) -> float:
-    """Stage 3's weights of one forward, perhaps with its backward."""
-    sharded = model.parameters - model.small
-    count = float(sharded)
-    if backward:
-        # Of the tensors near the end, those whose way there and back is short are still whole.
-        count += max(sharded - reuse / 2, 0.0)
-    if model.parameters > reuse:
-        count += model.tied  # the head is far from the embedding
-    return all_gather(FP32 * count, ranks)
+def _gathered(model: ModelSize, ranks: int, *, reuse: int) -> float:
+    """Stage 3's weights of one forward and backward."""
+    sharded = float(model.parameters - model.small)
+    # Of the tensors near the end, those whose way there and back is short are still whole.
+    return all_gather(FP32 * (sharded + max(sharded - reuse / 2, 0.0)), ranks)
 
 
 def optimizer_step(
@@ -84,20 +79,18 @@ def optimizer_step(
             "gradients": times * all_reduce(trained, ranks),
             "weights": all_gather(trained, ranks),
         }
-    weights = _gathered(model, ranks, reuse=0 if is_read else reuse, backward=True)
+    weights = _gathered(model, ranks, reuse=0 if is_read else reuse)
     return {
         "gradients": micro_batches * reduce_scatter(trained, ranks),
         "weights": micro_batches * weights + all_gather(FP32 * float(model.small), ranks),
     }
 
 
-def reading(
-    model: ModelSize, setting: Setting, micro_batches: int, *, reuse: int = REUSE_DISTANCE
-) -> float:
+def reading(model: ModelSize, setting: Setting, micro_batches: int) -> float:
     """Bytes that a rank sends for forwards without gradients: weights, under stage 3 alone."""
     if not setting.shards_weights:
         return 0.0
-    return micro_batches * _gathered(model, setting.ranks, reuse=reuse, backward=False)
+    return micro_batches * all_gather(FP32 * float(model.parameters - model.small), setting.ranks)
 
 
 def view(model: ModelSize, setting: Setting) -> float:

@@ -69,9 +69,7 @@ def ppo_parts(
     updates = args.ppo_epochs * (args.sequences_per_step // args.minibatch_size)
     parts = {
         "weights to generate": communication.view(actor, setting),
-        "weights to score": sum(
-            communication.reading(model, setting, readings, reuse=reuse) for model in read
-        ),
+        "weights to score": sum(communication.reading(model, setting, readings) for model in read),
         "rollout": communication.rollout(args.sequences_per_step, prompt, response, setting.ranks),
     }
     for model, is_read in trained:
