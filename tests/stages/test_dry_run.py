@@ -1,6 +1,7 @@
 """--dry_run: says what a run would need, opens no weights, writes nothing, ends with 0 or 2."""
 
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -114,6 +115,38 @@ def test_stage_1_says_its_arithmetic(said):
     assert f"model: {count:,} parameters, {count:,} trained (100 %)" in lines
     assert "under ZeRO 2 on 2 ranks" in line_of(lines, "memory:")
     assert line_of(lines, "time:").endswith("(measured now)")
+
+
+def test_ranks_say_what_they_send(said):
+    # The count of the model is worked out in the test above.
+    def sent(*flags):
+        line = line_of(said("sft", "--dry_run_ranks", "4", *flags), "communication:")
+        return [float(number) for number in re.findall(r"(?<= )[\d.]+(?=[, ]|$)", line)]
+
+    tokens = len(dict.fromkeys(m.WORDS)) + 1
+    whole = 4 * (24576 + 832 + 64 + 8192 + tokens * 32) / 1e6
+    assert sent("--zero_stage", "0") == pytest.approx([1.5 * whole, 1.5 * whole], abs=0.005)
+    total, gradients, weights = sent("--zero_stage", "1")
+    assert gradients == pytest.approx(1.5 * whole, abs=0.005)
+    assert weights == pytest.approx(0.75 * whole, abs=0.005)
+    assert total == pytest.approx(2.25 * whole, abs=0.005)
+
+
+def test_one_rank_sends_nothing(said):
+    assert not [line for line in said("sft") if "communication" in line]
+
+
+def test_a_ppo_step_says_what_it_sends(said, tmp_path_factory):
+    # By default ZeRO-3 keeps tensors as small as these whole.
+    config = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 500}}
+    file = tmp_path_factory.mktemp("own") / "own.json"
+    file.write_text(json.dumps(config))
+    lines = said("ppo", "--rollout_batch_size", "8", "--minibatch_size", "8", "--dry_run_ranks",
+                 "2", "--zero_stage", "3", "--deepspeed_config", str(file))  # fmt: skip
+    line = line_of(lines, "communication:")
+    assert "in each PPO step" in line
+    for part in ("weights to generate", "weights to score", "rollout", "gradients", "weights"):
+        assert f"{part} " in line
 
 
 def test_stage_1_says_what_is_cut(said):

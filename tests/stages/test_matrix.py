@@ -28,7 +28,7 @@ from tests.stages.processes import LAUNCH_SECONDS, Program, started, wait_until
 from training.models.scalar import ScalarModel, load_scalar_model, read_settings
 from training.runtime.engine import cpu_has_bf16
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(1200)  # the first test waits for all runs
 MATRIX_SECONDS = 3 * LAUNCH_SECONDS  # for some eighty runs in one process a rank
 START = "sft-start-1"  # the stage-1 folder of all reward models and policies
 TEMPERATURE = 0.8
@@ -57,9 +57,6 @@ BF16_BOUNDS = {
     "reward": {"loss/train": 0.01},
     "ppo": {"kl/ref": 0.05, "policy/entropy": 0.02},
 }
-
-
-pytestmark = pytest.mark.timeout(3 * LAUNCH_SECONDS + 60)  # the first test waits for all runs
 
 
 def like(cell: str) -> str:

@@ -28,6 +28,7 @@ ADAM_STATES = 2
 # Of DeepSpeed: elements of a reduction, and of weights that stage 3 keeps whole at a time.
 REDUCE_BUCKET = 50_000_000  # in ds_configs/
 MAX_LIVE = 1_000_000_000
+PERSISTENT = 10_000  # entries of a tensor that stage 3 keeps whole, in ds_configs/
 # On a CPU, heap for each byte of what passes; of logits, large and all of one size.
 HEAP, HEAP_LOGITS = 1.1, 2.0
 PROCESS = 24 * 2**20  # what libraries load when they are first used
@@ -44,6 +45,8 @@ class ModelSize:
 
     `trained` and `matrices` count parameters: those with a gradient, and those of the blocks'
     linear layers, which a frozen model keeps in the compute type. `is_gated`: a third MLP matrix.
+    Of what stage 3 shards, `small` are parameters in tensors that it keeps whole all the same, and
+    `tied` those of an embedding that is the LM head too.
     """
 
     layers: int
@@ -57,6 +60,8 @@ class ModelSize:
     trained: int
     is_gpt2: bool = True
     is_gated: bool = False
+    small: int = 0
+    tied: int = 0
 
 
 def gpt2_size(layers: int, width: int, heads: int, vocabulary: int, positions: int) -> ModelSize:
@@ -64,7 +69,19 @@ def gpt2_size(layers: int, width: int, heads: int, vocabulary: int, positions: i
     matrices = 12 * layers * width**2
     vectors = (4 + 9) * layers * width + 2 * width
     total = matrices + vectors + (vocabulary + positions) * width
-    return ModelSize(layers, width, 4 * width, heads, width, vocabulary, total, matrices, total)
+    return ModelSize(
+        layers=layers,
+        width=width,
+        inner=4 * width,
+        heads=heads,
+        key_width=width,
+        vocabulary=vocabulary,
+        parameters=total,
+        matrices=matrices,
+        trained=total,
+        small=vectors,
+        tied=vocabulary * width,
+    )
 
 
 @dataclass(frozen=True)

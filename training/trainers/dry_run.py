@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ from training.models.lora import add_lora
 from training.models.tokenizers import Tokenizer
 from training.runtime import ds_config
 from training.runtime import memory_estimate as memory
+from training.runtime.communication_estimate import REUSE_DISTANCE
 from training.runtime.distributed import World
 from training.runtime.engine import compute_dtype
 from training.runtime.launch import LAUNCH_ID
@@ -48,6 +49,7 @@ from training.trainers.model_sizes import size_of
 from training.trainers.row_rules import row_rules
 from training.trainers.sft import stage1_tokenizer
 from training.trainers.speed import Speed
+from training.trainers.stage_communication import ppo_volume, training_volume
 from training.trainers.stage_memory import ppo_estimate, reward_estimate, sft_estimate
 
 logger = logging.getLogger(__name__)
@@ -104,7 +106,8 @@ def sft(args: SFTArgs) -> None:
         batches = epoch_batches(lengths, args.batch_size, seed=args.seed, epoch=0)
         plans = _plans(batches, samples, rules, world)
         work = _work(plans, targets)
-        size, setting = size_of(lm), setting_of(args, world, lm)
+        setting, zero_3 = setting_of(args, world, lm), stage_3_of(args, world)
+        size = size_of(lm, persistent=zero_3.persistent)
 
         words.lengths("sequences", lengths)
         steps = args.max_steps or max(round(args.num_epochs * len(batches)), 1)
@@ -112,6 +115,7 @@ def sft(args: SFTArgs) -> None:
         words.steps(steps, steps / len(batches))
         words.model("model", size)
         words.memory(sft_estimate(args, size, setting, work), setting)
+        words.communication(training_volume(size, setting, work, reuse=zero_3.reuse), "optimizer")
         speed = Speed(lm, compute_dtype(args.dtype, world.device), world)
         passes = steps / len(batches)
         least = passes * speed.least_training(lengths, sum(targets), optimizer_steps=len(batches))
@@ -137,8 +141,9 @@ def reward(args: RewardArgs) -> None:
         batches = epoch_batches(parts.lengths, args.batch_size, seed=args.seed, epoch=0)
         plans = _plans(batches, samples, rules, world)
         work = _work(plans)
-        size = size_of(lm.base_model, beside=lm.config.hidden_size)
-        setting = setting_of(args, world, lm)
+        setting, zero_3 = setting_of(args, world, lm), stage_3_of(args, world)
+        head = lm.config.hidden_size
+        size = size_of(lm.base_model, beside=head, persistent=zero_3.persistent)
 
         lengths = [sample.prompt + n for sample in samples for n in sample.responses]
         words.lengths("prompts with a response", lengths)
@@ -147,6 +152,7 @@ def reward(args: RewardArgs) -> None:
         words.steps(steps, steps / len(batches))
         words.model("reward model", size)
         words.memory(reward_estimate(size, setting, work), setting)
+        words.communication(training_volume(size, setting, work, reuse=zero_3.reuse), "optimizer")
         speed = Speed(lm.base_model, compute_dtype(args.dtype, world.device), world)
         passes = steps / len(batches)
         passes *= 1 + sum(share for share in args.data_size_curve if share < 1)
@@ -164,16 +170,22 @@ def ppo(args: PPOArgs) -> None:
         actor = _prepared(_without_dropout(config, tokenizer), args)
         critic = _prepared(_scorer(args, tokenizer), args)
         beside = actor.config.hidden_size if args.critic == "shared" else 0
-        actor_size = size_of(actor, beside=beside)
-        critic_size = size_of(critic.base_model, beside=critic.config.hidden_size)
+        setting, zero_3 = setting_of(args, world, actor), stage_3_of(args, world)
+        actor_size = size_of(actor, beside=beside, persistent=zero_3.persistent)
+        critic_size = size_of(
+            critic.base_model, beside=critic.config.hidden_size, persistent=zero_3.persistent
+        )
         prompts = [len(prompt.input_ids) for prompt in data.train]
-        setting = setting_of(args, world, actor)
 
         words.lengths("prompts", prompts)
         words.rollouts(args, world, len(prompts))
         words.model("actor", actor_size)
         words.model("critic" if not beside else "reward model", critic_size)
         words.memory(ppo_estimate(args, actor_size, critic_size, setting, max(prompts)), setting)
+        volume = ppo_volume(
+            args, actor_size, critic_size, setting, prompts=prompts, reuse=zero_3.reuse
+        )
+        words.communication(volume, "PPO")
         speed = Speed(actor, compute_dtype(args.dtype, world.device), world)
         typical = sorted(prompts)[len(prompts) // 2]
         count = args.sequences_per_step
@@ -222,6 +234,23 @@ def setting_of(args: CommonArgs, world: World, lm: nn.Module) -> Setting:
         gradient_checkpointing=args.gradient_checkpointing,
         dropout=any(isinstance(m, nn.Dropout) and m.p > 0 for m in lm.modules()),
         bucket=int(zero.get("reduce_bucket_size", memory.REDUCE_BUCKET)),
+    )
+
+
+@dataclass(frozen=True)
+class Stage3:
+    """What ZeRO-3 keeps whole: tensors of few entries, and weights that are soon used again."""
+
+    persistent: int
+    reuse: int
+
+
+def stage_3_of(args: CommonArgs, world: World) -> Stage3:
+    """DeepSpeed's own defaults where the run's file says nothing."""
+    zero = ds_config.build(args, world.size).get("zero_optimization", {})
+    return Stage3(
+        persistent=int(zero.get("stage3_param_persistence_threshold", 100_000)),
+        reuse=int(zero.get("stage3_max_reuse_distance", REUSE_DISTANCE)),
     )
 
 

@@ -14,7 +14,7 @@ from training.runtime.roofline import Machine
 
 logger = logging.getLogger(__name__)
 
-GB = 1e9
+GB, MB = 1e9, 1e6
 # Shares of the roofline that runs reach (benchmarks/README.md).
 REACHED = (0.7, 0.45)
 PERCENTILES = (50, 90, 99)
@@ -103,6 +103,17 @@ def memory(estimate: Estimate, setting: Setting) -> None:
         )  # fmt: skip
 
 
+def communication(parts: dict[str, float], step: str) -> None:
+    """What a rank sends in a step; nothing where it is alone."""
+    if not any(parts.values()):
+        return
+    logger.info(
+        "communication: %s MB sent by a rank in each %s step (calculated): %s",
+        _mb(sum(parts.values())), step,
+        ", ".join(f"{name} {_mb(size)}" for name, size in parts.items()),
+    )  # fmt: skip
+
+
 def seconds(least: float, machine: Machine, *, limit: float = 0.0) -> None:
     """How long the run takes, from what this rank's share of the machine reaches now."""
     low, high = (least / share for share in REACHED)
@@ -116,6 +127,10 @@ def seconds(least: float, machine: Machine, *, limit: float = 0.0) -> None:
 
 def _gb(size: float) -> str:
     return f"{size / GB:.2f}"
+
+
+def _mb(size: float) -> str:
+    return f"{size / MB:,.2f}"
 
 
 def _time(count: float) -> str:

@@ -53,7 +53,7 @@ def ppo_estimate(
     memory.add_frozen(estimate, "reward model", critic, setting)
     memory.add_view(estimate, actor, setting, has_lora=bool(args.lora_rank))
 
-    work = _largest(args, setting, longest_prompt)
+    work = largest(args, setting, longest_prompt)
     estimate.phase("update", memory.training_pass(actor, work, setting))
     if not is_shared:
         critic_pass = memory.training_pass(critic, work, setting, with_head=False)
@@ -70,7 +70,8 @@ def ppo_estimate(
     return estimate
 
 
-def _largest(args: PPOArgs, setting: Setting, longest_prompt: int) -> Work:
+def largest(args: PPOArgs, setting: Setting, longest_prompt: int) -> Work:
+    """A rank's largest micro-batch of a minibatch of responses of full length."""
     row = longest_prompt + args.max_new_tokens
     share = -(-args.minibatch_size // setting.ranks)
     rows = min(share, max(args.micro_batch_tokens // row, 1))
