@@ -1,7 +1,7 @@
 """One rank's place among the others: set-up, collectives, and an orderly end.
 
-Which program started the ranks (deepspeed, torchrun, srun, plain python) is decided here and matters
-nowhere else.
+Which program started the ranks (deepspeed, torchrun, srun, plain python) is decided here and
+matters nowhere else.
 """
 
 import datetime

@@ -1,4 +1,4 @@
-"""The one process of a Slurm job's script: a stage's ranks by `srun`, and the job back in the queue.
+"""The process of a Slurm job's script: starts a stage's ranks by `srun`, and requeues the job.
 
 python -m training.runtime.slurm_job [launcher flags, passed over] PROGRAM [program flags]
 
