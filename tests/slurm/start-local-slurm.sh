@@ -128,6 +128,7 @@ for ((i = 1; i <= nodes; i++)); do
   alive "$dir/run/slurmd-n$i.pid" && continue
   rm -f "$dir/run/slurmd-n$i.pid"
   if [[ $(id -u) -eq 0 ]] && unshare --mount --uts true 2>/dev/null; then
+    # shellcheck disable=SC2016  # for the inner shell to expand
     unshare --mount --uts bash -c 'hostname "$1"; mount --bind "$2" /etc/hosts; exec slurmd -N "$1" -f "$3"' \
       _ "n$i" "$dir/hosts" "$SLURM_CONF"
   else
