@@ -20,7 +20,7 @@ def path_without_slurm(tmp_path) -> str:
 
 
 def refused(script: str, words: str, path: str) -> str:
-    command = ["bash", ROOT / "slurm" / script, *words.split()]
+    command = ["bash", str(ROOT / "slurm" / script), *words.split()]
     done = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     [line] = done.stderr.splitlines()
