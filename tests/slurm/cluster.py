@@ -63,7 +63,7 @@ class Cluster:
 
         In the very second of the requeue it would still refuse the job's credential.
         """
-        assert wait_until(lambda: self.state(number) == "PENDING", 60), self.job(number)
+        assert wait_until(lambda: self.state(number) == "PENDING", JOB_SECONDS), self.job(number)
         self.run("sleep", "2.5")
         done = self.run("scontrol", "update", f"jobid={number}", "starttime=now")
         assert done.returncode == 0, done.stderr

@@ -93,7 +93,7 @@ def _requeue() -> int:
         _say(f"stopped; the job is {state or 'gone'} and is not requeued by itself")
     else:
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-        if done.returncode:
+        if done.returncode > 0:  # below 0 the requeue has ended this step, and scontrol with it
             _say(f"stopped, but not requeued: {done.stderr.strip()}; submit it again to go on")
         else:
             _say(f"stopped; job {job} is requeued and goes on from the newest checkpoint")
