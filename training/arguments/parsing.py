@@ -48,7 +48,8 @@ def exit_with_user_error(program: str, message: str, *, status: int = USER_MISTA
     Most mistakes are seen by every rank: the first one speaks, and the others only if nobody has
     ended them a little later, as when a file is missing on their host alone.
     """
-    rank = os.environ.get("RANK", "0")
+    # Tasks of srun parse their flags before they are told their rank.
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     if rank != "0":
         time.sleep(OTHER_RANKS_WAIT)
     line = " ".join(message.split())

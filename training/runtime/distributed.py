@@ -1,7 +1,7 @@
 """One rank's place among the others: set-up, collectives, and an orderly end.
 
-Which program started the ranks (deepspeed, torchrun, plain python) is decided here and matters
-nowhere else.
+Which program started the ranks (deepspeed, torchrun, srun, plain python) is decided here and
+matters nowhere else.
 """
 
 import datetime
@@ -28,6 +28,7 @@ from training.runtime import stopping
 from training.runtime.exhaustion import memory_phase
 from training.runtime.launch import LAUNCH_ID, LAUNCHED_BY, SAVING_SECONDS
 from training.runtime.process import pick_device, set_logging, user_errors
+from training.runtime.slurm import wire_rank
 from training.runtime.stopping import StopRequested
 
 logger = logging.getLogger(__name__)
@@ -145,6 +146,7 @@ def session(args: EngineArgs) -> Iterator[World]:
 
 
 def _join(args: EngineArgs) -> World:
+    wire_rank()
     rank = int(os.environ.setdefault("RANK", "0"))
     size = int(os.environ.setdefault("WORLD_SIZE", "1"))
     local_rank = int(os.environ.setdefault("LOCAL_RANK", str(max(args.local_rank, 0))))

@@ -37,7 +37,7 @@ HOSTFILE = Path("/job/hostfile")  # where `deepspeed` looks for hosts unasked
 
 
 def main() -> int:
-    launcher_flags, program = _split(sys.argv[1:])
+    launcher_flags, program = split_words(sys.argv[1:])
     if not program:
         sys.stderr.write(f"{__doc__}\n")
         return 2
@@ -111,7 +111,7 @@ class _Launched:
 
 def _status(launched: _Launched, program: list[str], launch_id: str) -> int:
     """What became of the run, whatever its launcher says."""
-    if _has_marker(program, "complete.json", launch_id):
+    if has_marker(program, "complete.json", launch_id):
         if launched.status:
             sys.stderr.write(
                 f"launch: warning: the run is complete, though its last process ended with status "
@@ -120,7 +120,7 @@ def _status(launched: _Launched, program: list[str], launch_id: str) -> int:
         return 0
     if len(launched.signals) > 1:
         return 128 + launched.signals[-1]
-    if launched.status == STOPPED or _has_marker(program, "stopped.json", launch_id):
+    if launched.status == STOPPED or has_marker(program, "stopped.json", launch_id):
         return STOPPED
     if launched.signals and not launched.has_begun:
         name = signal.Signals(launched.signals[0]).name
@@ -192,7 +192,8 @@ def _is_dry_run(program: list[str]) -> bool:
     return found
 
 
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+def split_words(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The launcher's own flags, and the program with its."""
     first_program = next((i for i, word in enumerate(arguments) if word.endswith(".py")), None)
     if first_program is None:
         return [], []
@@ -281,20 +282,25 @@ def _signal_group(group: int, number: int) -> bool:
     return True
 
 
-def _has_marker(program: list[str], name: str, launch_id: str) -> bool:
+def has_marker(program: list[str], name: str, launch_id: str) -> bool:
     """Whether the program's output folder says this of this very launch."""
+    try:
+        marker = json.loads((output_folder(program) / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(marker.get("launch") == launch_id)
+
+
+def output_folder(program: list[str]) -> Path:
+    """What a program's command line says of its --output_dir; given twice, the last one counts."""
     folder = ""
     words = [word.replace("--output-dir", "--output_dir", 1) for word in program]
     for index, word in enumerate(words):
         if word.startswith("--output_dir="):
             folder = word.split("=", 1)[1]
         elif word == "--output_dir" and index + 1 < len(words):
-            folder = words[index + 1]  # given twice, the last one counts, as for the program
-    try:
-        marker = json.loads((Path(folder) / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(marker.get("launch") == launch_id)
+            folder = words[index + 1]
+    return Path(folder)
 
 
 if __name__ == "__main__":

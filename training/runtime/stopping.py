@@ -126,7 +126,7 @@ def ask(number: int) -> None:
 
 
 def _leave_before_the_first_step(number: int) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         os.write(1, NOTHING_LOST.format(name=signal.Signals(number).name).encode())
     os._exit(STOPPED)
 

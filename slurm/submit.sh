@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Submit one stage as a Slurm job that goes on by itself after preemption and at its time limit.
+#   bash slurm/submit.sh STAGE [sbatch options] [--dry_run] -- [stage flags]
+#   bash slurm/submit.sh step3_ppo --nodes 2 --gpus-per-node 8 --time 4:00:00 -- --zero_stage 3
+#   bash slurm/submit.sh step3_ppo --array 0-3 -- --seed %a --output_dir output/seed_%a
+#
+# STAGE is step1_sft, step2_reward or step3_ppo; its flags and OUTPUT_DIR, ACTOR_MODEL, ... are those
+# of its run.sh. One process a GPU of --gpus-per-node, without GPUs one a node (--ntasks-per-node N).
+# In an array %a stands for the task's number. The stage's flags, data and models are checked first
+# (--check flags: its flags alone; --check none). --dry_run checks, says what it would need and when
+# it could start (sbatch --test-only), and submits nothing. Prints the job's number.
+set -euo pipefail
+
+repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+fail() {
+    echo "slurm/submit.sh: error: $*" >&2
+    exit 2
+}
+
+stage="${1:-}"
+case "$stage" in
+    step1_sft | step2_reward | step3_ppo) shift ;;
+    -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
+    *) fail "the first word is a stage, step1_sft, step2_reward or step3_ppo, got '$stage'" ;;
+esac
+
+options=() nodes=1 gpus="" tasks="" array="" check=full dry_run="" previous=""
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+    case "$1" in # as --name value, --name=value or -Nvalue
+        --*=*) name="${1%%=*}" value="${1#*=}" ;;
+        -[!-]?*) name="${1:0:2}" value="${1:2}" ;;
+        *) name="$1" value="${2:-}" ;;
+    esac
+    case "$name" in
+        --dry_run | --dry-run) dry_run=yes ;;
+        --check) check="$value" ;;
+        --nodes | -N) nodes="$value" ;;
+        --gpus-per-node) gpus="${value##*:}" ;; # of type:number the number
+        --ntasks-per-node) tasks="$value" ;;
+        --array | -a) array="$value" ;;
+        --ntasks | -n) fail "$name: give --nodes and --ntasks-per-node" ;;
+        --gres | --gpus | -G | --gpus-per-task) fail "$name: give --gpus-per-node; each GPU gets a process" ;;
+        -*) ;;
+        *) [[ "$previous" == -* && "$previous" != *=* ]] || fail "options for sbatch begin with -, got '$1'" ;;
+    esac
+    case "$name" in
+        --dry_run | --dry-run) previous="" ;;
+        --check) [[ "$1" == *=* ]] || shift ;;
+        *) options+=("$1") previous="$1" ;;
+    esac
+    [ $# -eq 0 ] || shift
+done
+[ "${1:-}" = -- ] || fail "-- must stand between the options for sbatch and the flags of $stage"
+shift
+
+tasks="${tasks:-${gpus:-1}}"
+[[ "$check" =~ ^(full|flags|none)$ ]] || fail "--check takes full, flags or none, got '$check'"
+[[ "$nodes" =~ ^[1-9][0-9]*$ ]] || fail "--nodes takes a number, got '$nodes'"
+[[ "$tasks" =~ ^[1-9][0-9]*$ ]] || fail "--gpus-per-node and --ntasks-per-node take a number, got '$tasks'"
+command -v sbatch >/dev/null || fail "no sbatch on this machine: submit from a node of the cluster"
+for word in "$@"; do
+    case "$word" in --dry_run* | --dry-run*) fail "$word belongs before the --" ;; esac
+done
+log="%x-%j.out"
+if [ -n "$array" ]; then
+    log="%x-%A_%a.out"
+    [[ "${OUTPUT_DIR:-} $*" == *%a* ]] ||
+        fail "--array $array: its jobs would write to one folder; give --output_dir with %a in it"
+fi
+
+check_stage() {
+    local first="${array%%[!0-9]*}" # the flags are checked as an array's first job has them
+    local flags=("${@//%a/${first:-%a}}")
+    export PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"
+    case "$check" in
+        full)
+            NUM_GPUS="$tasks" bash "$repo/$stage/run.sh" "${flags[@]}" \
+                --dry_run true --dry_run_ranks $((nodes * tasks))
+            ;;
+        flags) CLASSIC_RLHF_LAUNCHER=training.arguments.check bash "$repo/$stage/run.sh" "${flags[@]}" ;;
+    esac
+}
+
+said="$(check_stage "$@" 2>&1)" || {
+    status=$?
+    tail -n 1 <<<"$said" >&2
+    exit "$status"
+}
+submit=(sbatch --parsable --job-name "$stage" --output "$log" --ntasks-per-node "$tasks" "${options[@]}")
+[ -z "$dry_run" ] || submit+=(--test-only)
+problem="$(mktemp)"
+trap 'rm -f "$problem"' EXIT
+status=0
+job="$("${submit[@]}" "$repo/slurm/stage.sbatch" "$repo" "$stage" "$@" 2>"$problem")" || status=$?
+if [ -n "$dry_run" ] && [ "$status" = 0 ]; then
+    printf '%s\n' "$said"
+    cat "$problem"
+elif [ -n "$job" ]; then # with --wait the status is the job's
+    job="${job%%;*}" # with a cluster's name behind it
+    echo "$job"
+    log="${log/\%x/$stage}" && log="${log/\%[jA]/$job}"
+    echo "slurm/submit.sh: $stage is job $job; it writes to $log" >&2
+    exit "$status"
+else
+    fail "$(tail -n 1 "$problem")"
+fi

@@ -1,0 +1,110 @@
+"""What becomes of a Slurm job when its step has ended; `srun` and `scontrol` are stand-ins.
+
+The same with a real Slurm is in tests/slurm/test_jobs.py.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNNING = "JobState=RUNNING StartTime=2026-11-23T00:33:39"
+PREEMPTED = f"{RUNNING} PreemptTime=2026-11-23T00:33:58"
+PREEMPTED_BEFORE = f"{RUNNING} PreemptTime=2026-11-23T00:20:00"
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path) -> Start:
+    """Starts the process of job 7, whose `srun` is this line of shell."""
+
+    def begin(srun: str, *, job: str = RUNNING, restarts: str = "0") -> "subprocess.Popen[str]":
+        show = f'[ "$1" = requeue ] && echo "$2" > {tmp_path}/requeued || echo "{job}"'
+        for name, line in (("srun", srun), ("scontrol", show)):
+            (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+            (tmp_path / name).chmod(0o755)
+        env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+        env |= {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": restarts}
+        command = [sys.executable, "-m", "training.runtime.slurm_job", "--num_gpus", "2"]
+        command += ["step1_sft/main.py", "--output_dir", str(tmp_path / "out")]
+        (tmp_path / "out").mkdir(exist_ok=True)
+        return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+
+    return begin
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    _, said = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+def is_requeued(folder: Path) -> bool:
+    marker = folder / "requeued"
+    return marker.exists() and marker.read_text() == "7\n"
+
+
+def marker_line(folder: Path, name: str) -> str:
+    return f"""echo '{json.dumps({"launch": "slurm-7"})}' > {folder}/out/{name}"""
+
+
+@pytest.mark.parametrize(
+    ("srun", "job", "status", "requeued"),
+    [
+        ("exit 75", RUNNING, 75, True),
+        ("exit 75", "JobState=COMPLETING", 75, False),  # cancelled
+        ("exit 143", PREEMPTED, 75, True),  # before its ranks could listen
+        ("exit 143", PREEMPTED_BEFORE, 143, False),
+        ("exit 2", RUNNING, 2, False),
+        ("exit 137", RUNNING, 137, False),  # out of memory, say
+        ("exit 0", RUNNING, 1, False),  # nothing says that the run is complete
+    ],
+)
+def test_a_stopped_run_is_requeued_and_no_other(start, tmp_path, srun, job, status, requeued):
+    assert ended(start(srun, job=job))[0] == status
+    assert is_requeued(tmp_path) == requeued
+
+
+def test_markers_say_what_the_status_of_srun_hides(start, tmp_path):
+    complete = marker_line(tmp_path, "complete.json")
+    assert ended(start(f"{complete}; exit 137"))[0] == 0
+    assert not is_requeued(tmp_path)
+
+
+def test_a_rank_that_was_killed_after_the_run_was_saved_does_not_fail_the_job(start, tmp_path):
+    assert ended(start(f"{marker_line(tmp_path, 'stopped.json')}; exit 137"))[0] == 75
+    assert is_requeued(tmp_path)
+
+
+def test_a_job_that_was_requeued_when_it_was_done_does_not_begin_anew(start, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "complete.json").write_text('{"launch": "slurm-7"}')
+    assert ended(start(f"touch {tmp_path}/started", restarts="1"))[0] == 0
+    assert not (tmp_path / "started").exists()
+
+
+def warned(process: "subprocess.Popen[str]", ready: Path) -> tuple[int, str]:
+    deadline = time.monotonic() + 60
+    while not ready.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGTERM)  # not for srun
+    os.kill(process.pid, signal.SIGUSR1)
+    return ended(process)
+
+
+@pytest.mark.parametrize("has_progress", [True, False])
+def test_a_warned_run_is_requeued_if_it_made_a_step(start, tmp_path, has_progress):
+    save = f"mkdir -p {tmp_path}/out/checkpoints/step_000004;" if has_progress else ""
+    wait = f"touch {tmp_path}/ready; while :; do sleep 0.02; done"
+    process = start(f"trap '{save} exit 75' USR1; trap 'exit 9' TERM; {wait}")
+    status, said = warned(process, tmp_path / "ready")
+    assert is_requeued(tmp_path) == has_progress
+    assert status == (75 if has_progress else 1)
+    assert ("give the job a longer --time" in said) != has_progress

@@ -1,0 +1,97 @@
+"""What the two commands refuse before they ask Slurm anything: one line, status 2."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.stages.processes import ROOT
+
+
+@pytest.fixture
+def path_without_slurm(tmp_path) -> str:
+    for name in ("bash", "dirname", "realpath"):
+        found = shutil.which(name)
+        assert found
+        (tmp_path / name).symlink_to(found)
+    return str(tmp_path)
+
+
+def refused(script: str, words: str, path: str) -> str:
+    command = ["bash", str(ROOT / "slurm" / script), *words.split()]
+    done = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "the first word is a stage, step1_sft, step2_reward or step3_ppo, got ''"),
+        ("step4 --", "step1_sft, step2_reward or step3_ppo, got 'step4'"),
+        ("step3_ppo --nodes 2", "-- must stand between the options for sbatch and the flags"),
+        ("step3_ppo --zero_stage 3", "-- must stand between"),
+        ("step3_ppo two --", "options for sbatch begin with -, got 'two'"),
+        ("step3_ppo --nodes=2 3 --", "options for sbatch begin with -, got '3'"),
+        ("step3_ppo --nodes 1-4 --", "--nodes takes a number, got '1-4'"),
+        (
+            "step3_ppo --gpus-per-node many --",
+            "--gpus-per-node and --ntasks-per-node take a number",
+        ),
+        ("step3_ppo -N2 --gres=gpu:4 --", "--gres: give --gpus-per-node; each GPU gets a process"),
+        ("step3_ppo --ntasks 4 --", "--ntasks: give --nodes and --ntasks-per-node"),
+        ("step3_ppo --check some --", "--check takes full, flags or none, got 'some'"),
+        ("step3_ppo --check", "-- must stand between"),
+        ("step3_ppo -N 2 --gpus-per-node=a100:4 -- --max_steps 9", "no sbatch on this machine"),
+    ],
+)
+def test_a_mistake_in_submit(path_without_slurm, words, said):
+    line = refused("submit.sh", words, path_without_slurm)
+    assert line.startswith("slurm/submit.sh: error: ")
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("step1_sft --array 0-3 -- --seed 1", "--array 0-3: its jobs would write to one folder"),
+        ("step1_sft -- --dry_run", "--dry_run belongs before the --"),
+    ],
+)
+def test_a_mistake_in_the_flags_of_the_stage(path_without_slurm, words, said):
+    sbatch = Path(path_without_slurm) / "sbatch"
+    sbatch.write_text("#!/bin/sh\nexit 1\n")
+    sbatch.chmod(0o755)
+    assert said in refused("submit.sh", words, path_without_slurm)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "--nodes 2 -- step4 --max_steps 1",
+            "or step1_sft, step2_reward or step3_ppo, got 'step4'",
+        ),
+        ("--array 0-3 --", "--array is for slurm/submit.sh"),
+        ("--output_dir", "--output_dir needs a folder"),
+    ],
+)
+def test_a_mistake_in_pipeline(path_without_slurm, words, said):
+    line = refused("pipeline.sh", words, path_without_slurm)
+    assert line.startswith("slurm/pipeline.sh: error: ")
+    assert said in line
+
+
+def test_help_names_the_options():
+    for script in ("submit.sh", "pipeline.sh"):
+        done = subprocess.run(
+            ["bash", ROOT / "slurm" / script, "--help"],
+            env={"PATH": os.environ["PATH"]}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0
+        assert f"bash slurm/{script}" in done.stdout
+        assert "--dry_run" in done.stdout
+        assert "set -euo" not in done.stdout
