@@ -23,6 +23,7 @@ from training.arguments.common import EngineArgs
 from training.runtime import stopping
 from training.runtime.ancestors import watch_ancestors
 from training.runtime.exhaustion import memory_phase
+from training.runtime.hosts import met
 from training.runtime.process import pick_device, set_logging, user_errors
 from training.runtime.stopping import StopRequested
 
@@ -126,9 +127,11 @@ def session(args: EngineArgs) -> Iterator[World]:
     """
     try:
         with user_errors(), memory_phase("run", args):
-            world = _join(args)
-            yield world
-            world.barrier()
+            device = _prepare(args)
+            with met(args):
+                world = _join(args, device)
+                yield world
+                world.barrier()
     except StopRequested as stop:
         raise SystemExit(stopping.STOPPED if stop.is_saved else 128 + signal.SIGTERM) from None
     finally:
@@ -136,7 +139,8 @@ def session(args: EngineArgs) -> Iterator[World]:
             _leave()
 
 
-def _join(args: EngineArgs) -> World:
+def _prepare(args: EngineArgs) -> torch.device:
+    """Settle which rank this is, and on what it computes, before it meets the others."""
     rank = int(os.environ.setdefault("RANK", "0"))
     size = int(os.environ.setdefault("WORLD_SIZE", "1"))
     local_rank = int(os.environ.setdefault("LOCAL_RANK", str(max(args.local_rank, 0))))
@@ -150,8 +154,13 @@ def _join(args: EngineArgs) -> World:
     set_logging(logging.INFO if rank == 0 else logging.WARNING, sys.stdout)
     watch_ancestors()
     torch.manual_seed(args.seed)
+    return device
+
+
+def _join(args: EngineArgs, device: torch.device) -> World:
     import deepspeed
 
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     timeout = datetime.timedelta(minutes=args.timeout_minutes)
     deepspeed.init_distributed(verbose=False, auto_mpi_discovery=False, timeout=timeout)
     if size > 1:

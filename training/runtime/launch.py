@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from training.runtime import hostfile
 from training.runtime.stopping import NOTHING_LOST, SIGNALS, STOPPED
 
 GRACE_SECONDS = 60.0  # for ranks whose launcher is gone: they save first
@@ -32,7 +33,6 @@ ECHO_SECONDS = 2.0  # in which a further signal is taken for the first one's ech
 LAUNCH_ID = "CLASSIC_RLHF_LAUNCH"  # environment variable: which launch a marker belongs to
 LAUNCHED_BY = "CLASSIC_RLHF_LAUNCHED_BY"  # and the process id of this program
 LOOK_SECONDS = 0.5  # between two looks whether a rank has begun, or still saves
-HOSTFILE = Path("/job/hostfile")  # where `deepspeed` looks for hosts unasked
 
 
 def main() -> int:
@@ -42,13 +42,11 @@ def main() -> int:
         return 2
     if {"-h", "--help"} & set(program):
         os.execv(sys.executable, [sys.executable, *program])
-    wanted = os.environ.get("NUM_GPUS", "1")
-    if not wanted.isdecimal() or int(wanted) < 1:
-        sys.stderr.write(f"launch: error: NUM_GPUS must be a number of processes, got {wanted!r}\n")
-        return 2
-    launcher = shutil.which("deepspeed")
-    if launcher is None:
-        sys.stderr.write("launch: error: no `deepspeed` command; activate the environment\n")
+    try:
+        launcher = _launcher()
+        launcher_flags += hostfile.launcher_flags(os.environ)
+    except ValueError as mistake:
+        sys.stderr.write(f"launch: error: {mistake}\n")
         return 2
     launch_id = uuid.uuid4().hex
     environment = {**os.environ, LAUNCH_ID: launch_id, LAUNCHED_BY: str(os.getpid())}
@@ -57,6 +55,7 @@ def main() -> int:
         environment.setdefault("DS_ACCELERATOR", "cpu")  # else each process warns that it is one
     is_dry_run = _is_dry_run(program)
     if is_dry_run:  # it reckons with the ranks that there would be, alone
+        environment |= hostfile.numbers_of_ranks(os.environ)
         environment.setdefault("NUM_GPUS", _options(launcher_flags).get("--num_gpus", ""))
         command = [sys.executable, "-u", *program]
     elif _is_one_rank(launcher_flags, has_accelerator):
@@ -66,9 +65,23 @@ def main() -> int:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # with them a launcher looks like a rank
             environment.pop(name, None)
         command = [sys.executable, launcher, "--log_level", "critical", *launcher_flags, *program]
-    launched = _run(command, environment, may_be_elsewhere=not _is_one_host(launcher_flags))
-    _end_group(launched)
-    return launched.status if is_dry_run else _status(launched, program, launch_id)
+    with hostfile.remote_environment(environment) as environment:
+        launched = _run(
+            command, environment, may_be_elsewhere=not hostfile.is_one_host(launcher_flags)
+        )
+        _end_group(launched)
+    has_no_marker = is_dry_run or not hostfile.is_first_host(launcher_flags)
+    return launched.status if has_no_marker else _status(launched, program, launch_id)
+
+
+def _launcher() -> str:
+    wanted = os.environ.get("NUM_GPUS", "1")
+    if not wanted.isdecimal() or int(wanted) < 1:
+        raise ValueError(f"NUM_GPUS must be a number of processes, got {wanted!r}")
+    launcher = shutil.which("deepspeed")
+    if launcher is None:
+        raise ValueError("no `deepspeed` command; activate the environment")
+    return launcher
 
 
 @dataclass
@@ -145,13 +158,7 @@ def _is_one_rank(launcher_flags: list[str], has_accelerator: bool) -> bool:
     options = _options(launcher_flags)
     known = options.keys() <= {"--num_gpus", "--master_port"} and len(launcher_flags) % 2 == 0
     count = options.get("--num_gpus", "" if has_accelerator else "1")
-    return known and count == "1" and _is_one_host(launcher_flags)
-
-
-def _is_one_host(launcher_flags: list[str]) -> bool:
-    """Whether all ranks will be below the launcher, and not below another host's ssh."""
-    asked = any(flag.startswith(("-H", "--host", "--force")) for flag in launcher_flags)
-    return not asked and not HOSTFILE.exists()
+    return known and count == "1" and hostfile.is_one_host(launcher_flags)
 
 
 def _alone(environment: dict[str, str], launcher_flags: list[str]) -> dict[str, str]:
