@@ -12,17 +12,20 @@ from tests.stages.processes import ROOT, environment, started
 
 
 @pytest.fixture(scope="session")
-def two_hosts() -> Iterator[TwoHosts]:
-    hosts = TwoHosts(f"rl{os.getpid()}")
+def pairs() -> Iterator[list[TwoHosts]]:
+    """Two hosts, and two more: to cut one pair's link leaves the other's alone."""
+    made = [TwoHosts(f"rl{os.getpid()}{letter}") for letter in "ab"]
     if shutil.which("ip") is None:
         pytest.skip("no `ip` command (Debian's iproute2)")
     try:
-        hosts.make()
+        for hosts in made:
+            hosts.make()
+        yield made
     except OSError as error:
-        hosts.remove()
         pytest.skip(f"network namespaces cannot be made here: {error}")
-    yield hosts
-    hosts.remove()
+    finally:
+        for hosts in made:
+            hosts.remove()
 
 
 @pytest.fixture(scope="session")

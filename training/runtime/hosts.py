@@ -67,10 +67,12 @@ def met(args: EngineArgs) -> Iterator[None]:
     own = ranks[int(os.environ["RANK"])]
     _choose_interface(own.address)
     watch = _Watch(store, own, firsts, limit)
+    is_broken = False
     try:
         yield
     except RuntimeError as error:
-        if not _is_broken_connection(error):
+        is_broken = _is_broken_connection(error)
+        if not is_broken:
             raise
         reason = str(error).strip().splitlines()[0]
         _end(
@@ -79,7 +81,8 @@ def met(args: EngineArgs) -> Iterator[None]:
             f"network interface that the hosts share; then {AGAIN}"
         )
     finally:
-        watch.stop()
+        if not is_broken:  # else it ends a process that cannot leave the others
+            watch.stop()
 
 
 def _store(limit: float) -> Any:
