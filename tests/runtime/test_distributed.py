@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from training.arguments.common import EngineArgs
 from training.arguments.parsing import UserError
-from training.runtime import distributed, engine
+from training.runtime import ancestors, distributed, engine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,7 +74,7 @@ def test_collectives_of_one_rank_give_back_what_they_got(alone):
 
 TREE = """
 import ctypes, os, sys, time
-from training.runtime import distributed
+from training.runtime import ancestors
 
 PR_SET_CHILD_SUBREAPER = 36
 ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -94,7 +94,7 @@ for dies in ("nobody", "the inner launcher", "the outer launcher"):
             if not os.fork():
                 os.close(held)
                 time.sleep(0.5)
-                is_orphan = distributed._is_orphan(distributed._ancestors(2))
+                is_orphan = ancestors._is_orphan(ancestors._ancestors(2))
                 os.write(tells, str(is_orphan).encode())
                 os._exit(0)
             launch("the inner launcher")
@@ -131,7 +131,7 @@ def test_process_1_may_be_the_launcher_itself(starts, expected, monkeypatch, tmp
     (tmp_path / "deepspeed").write_text("import time; time.sleep(60)")
     words = [word.format(folder=tmp_path) for word in starts]
     with subprocess.Popen([sys.executable, *words], start_new_session=True) as launcher:
-        assert distributed._is_orphan([launcher.pid]) is not expected
+        assert ancestors._is_orphan([launcher.pid]) is not expected
         launcher.kill()
 
 
@@ -144,7 +144,7 @@ def test_run_sh_says_who_it_is(monkeypatch, started_by, expected):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("CROSS_RANK", "0")
     monkeypatch.setenv("CROSS_SIZE", "1")
-    assert distributed._is_orphan(started_by) is expected
+    assert ancestors._is_orphan(started_by) is expected
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from training.runtime import hostfile
 from training.runtime import launch as module
 from training.runtime.launch import LAUNCH_ID
 
@@ -208,7 +209,7 @@ time.sleep(1000)
 
 def test_two_signals_before_the_launcher_is_started_do_not_reach_our_own_group(monkeypatch):
     sent: list[tuple[int, int]] = []
-    monkeypatch.setattr(module, "_signal_group", lambda *call: sent.append(call))
+    monkeypatch.setattr(module, "signal_group", lambda *call: sent.append(call))
     launched = module._Launched()
     launched.receive(signal.SIGTERM)
     launched.first_at -= 3.0  # an echo no more
@@ -287,9 +288,9 @@ def test_one_rank_is_started_without_a_launcher(flags, has_accelerator, expected
 
 
 def test_a_hostfile_where_deepspeed_looks_for_it_is_left_to_deepspeed(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "HOSTFILE", tmp_path / "hostfile")
+    monkeypatch.setattr(hostfile, "UNASKED", tmp_path / "hostfile")
     assert module._is_one_rank([], has_accelerator=False)
-    module.HOSTFILE.write_text("one\ntwo\n")
+    hostfile.UNASKED.write_text("one\ntwo\n")
     assert not module._is_one_rank([], has_accelerator=False)
 
 

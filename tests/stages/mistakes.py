@@ -66,6 +66,7 @@ ANY_STAGE: Cases = {
         seed="-1",
         dtype="fp16",
         timeout_minutes="0",
+        host_timeout_minutes="0",
         micro_batch_tokens="-5",
         weight_decay="nan",
         adam_eps="inf",

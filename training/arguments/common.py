@@ -45,6 +45,9 @@ class EngineArgs(ModelArgs):
 
     local_rank: int = arg(-1, "Set by the deepspeed launcher; leave it alone.")
     timeout_minutes: float = arg(30.0, "How long a rank waits for the others before it fails.")
+    host_timeout_minutes: float = arg(
+        5.0, "How long a rank may be late at the start, and a host silent later on."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +106,8 @@ class CommonArgs(EngineArgs, TemplateArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive = (
-            "micro_batch_tokens", "log_every", "timeout_minutes", "adam_eps", "keep_checkpoints",
+            "micro_batch_tokens", "log_every", "timeout_minutes", "host_timeout_minutes",
+            "adam_eps", "keep_checkpoints",
         )  # fmt: skip
         for name in positive:
             check_positive(self, name)

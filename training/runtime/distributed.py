@@ -8,15 +8,10 @@ import datetime
 import logging
 import os
 import signal
-import socket
 import sys
-import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -25,18 +20,16 @@ from torch import Tensor
 
 from training.arguments.common import EngineArgs
 from training.runtime import stopping
+from training.runtime.ancestors import watch_ancestors
 from training.runtime.exhaustion import memory_phase
-from training.runtime.launch import LAUNCH_ID, LAUNCHED_BY, SAVING_SECONDS
+from training.runtime.hosts import met
 from training.runtime.process import pick_device, set_logging, user_errors
+from training.runtime.processes import free_port
 from training.runtime.slurm import wire_rank
 from training.runtime.stopping import StopRequested
 
-logger = logging.getLogger(__name__)
-
 T = TypeVar("T")
 STOP_KEY = "stop"  # in the ranks' common store
-STOP_SECONDS = 20.0  # in which a rank whose launcher is gone comes to a place where it can save
-CLOSING_SECONDS = SAVING_SECONDS  # and for that itself: as long as run.sh waits for it
 
 
 @dataclass(frozen=True)
@@ -135,9 +128,11 @@ def session(args: EngineArgs) -> Iterator[World]:
     """
     try:
         with user_errors(), memory_phase("run", args):
-            world = _join(args)
-            yield world
-            world.barrier()
+            device = _prepare(args)
+            with met(args):
+                world = _join(args, device)
+                yield world
+                world.barrier()
     except StopRequested as stop:
         raise SystemExit(stopping.STOPPED if stop.is_saved else 128 + signal.SIGTERM) from None
     finally:
@@ -145,7 +140,8 @@ def session(args: EngineArgs) -> Iterator[World]:
             _leave()
 
 
-def _join(args: EngineArgs) -> World:
+def _prepare(args: EngineArgs) -> torch.device:
+    """Settle which rank this is, and on what it computes, before it meets the others."""
     wire_rank()
     rank = int(os.environ.setdefault("RANK", "0"))
     size = int(os.environ.setdefault("WORLD_SIZE", "1"))
@@ -153,15 +149,20 @@ def _join(args: EngineArgs) -> World:
     if size == 1:
         # deepspeed looks for MPI when these are missing, as they are under plain python.
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+        os.environ.setdefault("MASTER_PORT", str(free_port()))
     device = pick_device(local_rank)
     # Importing deepspeed tries a compiler, and says so through the root logger: before it is set.
     _import_deepspeed()
     set_logging(logging.INFO if rank == 0 else logging.WARNING, sys.stdout)
-    _watch_ancestors()
+    watch_ancestors()
     torch.manual_seed(args.seed)
+    return device
+
+
+def _join(args: EngineArgs, device: torch.device) -> World:
     import deepspeed
 
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     timeout = datetime.timedelta(minutes=args.timeout_minutes)
     deepspeed.init_distributed(verbose=False, auto_mpi_discovery=False, timeout=timeout)
     if size > 1:
@@ -190,86 +191,3 @@ def _import_deepspeed() -> None:
     compatible = getattr(deepspeed.ops, "__compatible_ops__", None)
     if isinstance(compatible, dict):
         compatible["deepspeed_shm_comm"] = False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _ancestors(generations: int) -> list[int]:
-    """Process ids of the parent, the grandparent, and so on."""
-    chain = [os.getppid()]
-    for _ in range(generations - 1):
-        try:
-            fields = Path(f"/proc/{chain[-1]}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            break
-        chain.append(int(fields[1]))
-    return chain
-
-
-def _is_orphan(started_by: list[int]) -> bool:
-    """Whether the launcher ended before this rank had looked who started it."""
-    launch = os.environ.get(LAUNCHED_BY)
-    if launch and os.environ.get("CROSS_SIZE", os.environ["WORLD_SIZE"]) == "1":  # on this host
-        return str(started_by[-1]) != launch
-    if "CROSS_RANK" not in os.environ:  # torchrun's ranks have sessions of their own
-        return False
-    chain = [os.getpid(), *started_by[:2]]
-    if any(word.startswith("--node_rank") for word in _command(chain[1])):
-        chain = chain[:2]  # deepspeed on several hosts: above its per-node launcher is ssh
-    return any(_is_taken_over(*link) for link in pairwise(chain))
-
-
-def _is_taken_over(child: int, parent: int) -> bool:
-    """Whether this parent took over an orphan, where deepspeed's launcher was its parent before.
-
-    That is process 1 or the session's manager; in a container process 1 may be the launcher itself.
-    """
-    try:
-        is_other = parent == 1 or os.getsid(parent) != os.getsid(child)
-    except ProcessLookupError:
-        return True
-    names = {Path(word).name.partition(".")[0] for word in _command(parent)}
-    return is_other and not names & {"deepspeed", "ds"}
-
-
-def _command(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return []
-
-
-def _watch_ancestors() -> None:
-    """End this rank when its launcher is gone.
-
-    Killing `deepspeed` leaves its children running with nobody to wait for them. A rank that
-    notices ends itself, and the per-node launcher, seeing that, ends the rest.
-    """
-    if "CROSS_RANK" in os.environ:  # deepspeed: a per-node launcher below the one that was called
-        generations = 3 if LAUNCH_ID in os.environ else 2  # and run.sh's above it
-    elif os.environ["WORLD_SIZE"] != "1" or LAUNCH_ID in os.environ:  # torchrun, or run.sh
-        generations = 1
-    else:
-        return  # plain python: a shell that may well end before us
-    started_by = _ancestors(generations)
-    if _is_orphan(started_by):
-        raise SystemExit("the launcher ended while this rank was starting; this rank stops")
-
-    def watch() -> None:
-        while _ancestors(generations) == started_by:
-            time.sleep(1.0)
-        logger.error("the launcher is gone; this rank stops")
-        if not stopping.is_asked():
-            os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(STOP_SECONDS)
-        deadline = time.monotonic() + CLOSING_SECONDS
-        while stopping.is_closing() and time.monotonic() < deadline:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="launcher-watch", daemon=True).start()

@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from training.runtime import hostfile
+from training.runtime.processes import free_port, ranks_of, signal_group, signal_process
 from training.runtime.stopping import NOTHING_LOST, SIGNALS, STOPPED
 
 GRACE_SECONDS = 60.0  # for ranks whose launcher is gone: they save first
@@ -33,7 +34,6 @@ ECHO_SECONDS = 2.0  # in which a further signal is taken for the first one's ech
 LAUNCH_ID = "CLASSIC_RLHF_LAUNCH"  # environment variable: which launch a marker belongs to
 LAUNCHED_BY = "CLASSIC_RLHF_LAUNCHED_BY"  # and the process id of this program
 LOOK_SECONDS = 0.5  # between two looks whether a rank has begun, or still saves
-HOSTFILE = Path("/job/hostfile")  # where `deepspeed` looks for hosts unasked
 
 
 def main() -> int:
@@ -43,13 +43,11 @@ def main() -> int:
         return 2
     if {"-h", "--help"} & set(program):
         os.execv(sys.executable, [sys.executable, *program])
-    wanted = os.environ.get("NUM_GPUS", "1")
-    if not wanted.isdecimal() or int(wanted) < 1:
-        sys.stderr.write(f"launch: error: NUM_GPUS must be a number of processes, got {wanted!r}\n")
-        return 2
-    launcher = shutil.which("deepspeed")
-    if launcher is None:
-        sys.stderr.write("launch: error: no `deepspeed` command; activate the environment\n")
+    try:
+        launcher = _launcher()
+        launcher_flags += hostfile.launcher_flags(os.environ)
+    except ValueError as mistake:
+        sys.stderr.write(f"launch: error: {mistake}\n")
         return 2
     launch_id = uuid.uuid4().hex
     environment = {**os.environ, LAUNCH_ID: launch_id, LAUNCHED_BY: str(os.getpid())}
@@ -58,6 +56,7 @@ def main() -> int:
         environment.setdefault("DS_ACCELERATOR", "cpu")  # else each process warns that it is one
     is_dry_run = _is_dry_run(program)
     if is_dry_run:  # it reckons with the ranks that there would be, alone
+        environment |= hostfile.numbers_of_ranks(os.environ)
         environment.setdefault("NUM_GPUS", _options(launcher_flags).get("--num_gpus", ""))
         command = [sys.executable, "-u", *program]
     elif _is_one_rank(launcher_flags, has_accelerator):
@@ -66,12 +65,26 @@ def main() -> int:
     else:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # with them a launcher looks like a rank
             environment.pop(name, None)
-        if _is_one_host(launcher_flags) and "--master_port" not in launcher_flags:
-            launcher_flags = ["--master_port", str(_free_port()), *launcher_flags]
+        if hostfile.is_one_host(launcher_flags) and "--master_port" not in launcher_flags:
+            launcher_flags = ["--master_port", str(free_port()), *launcher_flags]
         command = [sys.executable, launcher, "--log_level", "critical", *launcher_flags, *program]
-    launched = _run(command, environment, may_be_elsewhere=not _is_one_host(launcher_flags))
-    _end_group(launched)
-    return launched.status if is_dry_run else _status(launched, program, launch_id)
+    with hostfile.remote_environment(environment) as environment:
+        launched = _run(
+            command, environment, may_be_elsewhere=not hostfile.is_one_host(launcher_flags)
+        )
+        _end_group(launched)
+    has_no_marker = is_dry_run or not hostfile.is_first_host(launcher_flags)
+    return launched.status if has_no_marker else _status(launched, program, launch_id)
+
+
+def _launcher() -> str:
+    wanted = os.environ.get("NUM_GPUS", "1")
+    if not wanted.isdecimal() or int(wanted) < 1:
+        raise ValueError(f"NUM_GPUS must be a number of processes, got {wanted!r}")
+    launcher = shutil.which("deepspeed")
+    if launcher is None:
+        raise ValueError("no `deepspeed` command; activate the environment")
+    return launcher
 
 
 @dataclass
@@ -98,15 +111,15 @@ class _Launched:
     def hand_on(self) -> None:
         """To the ranks alone: their launchers would die of it, or end them after 30 seconds."""
         if len(self.signals) > 1:
-            _signal_group(self.group, signal.SIGKILL)
+            signal_group(self.group, signal.SIGKILL)
             return
-        ranks = _ranks_of(self.group)
+        ranks = ranks_of(self.group)
         for rank in ranks:
-            _signal(rank, self.signals[0])
+            signal_process(rank, self.signals[0])
         if ranks:
             self.has_begun = True
         else:
-            _signal_group(self.group, self.signals[0])
+            signal_group(self.group, self.signals[0])
 
 
 def _status(launched: _Launched, program: list[str], launch_id: str) -> int:
@@ -148,13 +161,7 @@ def _is_one_rank(launcher_flags: list[str], has_accelerator: bool) -> bool:
     options = _options(launcher_flags)
     known = options.keys() <= {"--num_gpus", "--master_port"} and len(launcher_flags) % 2 == 0
     count = options.get("--num_gpus", "" if has_accelerator else "1")
-    return known and count == "1" and _is_one_host(launcher_flags)
-
-
-def _is_one_host(launcher_flags: list[str]) -> bool:
-    """Whether all ranks will be below the launcher, and not below another host's ssh."""
-    asked = any(flag.startswith(("-H", "--host", "--force")) for flag in launcher_flags)
-    return not asked and not HOSTFILE.exists()
+    return known and count == "1" and hostfile.is_one_host(launcher_flags)
 
 
 def _alone(environment: dict[str, str], launcher_flags: list[str]) -> dict[str, str]:
@@ -166,14 +173,6 @@ def _alone(environment: dict[str, str], launcher_flags: list[str]) -> dict[str, 
         environment["MASTER_PORT"] = port
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     return {**environment, **alone}
-
-
-def _free_port() -> int:
-    """Several runs on one machine must not all meet at deepspeed's default."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _options(launcher_flags: list[str]) -> dict[str, str]:
@@ -213,7 +212,7 @@ def _run(command: list[str], environment: dict[str, str], may_be_elsewhere: bool
     while not launched.has_begun and started.poll() is None:
         with suppress(subprocess.TimeoutExpired):
             started.wait(LOOK_SECONDS)
-        if _ranks_of(launched.group):
+        if ranks_of(launched.group):
             launched.has_begun = True
     status = started.wait()
     launched.status = 128 - status if status < 0 else status
@@ -224,62 +223,23 @@ def _end_group(launched: _Launched) -> None:
     """End whatever the launcher left running, politely and then not."""
     if launched.signals:
         _wait_for_group(launched, SAVING_SECONDS)
-    _signal_group(launched.group, signal.SIGTERM)
+    signal_group(launched.group, signal.SIGTERM)
     _wait_for_group(launched, GRACE_SECONDS)
     if not launched.signals:
         _wait_for_ranks(launched, SAVING_SECONDS)
-    _signal_group(launched.group, signal.SIGKILL)  # not waited for: a zombie nobody reaps stays
+    signal_group(launched.group, signal.SIGKILL)  # not waited for: a zombie nobody reaps stays
 
 
 def _wait_for_group(launched: _Launched, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while _signal_group(launched.group, 0) and time.monotonic() < deadline:
+    while signal_group(launched.group, 0) and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
 def _wait_for_ranks(launched: _Launched, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while _ranks_of(launched.group) and time.monotonic() < deadline:
+    while ranks_of(launched.group) and time.monotonic() < deadline:
         time.sleep(LOOK_SECONDS)
-
-
-def _ranks_of(group: int) -> list[int]:
-    """The ranks among a group's processes, by what their launcher tells each of them.
-
-    Only those that listen to signals by now: one that does not has nothing to lose.
-    """
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.getpgid(int(folder.name)) != group:
-                continue
-            is_rank = b"\0RANK=" in b"\0" + (folder / "environ").read_bytes()
-            if is_rank and _listens((folder / "status").read_text()):
-                found.append(int(folder.name))
-        except OSError:  # gone, or not ours
-            continue
-    return found
-
-
-def _listens(status: str) -> bool:
-    """Whether a process, by its /proc status, takes a signal that Python leaves alone."""
-    [caught] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
-    others = [number for number in SIGNALS if number != signal.SIGINT]
-    return any(int(caught, 16) >> (number - 1) & 1 for number in others)
-
-
-def _signal(pid: int, number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def _signal_group(group: int, number: int) -> bool:
-    """Send a signal to the group; whether any process of it is alive."""
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def has_marker(program: list[str], name: str, launch_id: str) -> bool:

@@ -27,6 +27,7 @@ FREE_FLAGS = (
     "log_every",
     "profile_step",
     "timeout_minutes",
+    "host_timeout_minutes",
     "local_rank",
     "resume",
     "allow_changed_settings",

@@ -1,0 +1,183 @@
+"""Ranks that meet, and a host that falls silent; whole runs on two hosts are in tests/network."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from tests.stages import processes
+from training.arguments.common import EngineArgs
+from training.runtime import hosts
+from training.runtime.hosts import Rank
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def rank_of(monkeypatch):
+    """Makes this process one rank of two."""
+
+    def become(rank: int, port: int, local_rank: int = 0) -> None:
+        values = {"RANK": rank, "LOCAL_RANK": local_rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+        for name, value in values.items():
+            monkeypatch.setenv(name, str(value))
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+        monkeypatch.delenv(hosts.GLOO_INTERFACE, raising=False)
+
+    return become
+
+
+@pytest.fixture
+def free_port() -> int:
+    return processes.free_port()
+
+
+def server() -> dist.TCPStore:  # type: ignore[name-defined]
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False
+    )
+
+
+def args(seconds: float) -> EngineArgs:
+    return EngineArgs(host_timeout_minutes=seconds / 60)
+
+
+def test_one_rank_waits_for_nobody(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with hosts.met(args(1)):
+        pass
+
+
+def test_rank_0_names_the_ranks_that_did_not_come(rank_of, capfd, free_port):
+    rank_of(0, free_port)
+    with pytest.raises(SystemExit) as ended, hosts.met(args(0.5)):
+        pytest.fail("met")
+    assert ended.value.code == 4
+    error = capfd.readouterr().err
+    assert "of 2 ranks these did not come within 0.5 s (--host_timeout_minutes): 1;" in error
+    assert "(127.0.0.1, rank 0)" in error
+
+
+def test_another_rank_names_the_address_where_rank_0_is_not(rank_of, capfd, free_port):
+    rank_of(1, free_port)
+    with pytest.raises(SystemExit) as ended, hosts.met(args(0.5)):
+        pytest.fail("met")
+    assert ended.value.code == 4
+    lines = [line for line in capfd.readouterr().err.splitlines() if ": error: " in line]
+    assert len(lines) == 1
+    assert f"no answer from rank 0 at 127.0.0.1:{free_port} within 0.5 s" in lines[0]
+
+
+def test_a_taken_port_is_named(rank_of, capfd):
+    taken = server()
+    rank_of(0, taken.port)
+    with pytest.raises(SystemExit) as ended, hosts.met(args(5)):
+        pytest.fail("met")
+    assert ended.value.code == 4
+    assert f"rank 0 cannot listen on port {taken.port}" in capfd.readouterr().err
+
+
+def other_rank(port: int, local_rank: int) -> threading.Thread:
+    """Rank 1 comes, and says no more."""
+
+    def come() -> None:
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            "127.0.0.1", port, is_master=False, wait_for_workers=False
+        )
+        store.set("beat/1", "0")
+        store.set("here/0/1", json.dumps([1, local_rank, "10.0.0.2", "beta"]))
+        store.wait(["met0"])
+
+    thread = threading.Thread(target=come)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(("local_rank", "is_watched"), [(0, True), (1, False)])
+def test_only_other_hosts_are_watched_and_they_get_a_network_interface(
+    rank_of, free_port, local_rank, is_watched
+):
+    rank_of(0, free_port)
+    other = other_rank(free_port, local_rank)
+    with hosts.met(args(30)):
+        names = {thread.name for thread in threading.enumerate()}
+        assert ("host-watch" in names) is is_watched
+        assert os.environ.get("GLOO_SOCKET_IFNAME") == ("lo" if is_watched else None)
+    other.join()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc] closed"), 4),
+        (dist.DistBackendError("NCCL error"), 4),
+        (RuntimeError("shapes do not match"), None),
+    ],
+)
+def test_a_broken_connection_is_one_line_and_our_own_mistakes_are_none(
+    rank_of, free_port, capfd, monkeypatch, error, expected
+):
+    monkeypatch.setattr(hosts._Watch, "_look", lambda _: None)  # it would go on after this test
+    rank_of(0, free_port)
+    other = other_rank(free_port, 0)
+    with pytest.raises((SystemExit, RuntimeError)) as ended, hosts.met(args(30)):
+        raise error
+    other.join()
+    assert getattr(ended.value, "code", None) == expected
+    said = "run the same command again on every host" in capfd.readouterr().err
+    assert said is (expected == 4)
+
+
+SILENT = """
+import sys, time
+import torch.distributed as dist
+from training.runtime import hosts
+
+store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+store.multi_set(["beat/0", "beat/1"], ["0", "0"])
+main, other = hosts.Rank(0, 0, "10.0.0.1", "alpha"), hosts.Rank(1, 0, "10.0.0.2", "beta")
+hosts._Watch(store, main, [main, other], limit=3.0)
+for count in range(6):  # it speaks for longer than it may be silent
+    store.set("beat/1", str(count))
+    time.sleep(1)
+print("still here", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_a_host_that_falls_silent_ends_the_process_and_is_named():
+    done = subprocess.run(
+        [sys.executable, "-c", SILENT],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 4
+    assert done.stdout == "still here\n"
+    assert "no word from host beta (10.0.0.2, rank 1) for 3 s" in done.stderr
+    assert "run the same command again on every host" in done.stderr
+
+
+def test_an_address_is_found_on_its_interface():
+    assert hosts._interface_of("127.0.0.1") == "lo"
+    assert hosts._interface_of("192.0.2.1") == ""
+    assert hosts._address_towards("127.0.0.1") == "127.0.0.1"
+
+
+def test_an_interface_that_the_user_names_is_kept(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    hosts._choose_interface("127.0.0.1")
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"
+
+
+def test_a_rank_is_shown_with_its_host():
+    assert str(Rank(3, 0, "10.0.0.2", "beta")) == "host beta (10.0.0.2, rank 3)"

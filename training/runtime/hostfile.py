@@ -1,0 +1,125 @@
+"""Several hosts without a scheduler: what run.sh's environment asks of the `deepspeed` launcher.
+
+HOSTFILE names a file with a line `HOST slots=PROCESSES` for each host. With it alone, `deepspeed`
+reaches the hosts by pdsh and ssh; with NODE_RANK too, which counts the file's lines from 0, this
+call starts that host's part only, and the same is called on each. MASTER_ADDR is where the hosts
+find the first one, if not by its name in the file. Only the standard library is imported here.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+UNASKED = Path("/job/hostfile")  # where `deepspeed` looks for hosts by itself
+ENVIRONMENT_FILE = ".deepspeed_env"  # deepspeed's own, of the home folder and of this one
+# Besides those that deepspeed hands on by itself: PYTHON... alone where the launcher has no GPU.
+HANDED_ON = (
+    "OMP_NUM_THREADS",
+    "CLASSIC_RLHF_CACHE",
+    "CLASSIC_RLHF_LAUNCH",
+    "GLOO_",
+    "NCCL_",
+    "HF_",
+    "TORCH_",
+)
+
+
+def slots(environment: Mapping[str, str]) -> dict[str, int]:
+    """Processes on each host of HOSTFILE, in its order; none where there is no HOSTFILE.
+
+    NUM_GPUS bounds them. Raises `ValueError` for a file that `deepspeed` would pass over, or trip
+    over with a traceback.
+    """
+    name = environment.get("HOSTFILE", "")
+    if not name:
+        return {}
+    path = Path(name)
+    if not path.is_file():  # deepspeed would go on with this host alone
+        raise ValueError(f"HOSTFILE={name}: no such file; give one with a line `HOST slots=N` each")
+    found: dict[str, int] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        count = words[1].removeprefix("slots=") if len(words) == 2 else ""
+        if not count.isdecimal() or int(count) < 1 or not words[1].startswith("slots="):
+            raise ValueError(f"{name}:{number}: a line is `HOST slots=N`, got {line.strip()!r}")
+        if words[0] in found:
+            raise ValueError(f"{name}:{number}: host {words[0]} is in a line above already")
+        found[words[0]] = int(count)
+    if not found:
+        raise ValueError(f"HOSTFILE={name}: no host in it; a line is `HOST slots=N`")
+    most = int(environment.get("NUM_GPUS") or max(found.values()))
+    return {host: min(count, most) for host, count in found.items()}
+
+
+def launcher_flags(environment: Mapping[str, str]) -> list[str]:
+    """Flags of `deepspeed` for the hosts of HOSTFILE; `ValueError` for what cannot be started."""
+    hosts = list(slots(environment))
+    if not hosts:
+        return []
+    address = environment.get("MASTER_ADDR") or hosts[0]
+    flags = ["--hostfile", environment["HOSTFILE"], "--master_addr", address]
+    rank = environment.get("NODE_RANK", "")
+    if not rank:
+        if len(hosts) > 1 and shutil.which("pdsh") is None:
+            raise ValueError(
+                "HOSTFILE needs the `pdsh` command to reach the hosts: install it, or run the same "
+                f"command on each host with NODE_RANK=0 to {len(hosts) - 1}"
+            )
+        return flags
+    if not rank.isdecimal() or int(rank) >= len(hosts):
+        raise ValueError(
+            f"NODE_RANK must be 0 to {len(hosts) - 1}, the place of this host among those of "
+            f"{environment['HOSTFILE']}, got {rank!r}"
+        )
+    return [*flags, "--node_rank", rank, "--no_ssh"]
+
+
+def numbers_of_ranks(environment: Mapping[str, str]) -> dict[str, str]:
+    """How many ranks HOSTFILE makes, in the variables that each of them would be told."""
+    counts = slots(environment).values()
+    if not counts:
+        return {}
+    return {"WORLD_SIZE": str(sum(counts)), "LOCAL_WORLD_SIZE": str(max(counts))}
+
+
+def is_one_host(flags: list[str]) -> bool:
+    """Whether all ranks will be below the launcher, and not below another host's ssh."""
+    asked = any(flag.startswith(("-H", "--host", "--force")) for flag in flags)
+    return not asked and not UNASKED.exists()
+
+
+def is_first_host(flags: list[str]) -> bool:
+    """Whether rank 0, which writes the output folder, is on this host or started from it."""
+    for index, word in enumerate(flags):
+        name, _, value = word.partition("=")
+        if name == "--node_rank":
+            return int(value or flags[index + 1]) <= 0
+    return True
+
+
+@contextmanager
+def remote_environment(environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """What `deepspeed` needs in its environment for remote ranks to have the rest of ours.
+
+    Over ssh it hands little on, but all of a file, where the user's own lines are kept.
+    """
+    if not environment.get("HOSTFILE"):
+        yield dict(environment)
+        return
+    own = environment.get("DS_ENV_FILE", ENVIRONMENT_FILE)
+    files = [folder / own for folder in (Path.home(), Path()) if (folder / own).is_file()]
+    kept = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    ours = [f"{name}={value}" for name, value in environment.items() if _is_handed_on(name)]
+    lines = [line for line in [*ours, *kept] if "=" in line]
+    with tempfile.NamedTemporaryFile("w", suffix=".env", encoding="utf-8") as file:
+        file.write("".join(f"{line}\n" for line in lines))
+        file.flush()
+        yield {**environment, "DS_ENV_FILE": file.name}
+
+
+def _is_handed_on(name: str) -> bool:
+    return any(name == word or (word.endswith("_") and name.startswith(word)) for word in HANDED_ON)
