@@ -95,10 +95,10 @@ def test_a_signal_is_attended_to_while_the_main_thread_is_held_up_outside_python
     process = start(
         """
         import threading
-        print("ready")
         lock = threading.Lock()
         lock.acquire()
         with stopping.training():
+            print("ready")
             lock.acquire()  # for ever, as in a collective whose peer is gone
         """
     )
