@@ -208,7 +208,7 @@ time.sleep(1000)
 
 def test_two_signals_before_the_launcher_is_started_do_not_reach_our_own_group(monkeypatch):
     sent: list[tuple[int, int]] = []
-    monkeypatch.setattr(module, "_signal_group", lambda *call: sent.append(call))
+    monkeypatch.setattr(module, "signal_group", lambda *call: sent.append(call))
     launched = module._Launched()
     launched.receive(signal.SIGTERM)
     launched.first_at -= 3.0  # an echo no more

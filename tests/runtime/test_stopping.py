@@ -158,7 +158,7 @@ def test_what_nohup_has_shut_out_stays_out_of_a_forked_child():
         text=True,
         check=False,
     )
-    assert done.stdout == "still here\n" * 2
+    assert done.stdout.count("still here") == 2  # unbuffered, two writes may meet in a line
 
 
 def test_what_nohup_has_shut_out_stays_out(start):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from tests.stages.material import Material, read_jsonl
-from tests.stages.processes import LAUNCH_SECONDS, started, wait_until
+from tests.stages.processes import LAUNCH_SECONDS, all_end_well, started
 
 PROGRAMS = {"sft": "step1_sft", "reward": "step2_reward", "ppo": "step3_ppo"}
 FLAGS = {
@@ -126,17 +126,7 @@ def runs(tmp_path_factory, material: Material, user_env):
             env = user_env | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             command = ["python", "-m", "tests.stages.layouts", str(file)]
             programs.append(stack.enter_context(started(command, root, env)))
-        processes = [program.process for program in programs]
-        has_ended = wait_until(
-            lambda: (
-                any(process.poll() for process in processes)
-                or all(process.poll() == 0 for process in processes)
-            ),
-            4 * LAUNCH_SECONDS,
-        )
-        for program in programs:
-            assert not program.process.poll(), program.errors.read_text()[-3000:]
-        assert has_ended
+        all_end_well(programs, 4 * LAUNCH_SECONDS)
     return root
 
 

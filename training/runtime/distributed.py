@@ -8,7 +8,6 @@ import datetime
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -28,6 +27,7 @@ from training.runtime import stopping
 from training.runtime.exhaustion import memory_phase
 from training.runtime.launch import LAUNCH_ID, LAUNCHED_BY, SAVING_SECONDS
 from training.runtime.process import pick_device, set_logging, user_errors
+from training.runtime.processes import free_port
 from training.runtime.stopping import StopRequested
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def _join(args: EngineArgs) -> World:
     if size == 1:
         # deepspeed looks for MPI when these are missing, as they are under plain python.
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+        os.environ.setdefault("MASTER_PORT", str(free_port()))
     device = pick_device(local_rank)
     # Importing deepspeed tries a compiler, and says so through the root logger: before it is set.
     _import_deepspeed()
@@ -188,13 +188,6 @@ def _import_deepspeed() -> None:
     compatible = getattr(deepspeed.ops, "__compatible_ops__", None)
     if isinstance(compatible, dict):
         compatible["deepspeed_shm_comm"] = False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _ancestors(generations: int) -> list[int]:

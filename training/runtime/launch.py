@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from training.runtime.processes import free_port, ranks_of, signal_group, signal_process
 from training.runtime.stopping import NOTHING_LOST, SIGNALS, STOPPED
 
 GRACE_SECONDS = 60.0  # for ranks whose launcher is gone: they save first
@@ -67,7 +67,7 @@ def main() -> int:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # with them a launcher looks like a rank
             environment.pop(name, None)
         if _is_one_host(launcher_flags) and "--master_port" not in launcher_flags:
-            launcher_flags = ["--master_port", str(_free_port()), *launcher_flags]
+            launcher_flags = ["--master_port", str(free_port()), *launcher_flags]
         command = [sys.executable, launcher, "--log_level", "critical", *launcher_flags, *program]
     launched = _run(command, environment, may_be_elsewhere=not _is_one_host(launcher_flags))
     _end_group(launched)
@@ -98,15 +98,15 @@ class _Launched:
     def hand_on(self) -> None:
         """To the ranks alone: their launchers would die of it, or end them after 30 seconds."""
         if len(self.signals) > 1:
-            _signal_group(self.group, signal.SIGKILL)
+            signal_group(self.group, signal.SIGKILL)
             return
-        ranks = _ranks_of(self.group)
+        ranks = ranks_of(self.group)
         for rank in ranks:
-            _signal(rank, self.signals[0])
+            signal_process(rank, self.signals[0])
         if ranks:
             self.has_begun = True
         else:
-            _signal_group(self.group, self.signals[0])
+            signal_group(self.group, self.signals[0])
 
 
 def _status(launched: _Launched, program: list[str], launch_id: str) -> int:
@@ -168,14 +168,6 @@ def _alone(environment: dict[str, str], launcher_flags: list[str]) -> dict[str, 
     return {**environment, **alone}
 
 
-def _free_port() -> int:
-    """Several runs on one machine must not all meet at deepspeed's default."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 def _options(launcher_flags: list[str]) -> dict[str, str]:
     return dict(zip(launcher_flags[::2], launcher_flags[1::2], strict=False))
 
@@ -212,7 +204,7 @@ def _run(command: list[str], environment: dict[str, str], may_be_elsewhere: bool
     while not launched.has_begun and started.poll() is None:
         with suppress(subprocess.TimeoutExpired):
             started.wait(LOOK_SECONDS)
-        if _ranks_of(launched.group):
+        if ranks_of(launched.group):
             launched.has_begun = True
     status = started.wait()
     launched.status = 128 - status if status < 0 else status
@@ -223,62 +215,23 @@ def _end_group(launched: _Launched) -> None:
     """End whatever the launcher left running, politely and then not."""
     if launched.signals:
         _wait_for_group(launched, SAVING_SECONDS)
-    _signal_group(launched.group, signal.SIGTERM)
+    signal_group(launched.group, signal.SIGTERM)
     _wait_for_group(launched, GRACE_SECONDS)
     if not launched.signals:
         _wait_for_ranks(launched, SAVING_SECONDS)
-    _signal_group(launched.group, signal.SIGKILL)  # not waited for: a zombie nobody reaps stays
+    signal_group(launched.group, signal.SIGKILL)  # not waited for: a zombie nobody reaps stays
 
 
 def _wait_for_group(launched: _Launched, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while _signal_group(launched.group, 0) and time.monotonic() < deadline:
+    while signal_group(launched.group, 0) and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
 def _wait_for_ranks(launched: _Launched, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while _ranks_of(launched.group) and time.monotonic() < deadline:
+    while ranks_of(launched.group) and time.monotonic() < deadline:
         time.sleep(LOOK_SECONDS)
-
-
-def _ranks_of(group: int) -> list[int]:
-    """The ranks among a group's processes, by what their launcher tells each of them.
-
-    Only those that listen to signals by now: one that does not has nothing to lose.
-    """
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.getpgid(int(folder.name)) != group:
-                continue
-            is_rank = b"\0RANK=" in b"\0" + (folder / "environ").read_bytes()
-            if is_rank and _listens((folder / "status").read_text()):
-                found.append(int(folder.name))
-        except OSError:  # gone, or not ours
-            continue
-    return found
-
-
-def _listens(status: str) -> bool:
-    """Whether a process, by its /proc status, takes a signal that Python leaves alone."""
-    [caught] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
-    others = [number for number in SIGNALS if number != signal.SIGINT]
-    return any(int(caught, 16) >> (number - 1) & 1 for number in others)
-
-
-def _signal(pid: int, number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def _signal_group(group: int, number: int) -> bool:
-    """Send a signal to the group; whether any process of it is alive."""
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _has_marker(program: list[str], name: str, launch_id: str) -> bool:
