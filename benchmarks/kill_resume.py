@@ -13,7 +13,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -118,7 +117,6 @@ class Runs:
             phases.FILE: str(told),
             "PYTHONPATH": ":".join(filter(None, paths)),
             "NUM_GPUS": str(self._args.ranks),
-            "MASTER_PORT": str(free_port(draw)),
             "OMP_NUM_THREADS": "1",
         }
         killed = ""
@@ -134,15 +132,6 @@ class Runs:
                 killed = kill_one(mark, draw)
             status = process.wait(LAUNCH_SECONDS)
         return status, killed, sweep(mark)
-
-
-def free_port(draw: random.Random) -> int:
-    """Below those that the system gives to outgoing connections."""
-    while True:
-        port = draw.randrange(20000, 32000)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return port
 
 
 def wait_for(

@@ -10,7 +10,8 @@ import shutil
 import pytest
 
 from tests.network.namespaces import ADDRESSES
-from tests.stages.processes import MARK, ROOT, free_port, started
+from tests.stages.processes import MARK, ROOT, started
+from training.runtime.processes import free_port
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from tests.network.namespaces import ADDRESSES, TwoHosts
-from tests.stages.processes import LAUNCH_SECONDS, ROOT, Program, free_port, started, wait_until
+from tests.stages.processes import LAUNCH_SECONDS, ROOT, Program, started, wait_until
+from training.runtime.processes import free_port
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 

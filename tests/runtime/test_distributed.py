@@ -2,6 +2,7 @@ import importlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,8 @@ def test_process_1_may_be_the_launcher_itself(starts, expected, monkeypatch, tmp
     (tmp_path / "deepspeed").write_text("import time; time.sleep(60)")
     words = [word.format(folder=tmp_path) for word in starts]
     with subprocess.Popen([sys.executable, *words], start_new_session=True) as launcher:
+        while not Path(f"/proc/{launcher.pid}/cmdline").read_bytes():
+            time.sleep(0.01)  # its words come a moment after the process
         assert ancestors._is_orphan([launcher.pid]) is not expected
         launcher.kill()
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from tests.stages import processes
 from training.arguments.common import EngineArgs
-from training.runtime import hosts
+from training.runtime import hosts, processes
 from training.runtime.hosts import Rank
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,7 +136,7 @@ def test_a_broken_connection_is_one_line_and_our_own_mistakes_are_none(
 SILENT = """
 import sys, time
 import torch.distributed as dist
-from training.runtime import hosts
+from training.runtime import hosts, processes
 
 store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 store.multi_set(["beat/0", "beat/1"], ["0", "0"])

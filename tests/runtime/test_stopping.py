@@ -95,10 +95,10 @@ def test_a_signal_is_attended_to_while_the_main_thread_is_held_up_outside_python
     process = start(
         """
         import threading
-        print("ready")
         lock = threading.Lock()
         lock.acquire()
         with stopping.training():
+            print("ready")
             lock.acquire()  # for ever, as in a collective whose peer is gone
         """
     )
@@ -158,7 +158,7 @@ def test_what_nohup_has_shut_out_stays_out_of_a_forked_child():
         text=True,
         check=False,
     )
-    assert done.stdout == "still here\n" * 2
+    assert done.stdout.count("still here") == 2  # unbuffered, two writes may meet in a line
 
 
 def test_what_nohup_has_shut_out_stays_out(start):

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-from tests.stages.processes import free_port
 from tests.stages.spies import Patches
 from training.hybrid_engine.engine import HybridEngine
 from training.models import cpu_blocks, lm_head
 from training.runtime.engine import TrainingEngine
+from training.runtime.processes import free_port
 from training.trainers import ppo_setup, reward_setup
 from training.trainers.ppo_setup import Models
 from training.trainers.reward import RewardTrainer

@@ -1,9 +1,7 @@
 """Starts programs as a user would, and finds whatever they leave running."""
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,15 +29,6 @@ def environment(extensions: Path, cache: Path) -> dict[str, str]:
         "TORCH_EXTENSIONS_DIR": str(extensions),
         "CLASSIC_RLHF_CACHE": str(cache),
     }
-
-
-def free_port() -> int:
-    """Below 32768, where no outgoing connection of another program takes it before we do."""
-    while True:
-        port = random.randrange(20000, 32000)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
 
 
 @dataclass
@@ -107,3 +96,18 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
             return False
         time.sleep(0.1)
     return True
+
+
+def all_end_well(programs: Sequence[Program], seconds: float) -> None:
+    """Wait until all have ended, or one with a failure or the time is up; none may have failed."""
+    processes = [program.process for program in programs]
+    wait_until(
+        lambda: (
+            any(process.poll() for process in processes)
+            or all(process.poll() == 0 for process in processes)
+        ),
+        seconds,
+    )
+    status = [process.poll() for process in processes]
+    errors = [program.errors.read_text()[-3000:] for program in programs]
+    assert status == [0] * len(programs), "\n".join(errors)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.stages.injected import BAD_PARAMETER
 from tests.stages.material import Material, read_jsonl
-from tests.stages.processes import LAUNCH_SECONDS, started, wait_until
+from tests.stages.processes import LAUNCH_SECONDS, all_end_well, started
 from training.models.scalar import ScalarSettings, new_scalar_model, save_scalar_model
 from training.models.tokenizers import load_tokenizer
 
@@ -148,16 +148,7 @@ def runs(tmp_path_factory, material, user_env) -> Runs:
                 env = user_env | own | {"MASTER_ADDR": "127.0.0.1"}
                 command = ["python", "-m", "tests.stages.injected", str(file)]
                 programs.append(stack.enter_context(started(command, runs.folder, env)))
-        wait_until(
-            lambda: (
-                any(program.process.poll() for program in programs)
-                or all(program.process.poll() == 0 for program in programs)
-            ),
-            LAUNCH_SECONDS,
-        )
-        status = [program.process.poll() for program in programs]
-        errors = [program.errors.read_text()[-3000:] for program in programs]
-    assert status == [0, 0, 0], "\n".join(errors)
+        all_end_well(programs, LAUNCH_SECONDS)
     return runs
 
 

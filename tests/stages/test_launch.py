@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from tests.stages.material import Material, read_jsonl
-from tests.stages.processes import ROOT, free_port, started
+from tests.stages.processes import ROOT, started
+from training.runtime.processes import free_port
 
 FOLDERS = {
     "sft": "output/step1_sft",

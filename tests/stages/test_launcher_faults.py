@@ -12,10 +12,10 @@ from tests.stages.processes import (
     LAUNCH_SECONDS,
     ROOT,
     Program,
-    free_port,
     started,
     wait_until,
 )
+from training.runtime.processes import free_port
 
 GONE_SECONDS = 30.0  # ranks save first
 RUN, MAIN = ROOT / "step1_sft" / "run.sh", ROOT / "step1_sft" / "main.py"

@@ -24,7 +24,7 @@ from transformers import (
 
 from tests.stages.cells import STEPS, Cell, all_cells
 from tests.stages.material import Material, read_jsonl, write_jsonl
-from tests.stages.processes import LAUNCH_SECONDS, Program, started, wait_until
+from tests.stages.processes import LAUNCH_SECONDS, Program, all_end_well, started
 from training.models.scalar import ScalarModel, load_scalar_model, read_settings
 from training.runtime.engine import cpu_has_bf16
 
@@ -152,16 +152,7 @@ def runs(tmp_path_factory, material, user_env) -> Runs:
             for ranks in (1, 2)
             for rank in range(ranks)
         ]
-        wait_until(
-            lambda: (
-                any(program.process.poll() for program in programs)
-                or all(program.process.poll() == 0 for program in programs)
-            ),
-            MATRIX_SECONDS,
-        )
-        status = [program.process.poll() for program in programs]
-        errors = [program.errors.read_text()[-3000:] for program in programs]
-    assert status == [0, 0, 0], "\n".join(errors)
+        all_end_well(programs, MATRIX_SECONDS)
     return runs
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.stages.material import Material
-from tests.stages.processes import LAUNCH_SECONDS, started, wait_until
+from tests.stages.processes import LAUNCH_SECONDS, all_end_well, started
 
 PROGRAMS = {"sft": "step1_sft", "reward": "step2_reward", "ppo": "step3_ppo"}
 FLAGS = {
@@ -25,8 +25,8 @@ SINGLE = "--ppo_epochs 1 --minibatch_size 8"
 CELLS = {
     1: [
         ("sft", 0, "--optimizer muon --dropout 0.1", 4),
-        # It is best at its first evaluation, and is stopped after it: what was published stays.
-        ("sft", 2, "--lora_rank 2 --learning_rate 1.0", 5),
+        # Best at its first evaluation and stopped after it: what was published stays.
+        ("sft", 2, "--lora_rank 2 --learning_rate 30", 5),
         ("reward", 2, "--data_size_curve 0.5", 9),
         ("ppo", 0, "", 17),
         ("ppo", 2, "--critic shared", 19),
@@ -38,7 +38,8 @@ CELLS = {
         ("sft", 3, "", 5),
         ("reward", 2, "", 4),
         ("ppo", 0, "", 19),
-        ("ppo", 2, "", 17),
+        # Rank 0 alone knows what the judge says, yet all save there.
+        ("ppo", 2, "--keep_best 1 --best_metric +eval/judge/mean", 17),
         ("ppo", 3, "", 23),
     ],
 }
@@ -46,7 +47,7 @@ ALL = [(ranks, *cell) for ranks, cells in CELLS.items() for cell in cells]
 
 
 def folder_of(root: Path, ranks: int, stage: str, zero: int, flags: str) -> Path:
-    words = "".join(flags.replace("--", "-").split())
+    words = "".join(flags.replace("--", "-").replace("/", "_").split())
     return root / f"{stage}-zero{zero}-on{ranks}{words}"
 
 
@@ -57,8 +58,12 @@ def runs(tmp_path_factory, material: Material, user_env):
     inputs = {
         "sft": ["--model_name_or_path", str(material.base)],
         "reward": ["--model_name_or_path", str(material.base)],
-        "ppo": ["--actor_model_name_or_path", str(material.base)],
+        "ppo": [
+            *("--actor_model_name_or_path", str(material.base)),
+            *("--judge", str(root / "judge.py")),
+        ],
     }
+    (root / "judge.py").write_text("def score(texts): return [len(text) for text in texts]\n")
     scorer = ["--reward_model_name_or_path", str(root / "scorer")]
     with ExitStack() as stack:
         programs = []
@@ -82,17 +87,7 @@ def runs(tmp_path_factory, material: Material, user_env):
                 env = user_env | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 command = ["python", "-m", "tests.stages.stops", str(file)]
                 programs.append(stack.enter_context(started(command, root, env)))
-        processes = [program.process for program in programs]
-        has_ended = wait_until(
-            lambda: (
-                any(process.poll() for process in processes)
-                or all(process.poll() == 0 for process in processes)
-            ),
-            4 * LAUNCH_SECONDS,
-        )
-        for program in programs:
-            assert not program.process.poll(), program.errors.read_text()[-3000:]
-        assert has_ended
+        all_end_well(programs, 4 * LAUNCH_SECONDS)
     return root
 
 
@@ -117,3 +112,14 @@ def test_stopped_over_and_over_it_ends_as_if_left_alone(
     assert len(names) >= 4
     for name in names:
         assert (stopped / name).read_bytes() == (alone / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_a_stopped_run_was_best_before_its_end(runs):
+    [folder] = runs.glob("*lora*-stopped")
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    losses = [line["loss/eval"] for line in lines if "loss/eval" in line]
+    assert len(losses) == 3
+    assert min(losses) == losses[0]
+    weights = [(path / "model.safetensors").read_bytes() for path in (folder, folder / "last")]
+    assert weights[0] != weights[1]

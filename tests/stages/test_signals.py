@@ -19,11 +19,11 @@ from tests.stages.processes import (
     LAUNCH_SECONDS,
     ROOT,
     Program,
-    free_port,
     started,
     wait_until,
 )
 from training.runtime.checkpoint_store import CheckpointStore
+from training.runtime.processes import free_port
 
 STOP_SECONDS = 30.0
 ENDLESS = "--max_steps 100000 --rollout_batch_size 8 --minibatch_size 4 --max_new_tokens 6"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.stages.material import Material
-from tests.stages.processes import LAUNCH_SECONDS, started, wait_until
+from tests.stages.processes import LAUNCH_SECONDS, all_end_well, started
 from training.arguments.ppo import PPOArgs
 from training.models.loading import empty_causal_lm, load_causal_lm, load_config, save_causal_lm
 from training.models.scalar import ScalarSettings, new_scalar_model, save_scalar_model
@@ -107,16 +107,7 @@ def run(cells: Path, env: dict[str, str]) -> None:
             )
             for r in range(RANKS)
         ]
-        wait_until(
-            lambda: (
-                any(program.process.poll() for program in programs)
-                or all(program.process.poll() == 0 for program in programs)
-            ),
-            LAUNCH_SECONDS,
-        )
-        status = [program.process.poll() for program in programs]
-        errors = [program.errors.read_text()[-3000:] for program in programs]
-    assert status == [0] * RANKS, "\n".join(errors)
+        all_end_well(programs, LAUNCH_SECONDS)
 
 
 def sent(step: dict[str, Any]) -> float:

@@ -127,6 +127,13 @@ class CommonArgs(EngineArgs, TemplateArgs):
             check_not_negative(self, name)
         for name in ("eval_fraction", "warmup_ratio", "min_lr_ratio"):
             check_share(self, name)
+        self._check_lists()
+        self._check_layout()
+        check_file(self, "deepspeed_config")
+        check_can_write(self, "output_dir")
+        self.check_templates()
+
+    def _check_lists(self) -> None:
         betas = self.adam_betas
         require(
             len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
@@ -141,6 +148,9 @@ class CommonArgs(EngineArgs, TemplateArgs):
             all(weight > 0 and math.isfinite(weight) for weight in self.data_weights),
             f"--data_weights must be positive, got {self.data_weights}",
         )
+
+    def _check_layout(self) -> None:
+        """What can be sharded, offloaded and adapted together."""
         require(
             not self.offload_optimizer or self.zero_stage >= 2,
             f"--offload_optimizer needs --zero_stage 2 or 3, got --zero_stage {self.zero_stage}",
@@ -163,9 +173,6 @@ class CommonArgs(EngineArgs, TemplateArgs):
             self.dry_run or not self.dry_run_ranks,
             f"--dry_run_ranks {self.dry_run_ranks} is for --dry_run; give that as well",
         )
-        check_file(self, "deepspeed_config")
-        check_can_write(self, "output_dir")
-        self.check_templates()
 
 
 def check_positive(args: object, name: str) -> None:

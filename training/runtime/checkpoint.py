@@ -16,7 +16,8 @@ from training.runtime.launch import LAUNCH_ID
 logger = logging.getLogger(__name__)
 
 COMPLETE_FILE, STOPPED_FILE = "complete.json", "stopped.json"
-ROOM_SECONDS, LOOK_SECONDS = 600.0, 10.0  # for a disk that is full; --timeout_minutes is longer
+# For a disk that is full; the others wait --timeout_minutes (30).
+ROOM_SECONDS, LOOK_SECONDS = 600.0, 10.0
 FULL = ("No space left on device", "Disk quota exceeded")
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)  # it can only be read by setting it

@@ -157,8 +157,7 @@ class Checkpoints:
 
     def save_if_due(self, step: int, *, always: bool = False) -> None:
         """Call before each step and after the last, on every rank."""
-        is_there = step == self._saved_step and self._value is None
-        if not is_there and (always or self._is_due(step)):
+        if self._world.from_main(self._is_due(step, always=always)):  # rank 0 decides for all
             self._begin(step)
         self._value = None
 
@@ -222,16 +221,19 @@ class Checkpoints:
         except SafetensorError as error:
             raise UserError(f"{file}: {error}; pass --resume none to start anew") from error
 
-    def _is_due(self, step: int) -> bool:
+    def _is_due(self, step: int, *, always: bool) -> bool:
+        """Whether to save here; a judge's value is known to rank 0 alone."""
         every, minutes = self._args.save_every, self._args.save_minutes
-        if every and step and step % every == 0:
+        if step == self._saved_step and self._value is None:
+            return False  # it is there already
+        if always or (every and step and step % every == 0):
             return True
-        is_late = minutes > 0 and time.monotonic() - self._last_saved >= 60.0 * minutes
-        if self._value is not None:
-            self._written()  # it may be the best so far
-        is_best = self._value is not None and self._store.is_among_best(self._value)
-        decision: bool = self._world.from_main(is_late or is_best)  # rank 0 decides for all
-        return decision
+        if minutes > 0 and time.monotonic() - self._last_saved >= 60.0 * minutes:
+            return True
+        if self._value is None:
+            return False
+        self._written()  # it may be the best so far
+        return self._store.is_among_best(self._value)
 
 
 def _save_tensors(tensors: Tensors, file: Path) -> None:

@@ -1,6 +1,7 @@
 """Processes of a launch and their signals, and free ports. Only the standard library: no torch."""
 
 import os
+import random
 import signal
 import socket
 from contextlib import suppress
@@ -10,11 +11,12 @@ from training.runtime.stopping import SIGNALS
 
 
 def free_port() -> int:
-    """Several runs on one machine must not all meet at a launcher's default."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Below those that the system gives to outgoing connections: a rank binds it seconds later."""
+    while True:
+        port = random.SystemRandom().randrange(20000, 32000)  # --seed would draw the same again
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
 
 
 def ranks_of(group: int) -> list[int]:
