@@ -166,7 +166,7 @@ def run_sft(args: MemoryBenchmarkArgs, cell: Cell, flags: Any, world: Any) -> fl
     from training.models.loading import load_causal_lm
     from training.models.tokenizers import load_tokenizer
     from training.runtime import engine
-    from training.runtime.memory_estimate import Work
+    from training.runtime.memory_inputs import Work
     from training.trainers.sft import SFTTrainer, sft_engine
     from training.trainers.stage_memory import sft_estimate
 

@@ -16,7 +16,7 @@ from training.arguments.parsing import arg, parse_args, require
 from training.arguments.ppo import PPOArgs
 from training.arguments.sft import SFTArgs
 from training.models.work import ADAM_BYTES, TRAINING, ModelShape
-from training.runtime.memory_estimate import ModelSize, Setting, Work, gpt2_size
+from training.runtime.memory_inputs import ModelSize, Setting, Work, gpt2_size
 from training.runtime.roofline import Machine
 from training.trainers.stage_communication import ppo_volume, training_volume
 from training.trainers.stage_memory import ppo_estimate, reward_estimate, sft_estimate

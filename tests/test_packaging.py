@@ -156,7 +156,10 @@ def test_the_users_flags_come_last_in_a_stage_launcher(stage):
 def test_continuous_integration_runs_exactly_what_a_person_runs():
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     commands = [line for line in lines if line and not line.startswith(("#", "set ", "cd "))]
-    assert commands == ["bash .ci/install_slurm.sh", "SLURM_TESTS=required bash run_tests.sh"]
+    assert commands == [
+        "bash .ci/install_packages.sh",
+        'REQUIRED_TESTS="slurm network" bash run_tests.sh',
+    ]
 
 
 @pytest.mark.parametrize(

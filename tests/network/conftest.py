@@ -8,7 +8,7 @@ import pytest
 
 from tests.network.namespaces import TwoHosts
 from tests.stages.material import write_material
-from tests.stages.processes import ROOT, environment, started
+from tests.stages.processes import ROOT, environment, skip_unless_required, started
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +16,7 @@ def pairs() -> Iterator[list[TwoHosts]]:
     """Two hosts, and two more: to cut one pair's link leaves the other's alone."""
     made = [TwoHosts(f"rl{os.getpid()}{letter}") for letter in "ab"]
     if shutil.which("ip") is None:
-        pytest.skip("no `ip` command (Debian's iproute2)")
+        skip_unless_required("network", "no `ip` command (Debian's iproute2)")
     try:
         for hosts in made:
             hosts.make()

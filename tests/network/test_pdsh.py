@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from tests.network.namespaces import ADDRESSES
-from tests.stages.processes import MARK, ROOT, started
+from tests.stages.processes import MARK, ROOT, skip_unless_required, started
 from training.runtime.processes import free_port
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
@@ -30,10 +30,11 @@ exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root {mark}="${mark}" \\
 """
 
 
-@pytest.mark.skipif(shutil.which("pdsh") is None, reason="no pdsh (Debian's pdsh)")
 def test_one_call_starts_every_host_and_knows_when_they_are_done(
     pairs, material, user_env, tmp_path
 ):
+    if shutil.which("pdsh") is None:
+        skip_unless_required("network", "no pdsh (Debian's pdsh)")
     ssh = tmp_path / "bin" / "ssh"
     ssh.parent.mkdir()
     ssh.write_text(SSH.format(addresses=ADDRESSES, hosts=pairs[0].hosts, mark=MARK))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from training.runtime import communication_estimate as communication
-from training.runtime.memory_estimate import ModelSize, Setting, gpt2_size
+from training.runtime.memory_inputs import ModelSize, Setting, gpt2_size
 
 # 1000 parameters: 60 in small tensors, 300 of an embedding that is the head too.
 MODEL = ModelSize(2, 10, 40, 2, 10, 30, 1000, 600, 1000, small=60, tied=300)

@@ -85,17 +85,17 @@ def test_weights_that_cannot_be_read_for_want_of_memory_are_no_damaged_ones():
         ),
         (
             "train", SFTArgs(zero_stage=3, gradient_checkpointing=True), 2, True,
-            "lower --micro_batch_tokens (now 4096), or set --offload_optimizer true, or free "
-            "memory",
+            "lower --micro_batch_tokens (now 4096), or set --lora_rank 16, or set "
+            "--offload_optimizer true, or free memory",
         ),
         (
-            "load", SFTArgs(zero_stage=3, offload_optimizer=True), 2, True,
+            "load", SFTArgs(zero_stage=3, offload_optimizer=True, lora_rank=2), 2, True,
             "set --offload_param true, or use a smaller model",
         ),
         (
             "train", SFTArgs(lora_rank=8, micro_batch_tokens=512), 1, False,
-            "lower --micro_batch_tokens (now 512), or set --gradient_checkpointing true, or free "
-            "memory",
+            "lower --micro_batch_tokens (now 512), or set --gradient_checkpointing true, or set "
+            "--zero_stage 3 on more processes, or free memory",
         ),
         (
             "run", CollectArgs(), 1, False,

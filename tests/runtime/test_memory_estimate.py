@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from training.runtime import memory_estimate as memory
-from training.runtime.memory_estimate import Estimate, ModelSize, Setting, Work, gpt2_size
+from training.runtime.memory_estimate import Estimate
+from training.runtime.memory_inputs import ModelSize, Setting, Work, gpt2_size
 
 ROOT = Path(__file__).resolve().parents[2]
 # 1000 parameters, 600 of them in matrices.
@@ -83,6 +84,17 @@ def test_an_offloaded_optimizer_is_on_the_host_of_a_gpu():
     memory.add_trained(estimate, MODEL, setting)
     assert "optimizer" not in estimate.stays
     assert estimate.host == 4000 + 2000
+
+
+def test_offloaded_weights_are_on_the_host_of_a_gpu_those_of_frozen_models_too():
+    setting = replace(PLAIN, zero_stage=3, ranks=2, offload_param=True)
+    on_gpu, on_cpu = Estimate(), Estimate()
+    for estimate, device in ((on_gpu, "cuda"), (on_cpu, "cpu")):
+        memory.add_trained(estimate, MODEL, replace(setting, device=device))
+        memory.add_frozen(estimate, "ref", MODEL, replace(setting, device=device))
+    assert on_gpu.host == 2000 + 2000
+    assert not {"weights", "ref"} & on_gpu.stays.keys()
+    assert (on_cpu.host, on_cpu.stays["weights"], on_cpu.stays["ref"]) == (0, 2000, 2000)
 
 
 def test_activations_of_a_block():

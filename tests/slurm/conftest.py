@@ -1,13 +1,12 @@
 """One Slurm for the tests of a module, and a user's data."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.slurm.cluster import Cluster, NotInstalledError, running
 from tests.stages.material import write_material
-from tests.stages.processes import environment
+from tests.stages.processes import environment, skip_unless_required
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +21,4 @@ def cluster(material, tmp_path_factory) -> Iterator[Cluster]:
         with running(user, tmp_path_factory.mktemp("jobs")) as found:
             yield found
     except NotInstalledError as error:
-        if os.environ.get("SLURM_TESTS") == "required":
-            raise
-        pytest.skip(str(error))
+        skip_unless_required("slurm", str(error))

@@ -12,6 +12,7 @@ SMALL = 96  # tokens of a micro-batch: about four sequences, so a step has sever
 LORA = ("--lora_rank", "4", "--lora_alpha", "16")
 OFFLOAD = ("--offload_optimizer", "true")
 OFFLOAD_ALL = (*OFFLOAD, "--offload_param", "true")
+OFFLOADS = (("offload2", 2, OFFLOAD), ("offload3", 3, OFFLOAD), ("offload-all", 3, OFFLOAD_ALL))
 CHECKPOINTING = ("--gradient_checkpointing", "true")
 
 
@@ -60,16 +61,7 @@ def all_cells() -> list[Cell]:
     ]
     offloaded = [
         Cell(f"{stage}-{name}", stage, 2, zero, steps, like=f"{stage}-whole", flags=flags)
-        for name, zero, flags in (
-            ("offload2", 2, OFFLOAD),
-            ("offload3", 3, OFFLOAD),
-            ("offload-all", 3, OFFLOAD_ALL),
-        )
-        for stage, steps in LENGTHS
-    ]
-    bf16 = [
-        Cell(f"{stage}-bf16-{zero}", stage, ranks, zero, steps, f"{stage}-whole", dtype="bf16")
-        for ranks, zero in ((1, 0), (2, 2), (2, 3))
+        for name, zero, flags in OFFLOADS
         for stage, steps in LENGTHS
     ]
     rest = [
@@ -87,24 +79,6 @@ def all_cells() -> list[Cell]:
         Cell(
             "sft-muon2", "sft", 2, like="sft-muon1", flags=("--optimizer", "muon"), tolerance=1e-3
         ),
-        *(Cell(f"{stage}-lora1", stage, 1, flags=LORA) for stage in STAGES),
-        *(
-            Cell(f"{stage}-lora{zero}of2", stage, 2, zero, steps, like=f"{stage}-lora1", flags=LORA)
-            for stage, steps in LENGTHS
-            for zero in (0, 1, 2)
-        ),
-        *(
-            Cell(
-                f"{stage}-lora-offload",
-                stage,
-                2,
-                2,
-                steps,
-                like=f"{stage}-lora1",
-                flags=(*OFFLOAD, *LORA),
-            )
-            for stage, steps in LENGTHS
-        ),
         Cell("scratch-zero0", "sft", 1, 0, 2, flags=new),
         Cell("scratch-zero3", "sft", 2, 3, 2, like="scratch-zero0", flags=new),
         Cell("reward-mlp", "reward", 2, 3, 2, flags=("--head", "mlp", "--pooling", "mean")),
@@ -113,4 +87,30 @@ def all_cells() -> list[Cell]:
         Cell("sft-worse", "sft", 1, 0, 4, flags=worse),
     ]
     start = Cell("sft-start", "sft", 1, flags=("--dropout", "-1"))  # its saved config keeps 0.1
-    return [start, *whole, *grid, *packed, *offloaded, *bf16, *rest]
+    return [start, *whole, *grid, *packed, *offloaded, *_in_bf16(), *_with_lora(), *rest]
+
+
+def _in_bf16() -> list[Cell]:
+    places = [
+        (1, "bf16-0", 0, ()), *((2, f"bf16-{zero}", zero, ()) for zero in ZERO),
+        *((2, f"bf16-{name}", zero, flags) for name, zero, flags in OFFLOADS),
+    ]  # fmt: skip
+    return [
+        Cell(f"{stage}-{name}", stage, ranks, zero, steps, f"{stage}-whole", flags=flags,
+             dtype="bf16")
+        for ranks, name, zero, flags in places
+        for stage, steps in LENGTHS
+    ]  # fmt: skip
+
+
+def _with_lora() -> list[Cell]:
+    alone = [Cell(f"{stage}-lora1", stage, 1, flags=LORA) for stage in STAGES]
+    places = [
+        *((f"lora{zero}of2", zero, ()) for zero in ZERO),
+        *((f"lora-{name}", zero, flags) for name, zero, flags in OFFLOADS),
+    ]
+    return alone + [
+        Cell(f"{stage}-{name}", stage, 2, zero, steps, f"{stage}-lora1", flags=(*flags, *LORA))
+        for name, zero, flags in places
+        for stage, steps in LENGTHS
+    ]

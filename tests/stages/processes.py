@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "STAGE_TEST_PROCESS"  # environment variable that a program and all its children carry
@@ -87,6 +90,13 @@ def started(
     finally:
         program.end()
         process.wait()
+
+
+def skip_unless_required(marker: str, reason: str) -> NoReturn:
+    """Skip what the machine lacks a package for; REQUIRED_TESTS names markers that fail instead."""
+    if marker in os.environ.get("REQUIRED_TESTS", "").split():
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:

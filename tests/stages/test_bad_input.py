@@ -163,10 +163,6 @@ ANY_STAGE: dict[str, tuple[Flags, list[str]]] = {
         lambda p: ["--offload_param", "true", "--zero_stage", "3"],
         ["--offload_param needs", "got --zero_stage 3 and --offload_optimizer false"],
     ),
-    "LoRA under ZeRO-3": (
-        lambda p: ["--lora_rank", "4", "--zero_stage", "3"],
-        ["--lora_rank 4", "--zero_stage 0, 1 or 2", "got --zero_stage 3"],
-    ),
     "LoRA of negative rank": (lambda p: ["--lora_rank", "-1"], ["--lora_rank", "-1"]),
     "alpha without LoRA": (lambda p: ["--lora_alpha", "8"], ["--lora_alpha 8", "--lora_rank"]),
     "no micro-batch": (lambda p: ["--micro_batch_tokens", "0"], ["--micro_batch_tokens"]),

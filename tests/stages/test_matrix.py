@@ -411,7 +411,9 @@ def test_gradient_checkpointing_recomputes_each_block(runs, cell, without):
 
 # peft's own model class asks transformers under an older name.
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
-@pytest.mark.parametrize("cell", ["sft-lora1-1", "reward-lora1-1", "ppo-lora1-1", "ppo-lora2of2-2"])
+@pytest.mark.parametrize(
+    "cell", ["sft-lora1-1", "reward-lora1-1", "ppo-lora1-1", "ppo-lora2of2-2", "ppo-lora3of2-2"]
+)
 def test_with_lora_the_adapter_over_its_base_computes_what_the_merged_folder_does(runs, cell):
     from peft import PeftModel
 

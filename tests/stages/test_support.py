@@ -1,5 +1,6 @@
 """The table of what is supported: it is that of the matrix and of the flags, as of now."""
 
+from tests.stages.cells import LORA
 from tests.stages.support import FILE, in_matrix, parts, refusal, refusals, rows, table
 
 
@@ -9,14 +10,13 @@ def test_the_table_of_architecture_md_is_the_generated_one():
 
 
 def test_what_flags_refuse_is_no_and_what_the_matrix_runs_has_its_ranks():
-    lora, muon = ("--lora_rank", "4"), ("--optimizer", "muon")
-    assert refusal("sft", 3, lora) == (
-        "--lora_rank 4 merges whole weights: use --zero_stage 0, 1 or 2"
-    )
-    assert refusal("sft", 2, lora) == ""
+    offload, muon = ("--offload_optimizer", "true"), ("--optimizer", "muon")
+    assert refusal("sft", 1, offload) == "--offload_optimizer needs --zero_stage 2 or 3"
+    assert refusal("sft", 2, offload) == ""
     assert refusal("sft", 1, muon).startswith("--optimizer muon needs whole matrices")
     assert in_matrix("ppo", 3, (), "fp32") == "1, 2"
-    assert in_matrix("reward", 3, lora, "fp32") == ""
+    assert in_matrix("reward", 3, LORA, "fp32") == "2"
+    assert in_matrix("reward", 3, muon, "fp32") == ""
 
 
 def test_it_has_each_stage_once_and_with_what_can_be_offloaded():
@@ -24,4 +24,4 @@ def test_it_has_each_stage_once_and_with_what_can_be_offloaded():
         ["0", "nothing"], ["1", "nothing"], ["2", "nothing"], ["2", "optimizer"],
         ["3", "nothing"], ["3", "optimizer"], ["3", "optimizer, weights"],
     ]  # fmt: skip
-    assert len(refusals()) == 4
+    assert len(refusals()) == 3

@@ -17,7 +17,7 @@ from training.models.loading import empty_causal_lm, load_causal_lm, load_config
 from training.models.scalar import ScalarSettings, new_scalar_model, save_scalar_model
 from training.models.tokenizers import load_tokenizer
 from training.runtime import communication_estimate as communication
-from training.runtime.memory_estimate import ModelSize, Setting
+from training.runtime.memory_inputs import ModelSize, Setting
 from training.trainers.model_sizes import size_of
 from training.trainers.stage_communication import ppo_parts
 

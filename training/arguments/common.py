@@ -165,11 +165,6 @@ class CommonArgs(EngineArgs, TemplateArgs):
             f"--lora_alpha {self.lora_alpha:g} scales an adapter: give --lora_rank as well",
         )
         require(
-            not self.lora_rank or self.zero_stage < 3,
-            f"--lora_rank {self.lora_rank} merges whole weights: use --zero_stage 0, 1 or 2, "
-            f"got --zero_stage {self.zero_stage}",
-        )
-        require(
             self.dry_run or not self.dry_run_ranks,
             f"--dry_run_ranks {self.dry_run_ranks} is for --dry_run; give that as well",
         )

@@ -52,7 +52,7 @@ class InferenceView:
             for name, module in self._lm.named_modules():
                 if name not in targets:
                     continue  # the inside of a LoRA layer
-                with self._gather(module.parameters(recurse=False)):
+                with self._gather(module.parameters(recurse=hasattr(module, "base_layer"))):
                     for key, weight in _plain_weights(module).items():
                         self._put(weight, targets[name].get_parameter(key))
         return self._shadow

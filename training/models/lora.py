@@ -68,11 +68,16 @@ def merged(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         if ".lora_" in name:
             continue
         if inside and own == "weight":
-            adapted: Any = model.get_submodule(layer)
-            with torch.no_grad():
-                weight = weight.float() + adapted.get_delta_weight(ADAPTER).to("cpu")
+            weight = weight.float() + _delta(model.get_submodule(layer), weights, layer)
         plain[f"{layer}.{own}" if inside else name] = weight.float()
     return plain
+
+
+def _delta(layer: Any, weights: dict[str, Tensor], name: str) -> Tensor:
+    """What a layer's adapter adds to its weight; by `weights`, for ZeRO-3 leaves none whole."""
+    lower, upper = (weights[f"{name}.lora_{part}.{ADAPTER}.weight"].float() for part in "AB")
+    product: Tensor = (upper @ lower) * layer.scaling[ADAPTER]
+    return product.T if layer.fan_in_fan_out else product
 
 
 def save_adapter(

@@ -27,7 +27,8 @@ entries stay whole and are gathered once a step. Numbers that are agreed upon (n
 losses), and what each run does once, are left out. Tests count what two ranks really carry.
 """
 
-from training.runtime.memory_estimate import FP32, ModelSize, Setting
+from training.runtime.memory_estimate import FP32
+from training.runtime.memory_inputs import ModelSize, Setting
 
 REUSE_DISTANCE = 1_000_000_000  # stage3_max_reuse_distance
 # A rollout as pickled: four fp32 numbers, a bool and an id of each response token, an id of each

@@ -79,8 +79,9 @@ def advice(phase: Phase, args: Any, *, ranks: int, on_gpu: bool) -> str:
     if phase in ("load", "train", "run"):
         if getattr(args, "critic", "") == "separate":
             changes.append("set --critic shared")
-        if trains and not args.lora_rank and args.zero_stage < 3:
+        if trains and not args.lora_rank:
             changes.append("set --lora_rank 16")
+        if trains and args.zero_stage < 3:
             changes.append("set --zero_stage 3" + ("" if ranks > 1 else " on more processes"))
         if trains and on_gpu and args.zero_stage >= 2 and not args.offload_optimizer:
             changes.append("set --offload_optimizer true")

@@ -23,11 +23,11 @@ was. `HEAP` and `HEAP_LOGITS` are what that came to in measurements (`python -m 
 
 from dataclasses import dataclass, field
 
+from training.runtime.memory_inputs import ModelSize, Setting, Work
+
 FP32 = 4
 ADAM_STATES = 2
-# Of DeepSpeed: elements of a reduction, and of weights that stage 3 keeps whole at a time.
-REDUCE_BUCKET = 50_000_000  # in ds_configs/
-MAX_LIVE = 1_000_000_000
+MAX_LIVE = 1_000_000_000  # elements of weights that stage 3 of DeepSpeed keeps whole at a time
 PERSISTENT = 10_000  # entries of a tensor that stage 3 keeps whole, in ds_configs/
 # On a CPU, heap for each byte of what passes; of logits, large and all of one size.
 HEAP, HEAP_LOGITS = 1.1, 2.0
@@ -39,89 +39,6 @@ LOSS_BLOCK, LOGIT_CHUNK, SOFTMAX_CHUNK = 2**26, 2**24, 2**20
 PREFILL_TOKENS = 4096  # of hybrid_engine/gpt2.py
 
 
-@dataclass(frozen=True)
-class ModelSize:
-    """A model's shape: `inner` is the MLP's width, `key_width` that of all keys of a token.
-
-    `trained` and `matrices` count parameters: those with a gradient, and those of the blocks'
-    linear layers, which a frozen model keeps in the compute type. `is_gated`: a third MLP matrix.
-    Of what stage 3 shards, `small` are parameters in tensors that it keeps whole all the same, and
-    `tied` those of an embedding that is the LM head too.
-    """
-
-    layers: int
-    width: int
-    inner: int
-    heads: int
-    key_width: int
-    vocabulary: int
-    parameters: int
-    matrices: int
-    trained: int
-    is_gpt2: bool = True
-    is_gated: bool = False
-    small: int = 0
-    tied: int = 0
-
-
-def gpt2_size(layers: int, width: int, heads: int, vocabulary: int, positions: int) -> ModelSize:
-    """A GPT-2 of this shape, all of it trained; its LM head is its token embedding."""
-    matrices = 12 * layers * width**2
-    vectors = (4 + 9) * layers * width + 2 * width
-    total = matrices + vectors + (vocabulary + positions) * width
-    return ModelSize(
-        layers=layers,
-        width=width,
-        inner=4 * width,
-        heads=heads,
-        key_width=width,
-        vocabulary=vocabulary,
-        parameters=total,
-        matrices=matrices,
-        trained=total,
-        small=vectors,
-        tied=vocabulary * width,
-    )
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What memory depends on beside the models; `itemsize` is the compute type's, `whole_blocks`
-    those of models/cpu_blocks.py."""
-
-    zero_stage: int
-    ranks: int
-    itemsize: int
-    whole_blocks: bool
-    device: str = "cpu"
-    offload_optimizer: bool = False
-    gradient_checkpointing: bool = False
-    dropout: bool = False
-    bucket: int = REDUCE_BUCKET
-
-    @property
-    def shards_weights(self) -> bool:
-        return self.zero_stage == 3
-
-    @property
-    def keeps_bucket(self) -> bool:
-        """Whether there is a bucket of gradients outside the backward too."""
-        return self.shards_weights or (self.zero_stage == 2 and self.ranks > 1)
-
-
-@dataclass(frozen=True)
-class Work:
-    """The largest micro-batch: padded `tokens` in rows of `row`, and `targets` of them scored.
-
-    `micro_batches` is the most that an optimizer step has.
-    """
-
-    tokens: int
-    row: int
-    targets: int
-    micro_batches: int
-
-
 @dataclass
 class Estimate:
     """Bytes of a rank: what stays, and by phase what passes; on the host, what is offloaded."""
@@ -130,6 +47,12 @@ class Estimate:
     passes: dict[str, float] = field(default_factory=dict)
     host: float = 0.0
     is_measured_late: bool = True  # the machine's rates: after the first step, not before
+
+    def add_weights(self, name: str, size: float, setting: Setting) -> None:
+        if setting.offload_param and setting.device != "cpu":
+            self.host += size
+        else:
+            self.add(name, size)
 
     def add(self, name: str, size: float) -> None:
         if size:
@@ -154,9 +77,10 @@ class Estimate:
 def add_trained(estimate: Estimate, model: ModelSize, setting: Setting, *, muon: int = 0) -> None:
     """Count a model under its training engine; `muon` of its parameters have one state."""
     stage, ranks, trained = setting.zero_stage, setting.ranks, float(model.trained)
-    cast = min(model.matrices, model.parameters - model.trained) * (FP32 - setting.itemsize)
+    frozen = 0 if stage == 3 else min(model.matrices, model.parameters - model.trained)
+    cast = frozen * (FP32 - setting.itemsize)
     weights = FP32 * float(model.parameters) - cast
-    estimate.add("weights", weights / ranks if stage == 3 else weights)
+    estimate.add_weights("weights", weights / ranks if stage == 3 else weights, setting)
     estimate.add("gradients", FP32 * trained / (ranks if stage >= 2 else 1))
     if setting.keeps_bucket:
         estimate.add("bucket of gradients", FP32 * min(setting.bucket, trained))
@@ -173,7 +97,7 @@ def add_trained(estimate: Estimate, model: ModelSize, setting: Setting, *, muon:
 def add_frozen(estimate: Estimate, name: str, model: ModelSize, setting: Setting) -> None:
     """Count a model that is only read; its matrices are in the compute type unless sharded."""
     if setting.shards_weights:
-        estimate.add(name, FP32 * model.parameters / setting.ranks)
+        estimate.add_weights(name, FP32 * model.parameters / setting.ranks, setting)
         return
     cast = model.matrices * (FP32 - setting.itemsize)
     estimate.add(name, FP32 * model.parameters - cast)

@@ -36,12 +36,11 @@ from training.models.loading import empty_causal_lm, load_config, set_dropout
 from training.models.lora import add_lora
 from training.models.tokenizers import Tokenizer
 from training.runtime import ds_config
-from training.runtime import memory_estimate as memory
 from training.runtime.communication_estimate import REUSE_DISTANCE
 from training.runtime.distributed import World
 from training.runtime.engine import compute_dtype
 from training.runtime.launch import LAUNCH_ID
-from training.runtime.memory_estimate import Setting, Work
+from training.runtime.memory_inputs import REDUCE_BUCKET, Setting, Work
 from training.runtime.process import pick_device, set_logging, user_errors
 from training.trainers import dry_run_words as words
 from training.trainers import ppo_setup, reward_setup
@@ -231,9 +230,10 @@ def setting_of(args: CommonArgs, world: World, lm: nn.Module) -> Setting:
         whole_blocks=whole,
         device=world.device.type,
         offload_optimizer="offload_optimizer" in zero,
+        offload_param="offload_param" in zero,
         gradient_checkpointing=args.gradient_checkpointing,
         dropout=any(isinstance(m, nn.Dropout) and m.p > 0 for m in lm.modules()),
-        bucket=int(zero.get("reduce_bucket_size", memory.REDUCE_BUCKET)),
+        bucket=int(zero.get("reduce_bucket_size", REDUCE_BUCKET)),
     )
 
 

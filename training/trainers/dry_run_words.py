@@ -9,7 +9,8 @@ import torch
 
 from training.arguments.ppo import PPOArgs
 from training.runtime.distributed import World
-from training.runtime.memory_estimate import Estimate, ModelSize, Setting, Work
+from training.runtime.memory_estimate import Estimate
+from training.runtime.memory_inputs import ModelSize, Setting, Work
 from training.runtime.roofline import Machine
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from training.models.work import shape_of
-from training.runtime.memory_estimate import PERSISTENT, ModelSize
+from training.runtime.memory_estimate import PERSISTENT
+from training.runtime.memory_inputs import ModelSize
 
 
 def size_of(lm: Any, *, beside: int = 0, persistent: int = PERSISTENT) -> ModelSize:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from training.arguments.ppo import PPOArgs
 from training.runtime import communication_estimate as communication
 from training.runtime.communication_estimate import REUSE_DISTANCE
-from training.runtime.memory_estimate import ModelSize, Setting, Work
+from training.runtime.memory_inputs import ModelSize, Setting, Work
 from training.trainers.stage_memory import largest
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 from training.arguments.ppo import PPOArgs
 from training.arguments.sft import SFTArgs
 from training.runtime import memory_estimate as memory
-from training.runtime.memory_estimate import Estimate, ModelSize, Setting, Work
+from training.runtime.memory_estimate import Estimate
+from training.runtime.memory_inputs import ModelSize, Setting, Work
 
 SAMPLES, SAMPLE_TOKENS = 4, 40  # of trainers/sample.py
 

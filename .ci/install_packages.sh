@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# What tests need of the system: slurm-wlm and munge for those that start a Slurm of their own, ip and
+# pdsh for those of several hosts. Without them they are skipped, but not in continuous integration.
+# One attempt: where it fails, the tests say so.
+set -euo pipefail
+
+PATH="$PATH:/usr/sbin:/sbin"
+packages=()
+command -v slurmctld >/dev/null || packages+=(slurm-wlm)
+command -v munged >/dev/null || packages+=(munge)
+command -v ip >/dev/null || packages+=(iproute2)
+command -v pdsh >/dev/null || packages+=(pdsh)
+[ ${#packages[@]} -gt 0 ] || exit 0
+as_root=()
+[ "$(id -u)" = 0 ] || as_root=(sudo -n)
+if ! { "${as_root[@]}" apt-get update -q &&
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -qy --no-install-recommends "${packages[@]}"; }; then
+    echo ".ci/install_packages.sh: apt-get cannot install ${packages[*]}; their tests will fail" >&2
+fi
