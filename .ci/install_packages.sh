@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # What tests need of the system: slurm-wlm and munge for those that start a Slurm of their own, ip and
-# pdsh for those of several hosts. Without them they are skipped, but not in continuous integration.
-# One attempt: where it fails, the tests say so.
+# pdsh for those of several hosts. Where they are there those tests fail rather than being skipped.
 set -euo pipefail
 
 PATH="$PATH:/usr/sbin:/sbin"
@@ -16,5 +15,6 @@ as_root=()
 if ! { "${as_root[@]}" apt-get update -q &&
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -qy --no-install-recommends "${packages[@]}"; }; then
-    echo ".ci/install_packages.sh: apt-get cannot install ${packages[*]}; their tests will fail" >&2
+    echo ".ci/install_packages.sh: apt-get cannot install ${packages[*]}; what needs them is skipped" >&2
+    exit 1
 fi
