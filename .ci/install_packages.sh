@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What tests need of the system: slurm-wlm and munge for those that start a Slurm of their own, ip and
-# pdsh for those of several hosts. Where they are there those tests fail rather than being skipped.
+# pdsh for those of several hosts. Where they are there, those tests are not skipped for want of them.
 set -euo pipefail
 
 PATH="$PATH:/usr/sbin:/sbin"

@@ -20,11 +20,13 @@ fail() {
     exit 2
 }
 
-options=() root="$repo/output" dry_run=""
+options=() root="$repo/output" dry_run="" check=""
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
     case "$1" in
-        -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | head -n -1 && exit 0 ;;
+        -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
         --dry_run | --dry-run) dry_run=yes ;;
+        --check=*) check="${1#*=}" ;;
+        --check) check="${2:-}" && shift ;;
         --output_dir=*) root="${1#*=}" ;;
         --output_dir) root="${2:-}" && shift ;;
         --dependency* | -d* | --array* | -a*) fail "$1 is for slurm/submit.sh, not for the three stages" ;;
@@ -33,6 +35,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
     [ $# -eq 0 ] || shift
 done
 [ -n "$root" ] || fail "--output_dir needs a folder"
+[[ "$check" =~ ^(full|flags|none|)$ ]] || fail "--check takes full, flags or none, got '$check'"
 root="$(realpath -m -- "$root")" # jobs may start elsewhere
 
 # The flags of each stage: what joins them, then everybody's, then their own.
@@ -42,6 +45,7 @@ ppo=(--actor_model_name_or_path "$root/step1_sft" --reward_model_name_or_path "$
     --output_dir "$root/step3_ppo")
 own_sft=() own_reward=() own_ppo=() block=""
 for word in "$@"; do
+    case "$word" in --output_dir* | --output-dir*) fail "$word belongs before the first --" ;; esac
     case "$block:$word" in
         *:--) block=new ;;
         new:step1_sft | new:step2_reward | new:step3_ppo) block="$word" ;;
@@ -63,17 +67,21 @@ after() { # the job that must have succeeded
 }
 
 [ -n "$dry_run" ] || exec 3>&1 1>/dev/null # what the checks say is for the dry run
-submit step1_sft full --dry_run -- "${sft[@]}"
-submit step2_reward flags --dry_run -- "${reward[@]}"
-submit step3_ppo flags --dry_run -- "${ppo[@]}"
+submit step1_sft "${check:-full}" --dry_run -- "${sft[@]}"
+later="${check/full/flags}" # their models are not there yet
+submit step2_reward "${later:-flags}" --dry_run -- "${reward[@]}"
+submit step3_ppo "${later:-flags}" --dry_run -- "${ppo[@]}"
 [ -z "$dry_run" ] || exit 0
 exec 1>&3
 
 jobs=()
 trap '[ ${#jobs[@]} = 3 ] || [ ${#jobs[@]} = 0 ] || scancel "${jobs[@]}"' EXIT
-job="$(submit step1_sft none -- "${sft[@]}")" && jobs+=("$job")
+job="$(submit step1_sft none -- "${sft[@]}")"
+jobs+=("$job")
 read -r -a behind <<<"$(after "$job")"
-job="$(submit step2_reward none "${behind[@]}" -- "${reward[@]}")" && jobs+=("$job")
+job="$(submit step2_reward none "${behind[@]}" -- "${reward[@]}")"
+jobs+=("$job")
 read -r -a behind <<<"$(after "$job")"
-job="$(submit step3_ppo none "${behind[@]}" -- "${ppo[@]}")" && jobs+=("$job")
+job="$(submit step3_ppo none "${behind[@]}" -- "${ppo[@]}")"
+jobs+=("$job")
 printf '%s\n' "${jobs[@]}"

@@ -25,7 +25,8 @@ case "$stage" in
     *) fail "the first word is a stage, step1_sft, step2_reward or step3_ppo, got '$stage'" ;;
 esac
 
-options=() nodes=1 gpus="" tasks="" array="" check=full dry_run="" previous=""
+options=() nodes=1 gpus="${SBATCH_GPUS_PER_NODE:-}" tasks="" array="" check=full dry_run="" previous=""
+gpus="${gpus##*:}" has_own_log=""
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
     case "$1" in # as --name value, --name=value or -Nvalue
         --*=*) name="${1%%=*}" value="${1#*=}" ;;
@@ -36,7 +37,12 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
         --dry_run | --dry-run) dry_run=yes ;;
         --check) check="$value" ;;
         --nodes | -N) nodes="$value" ;;
-        --gpus-per-node) gpus="${value##*:}" ;; # of type:number the number
+        --gpus-per-node)
+            [[ "$value" != *,* ]] || fail "--gpus-per-node takes GPUs of one type, got '$value'"
+            gpus="${value##*:}" # of type:number the number
+            ;;
+        --output | -o | --job-name | -J) has_own_log=yes ;;
+        --chdir | -D) fail "$name: submit from that folder instead; there the flags are checked" ;;
         --ntasks-per-node) tasks="$value" ;;
         --array | -a) array="$value" ;;
         --ntasks | -n) fail "$name: give --nodes and --ntasks-per-node" ;;
@@ -60,7 +66,10 @@ tasks="${tasks:-${gpus:-1}}"
 [[ "$tasks" =~ ^[1-9][0-9]*$ ]] || fail "--gpus-per-node and --ntasks-per-node take a number, got '$tasks'"
 command -v sbatch >/dev/null || fail "no sbatch on this machine: submit from a node of the cluster"
 for word in "$@"; do
-    case "$word" in --dry_run* | --dry-run*) fail "$word belongs before the --" ;; esac
+    case "$word" in
+        --dry_run* | --dry-run*) fail "$word belongs before the --" ;;
+        --help | -h) fail "$word: for the flags run bash $stage/run.sh --help" ;;
+    esac
 done
 log="%x-%j.out"
 if [ -n "$array" ]; then
@@ -73,6 +82,8 @@ check_stage() {
     local first="${array%%[!0-9]*}" # the flags are checked as an array's first job has them
     local flags=("${@//%a/${first:-%a}}")
     export PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"
+    unset HOSTFILE NODE_RANK # jobs do not read them
+    [ -z "$gpus" ] || flags+=(--dtype auto) # this machine's processor may lack what the GPUs have
     case "$check" in
         full)
             NUM_GPUS="$tasks" bash "$repo/$stage/run.sh" "${flags[@]}" \
@@ -94,14 +105,19 @@ trap 'rm -f "$problem"' EXIT
 status=0
 job="$("${submit[@]}" "$repo/slurm/stage.sbatch" "$repo" "$stage" "$@" 2>"$problem")" || status=$?
 if [ -n "$dry_run" ] && [ "$status" = 0 ]; then
-    printf '%s\n' "$said"
+    [ -z "$said" ] || printf '%s\n' "$said"
+    [ "$check" != full ] || echo "memory and seconds are reckoned for this machine, $(uname -n)"
     cat "$problem"
 elif [ -n "$job" ]; then # with --wait the status is the job's
     job="${job%%;*}" # with a cluster's name behind it
     echo "$job"
+    cat "$problem" >&2
     log="${log/\%x/$stage}" && log="${log/\%[jA]/$job}"
-    echo "slurm/submit.sh: $stage is job $job; it writes to $log" >&2
+    where="; it writes to $log"
+    [ -z "$has_own_log" ] || where=""
+    echo "slurm/submit.sh: $stage is job $job$where" >&2
     exit "$status"
 else
+    head -n -1 "$problem" >&2
     fail "$(tail -n 1 "$problem")"
 fi

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from training.runtime import hostfile
+from training.runtime import hostfile, launch
 
 
 @pytest.fixture
@@ -56,10 +56,12 @@ def test_rank_0_is_on_the_first_host(flags, expected):
     assert hostfile.is_first_host(flags) is expected
 
 
-def test_ranks_are_counted_by_slots_which_num_gpus_bounds(two_hosts):
+def test_ranks_are_counted_by_slots_or_are_num_gpus_on_each_host(two_hosts):
     assert hostfile.numbers_of_ranks(two_hosts) == {"WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "4"}
-    bounded = {**two_hosts, "NUM_GPUS": "3"}
-    assert hostfile.numbers_of_ranks(bounded) == {"WORLD_SIZE": "5", "LOCAL_WORLD_SIZE": "3"}
+    fewer = {**two_hosts, "NUM_GPUS": "2"}
+    assert hostfile.numbers_of_ranks(fewer) == {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
+    with pytest.raises(ValueError, match=r"NUM_GPUS=3: .*hosts gives host beta slots=2"):
+        hostfile.launcher_flags({**two_hosts, "NUM_GPUS": "3"})
 
 
 @pytest.mark.parametrize(
@@ -97,12 +99,34 @@ def test_without_pdsh_the_way_without_it_is_said(two_hosts, monkeypatch):
         hostfile.launcher_flags(two_hosts)
 
 
+@pytest.mark.parametrize(
+    ("status", "before", "now", "expected"),
+    [
+        (0, b"", b'{"launch": "7"}', 0),
+        (0, b'{"launch": "6"}', b'{"launch": "7"}', 0),
+        (0, b'{"launch": "6"}', b'{"launch": "6"}', 1),  # an older run's
+        (0, b"", b"", 1),
+        (75, b"", b"", 75),
+    ],
+)
+def test_success_beside_the_first_host_needs_a_new_marker(
+    tmp_path, monkeypatch, status, before, now, expected
+):
+    monkeypatch.setattr(launch, "SHARED_SECONDS", 0.1)
+    complete = tmp_path / "complete.json"
+    if now:
+        complete.write_bytes(now)
+    launched = launch._Launched(status=status)
+    assert launch._status_beside(launched, complete, before) == expected
+
+
 def test_remote_ranks_get_what_counts_and_the_users_own_lines(two_hosts, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".deepspeed_env").write_text("GLOO_SOCKET_IFNAME=eth1\n\n")
     ours = {"OMP_NUM_THREADS": "1", "CLASSIC_RLHF_LAUNCH": "7", "NCCL_DEBUG": "WARN"}
     not_ours = {"CLASSIC_RLHF_LAUNCHED_BY": "12", "SSH_AUTH_SOCK": "x", "LABEL_STUDIO_API_KEY": "y"}
+    not_ours |= {"HF_TOKEN": "hf_x"}  # the launcher writes values into command lines
     with hostfile.remote_environment({**two_hosts, **ours, **not_ours}) as environment:
         path = environment["DS_ENV_FILE"]
         with open(path, encoding="utf-8") as file:

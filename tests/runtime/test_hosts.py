@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -21,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def rank_of(monkeypatch):
     """Makes this process one rank of two."""
 
-    def become(rank: int, port: int, local_rank: int = 0) -> None:
-        values = {"RANK": rank, "LOCAL_RANK": local_rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+    def become(rank: int, port: int) -> None:
+        values = {"RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_PORT": port}
         for name, value in values.items():
             monkeypatch.setenv(name, str(value))
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
@@ -82,7 +83,7 @@ def test_a_taken_port_is_named(rank_of, capfd):
     assert f"rank 0 cannot listen on port {taken.port}" in capfd.readouterr().err
 
 
-def other_rank(port: int, local_rank: int) -> threading.Thread:
+def other_rank(port: int, address: str = "10.0.0.2", name: str = "beta") -> threading.Thread:
     """Rank 1 comes, and says no more."""
 
     def come() -> None:
@@ -90,7 +91,7 @@ def other_rank(port: int, local_rank: int) -> threading.Thread:
             "127.0.0.1", port, is_master=False, wait_for_workers=False
         )
         store.set("beat/1", "0")
-        store.set("here/0/1", json.dumps([1, local_rank, "10.0.0.2", "beta"]))
+        store.set("here/0/1", json.dumps([1, address, name]))
         store.wait(["met0"])
 
     thread = threading.Thread(target=come)
@@ -98,24 +99,33 @@ def other_rank(port: int, local_rank: int) -> threading.Thread:
     return thread
 
 
-@pytest.mark.parametrize(("local_rank", "is_watched"), [(0, True), (1, False)])
-def test_only_other_hosts_are_watched_and_they_get_a_network_interface(
-    rank_of, free_port, local_rank, is_watched
-):
+# Both are local rank 0, as where each task sees one GPU alone.
+@pytest.mark.parametrize("is_elsewhere", [True, False])
+def test_only_other_hosts_are_watched(rank_of, free_port, is_elsewhere):
     rank_of(0, free_port)
-    other = other_rank(free_port, local_rank)
+    here = (hosts._address_towards("127.0.0.1"), socket.gethostname())
+    other = other_rank(free_port, *(() if is_elsewhere else here))
     with hosts.met(args(30)):
         names = {thread.name for thread in threading.enumerate()}
-        assert ("host-watch" in names) is is_watched
-        assert os.environ.get("GLOO_SOCKET_IFNAME") == ("lo" if is_watched else None)
+        assert ("host-watch" in names) is is_elsewhere
     other.join()
+
+
+@pytest.mark.parametrize("own", ["127.0.1.1", "127.0.0.1", ""])
+def test_a_host_whose_own_name_means_loopback_looks_towards_another(own, monkeypatch):
+    monkeypatch.setattr(hosts, "_address_towards", {"10.0.0.2": "10.0.0.1"}.get)
+    ranks = [Rank(0, own, "alpha"), Rank(1, "10.0.0.2", "beta")]
+    assert hosts._address_towards_others(ranks[0], ranks) == "10.0.0.1"
+    assert hosts._address_towards_others(ranks[1], ranks) == "10.0.0.2"
 
 
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
         (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc] closed"), 4),
-        (dist.DistBackendError("NCCL error"), 4),
+        (dist.DistNetworkError("broken pipe"), 4),
+        (dist.DistBackendError("ncclRemoteError: a remote process exited prematurely"), 4),
+        (dist.DistBackendError("ncclInvalidUsage: Duplicate GPU detected"), None),
         (RuntimeError("shapes do not match"), None),
     ],
 )
@@ -124,7 +134,7 @@ def test_a_broken_connection_is_one_line_and_our_own_mistakes_are_none(
 ):
     monkeypatch.setattr(hosts._Watch, "_look", lambda _: None)  # it would go on after this test
     rank_of(0, free_port)
-    other = other_rank(free_port, 0)
+    other = other_rank(free_port)
     with pytest.raises((SystemExit, RuntimeError)) as ended, hosts.met(args(30)):
         raise error
     other.join()
@@ -140,7 +150,7 @@ from training.runtime import hosts, processes
 
 store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 store.multi_set(["beat/0", "beat/1"], ["0", "0"])
-main, other = hosts.Rank(0, 0, "10.0.0.1", "alpha"), hosts.Rank(1, 0, "10.0.0.2", "beta")
+main, other = hosts.Rank(0, "10.0.0.1", "alpha"), hosts.Rank(1, "10.0.0.2", "beta")
 hosts._Watch(store, main, [main, other], limit=3.0)
 for count in range(6):  # it speaks for longer than it may be silent
     store.set("beat/1", str(count))
@@ -179,4 +189,4 @@ def test_an_interface_that_the_user_names_is_kept(monkeypatch):
 
 
 def test_a_rank_is_shown_with_its_host():
-    assert str(Rank(3, 0, "10.0.0.2", "beta")) == "host beta (10.0.0.2, rank 3)"
+    assert str(Rank(3, "10.0.0.2", "beta")) == "host beta (10.0.0.2, rank 3)"

@@ -25,13 +25,15 @@ Start = Callable[..., "subprocess.Popen[str]"]
 def start(tmp_path) -> Start:
     """Starts the process of job 7, whose `srun` is this line of shell."""
 
-    def begin(srun: str, *, job: str = RUNNING, restarts: str = "0") -> "subprocess.Popen[str]":
+    def begin(
+        srun: str, *, job: str = RUNNING, restarts: str = "0", scontrol: str = "", **environ: str
+    ) -> "subprocess.Popen[str]":
         show = f'[ "$1" = requeue ] && echo "$2" > {tmp_path}/requeued || echo "{job}"'
-        for name, line in (("srun", srun), ("scontrol", show)):
+        for name, line in (("srun", srun), ("scontrol", f"{scontrol}\n{show}")):
             (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
             (tmp_path / name).chmod(0o755)
         env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
-        env |= {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": restarts}
+        env |= {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": restarts} | environ
         command = [sys.executable, "-m", "training.runtime.slurm_job", "--num_gpus", "2"]
         command += ["step1_sft/main.py", "--output_dir", str(tmp_path / "out")]
         (tmp_path / "out").mkdir(exist_ok=True)
@@ -45,9 +47,13 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
     return process.returncode, said
 
 
-def is_requeued(folder: Path) -> bool:
+def is_requeued(folder: Path, job: str = "7") -> bool:
     marker = folder / "requeued"
-    return marker.exists() and marker.read_text() == "7\n"
+    return marker.exists() and marker.read_text() == f"{job}\n"
+
+
+def saves(folder: Path) -> str:
+    return f"mkdir -p {folder}/out/checkpoints/step_000004"
 
 
 def marker_line(folder: Path, name: str) -> str:
@@ -67,7 +73,7 @@ def marker_line(folder: Path, name: str) -> str:
     ],
 )
 def test_a_stopped_run_is_requeued_and_no_other(start, tmp_path, srun, job, status, requeued):
-    assert ended(start(srun, job=job))[0] == status
+    assert ended(start(f"{saves(tmp_path)}; {srun}", job=job))[0] == status
     assert is_requeued(tmp_path) == requeued
 
 
@@ -78,8 +84,52 @@ def test_markers_say_what_the_status_of_srun_hides(start, tmp_path):
 
 
 def test_a_rank_that_was_killed_after_the_run_was_saved_does_not_fail_the_job(start, tmp_path):
-    assert ended(start(f"{marker_line(tmp_path, 'stopped.json')}; exit 137"))[0] == 75
+    stopped = f"{saves(tmp_path)}; {marker_line(tmp_path, 'stopped.json')}; exit 137"
+    assert ended(start(stopped))[0] == 75
     assert is_requeued(tmp_path)
+
+
+def test_what_a_run_said_before_it_was_requeued_does_not_hide_its_failure(start, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "stopped.json").write_text('{"launch": "slurm-7"}')
+    assert ended(start(f"{saves(tmp_path)}; exit 2", restarts="1"))[0] == 2
+    assert not is_requeued(tmp_path)
+
+
+def test_a_preempted_run_is_requeued_without_a_new_checkpoint_too(start, tmp_path):
+    assert ended(start("exit 75", job=PREEMPTED))[0] == 75
+    assert is_requeued(tmp_path)
+
+
+def test_a_run_that_is_stopped_without_progress_does_not_go_round_for_ever(start, tmp_path):
+    status, said = ended(start("exit 75"))
+    assert status == 1
+    assert "stopped with status 75 and no new checkpoint" in said
+    assert not is_requeued(tmp_path)
+
+
+def test_a_task_of_an_array_speaks_of_itself_alone(start, tmp_path):
+    process = start(
+        f"{saves(tmp_path)}; exit 75",
+        scontrol=f'echo "$@" >> {tmp_path}/asked',
+        SLURM_ARRAY_JOB_ID="7",
+        SLURM_ARRAY_TASK_ID="3",
+    )
+    assert ended(process)[0] == 75
+    assert is_requeued(tmp_path, "7_3")
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked == ["--oneliner show job 7_3", "requeue 7_3"]
+
+
+def test_a_controller_that_does_not_answer_at_once_is_asked_again(start, tmp_path):
+    busy = f"echo x >> {tmp_path}/tries; [ $(wc -l < {tmp_path}/tries) != 1 ] || exit 1"
+    assert ended(start(f"{saves(tmp_path)}; exit 75", scontrol=busy))[0] == 75
+    assert is_requeued(tmp_path)
+
+
+def test_srun_hands_its_tasks_all_that_the_job_has_set(start, tmp_path):
+    ended(start(f'echo "$@" > {tmp_path}/asked'))
+    assert "--export=ALL" in (tmp_path / "asked").read_text().split()
 
 
 def test_a_job_that_was_requeued_when_it_was_done_does_not_begin_anew(start, tmp_path):
@@ -107,4 +157,4 @@ def test_a_warned_run_is_requeued_if_it_made_a_step(start, tmp_path, has_progres
     status, said = warned(process, tmp_path / "ready")
     assert is_requeued(tmp_path) == has_progress
     assert status == (75 if has_progress else 1)
-    assert ("give the job a longer --time" in said) != has_progress
+    assert ("give it a longer --time" in said) != has_progress

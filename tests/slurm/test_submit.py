@@ -59,6 +59,9 @@ def test_a_mistake_in_submit(path_without_slurm, words, said):
     [
         ("step1_sft --array 0-3 -- --seed 1", "--array 0-3: its jobs would write to one folder"),
         ("step1_sft -- --dry_run", "--dry_run belongs before the --"),
+        ("step1_sft -- --help", "--help: for the flags run bash step1_sft/run.sh --help"),
+        ("step1_sft --chdir=/tmp --", "--chdir: submit from that folder instead"),
+        ("step1_sft --gpus-per-node a:2,b:2 --", "takes GPUs of one type, got 'a:2,b:2'"),
     ],
 )
 def test_a_mistake_in_the_flags_of_the_stage(path_without_slurm, words, said):
@@ -77,6 +80,8 @@ def test_a_mistake_in_the_flags_of_the_stage(path_without_slurm, words, said):
         ),
         ("--array 0-3 --", "--array is for slurm/submit.sh"),
         ("--output_dir", "--output_dir needs a folder"),
+        ("--check some --", "--check takes full, flags or none, got 'some'"),
+        ("-- --output_dir out", "--output_dir belongs before the first --"),
     ],
 )
 def test_a_mistake_in_pipeline(path_without_slurm, words, said):
@@ -85,13 +90,38 @@ def test_a_mistake_in_pipeline(path_without_slurm, words, said):
     assert said in line
 
 
+def test_a_pipeline_of_which_a_part_is_refused_is_taken_back(tmp_path):
+    """`sbatch` takes the first job and refuses the second; `scancel` says what it was asked for."""
+    sbatch = f"""
+        case "$*" in *--test-only*) exit ;; esac
+        echo "$@" >> {tmp_path}/asked
+        [ $(wc -l < {tmp_path}/asked) != 1 ] || {{ echo 41; exit; }}
+        echo 'hint: ask the site' >&2; echo 'QOSMaxSubmitJobPerUserLimit' >&2; exit 1
+    """
+    for name, text in (("sbatch", sbatch), ("scancel", f'echo "$@" > {tmp_path}/cancelled')):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(ROOT / "slurm" / "pipeline.sh"), "--check", "none", "--"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (tmp_path / "cancelled").read_text() == "41\n"
+    said = done.stderr.splitlines()[-2:]
+    assert said == ["hint: ask the site", "slurm/submit.sh: error: QOSMaxSubmitJobPerUserLimit"]
+
+
 def test_help_names_the_options():
-    for script in ("submit.sh", "pipeline.sh"):
+    for script, last in (
+        ("submit.sh", "it could start"),
+        ("pipeline.sh", "all stages and the data of the first"),
+    ):
         done = subprocess.run(
             ["bash", ROOT / "slurm" / script, "--help"],
             env={"PATH": os.environ["PATH"]}, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0
         assert f"bash slurm/{script}" in done.stdout
+        assert done.stdout.splitlines()[-1].startswith(last)
         assert "--dry_run" in done.stdout
         assert "set -euo" not in done.stdout

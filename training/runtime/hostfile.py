@@ -24,13 +24,14 @@ HANDED_ON = (
     "HF_",
     "TORCH_",
 )
+SECRETS = ("TOKEN", "KEY", "SECRET", "PASSWORD")  # the launcher puts values into command lines
 
 
 def slots(environment: Mapping[str, str]) -> dict[str, int]:
     """Processes on each host of HOSTFILE, in its order; none where there is no HOSTFILE.
 
-    NUM_GPUS bounds them. Raises `ValueError` for a file that `deepspeed` would pass over, or trip
-    over with a traceback.
+    NUM_GPUS is that many on each. Raises `ValueError` for a file that `deepspeed` would pass over,
+    or trip over with a traceback.
     """
     name = environment.get("HOSTFILE", "")
     if not name:
@@ -51,8 +52,11 @@ def slots(environment: Mapping[str, str]) -> dict[str, int]:
         found[words[0]] = int(count)
     if not found:
         raise ValueError(f"HOSTFILE={name}: no host in it; a line is `HOST slots=N`")
-    most = int(environment.get("NUM_GPUS") or max(found.values()))
-    return {host: min(count, most) for host, count in found.items()}
+    wanted = int(environment.get("NUM_GPUS") or 0)
+    for host in found:
+        if wanted > found[host]:
+            raise ValueError(f"NUM_GPUS={wanted}: {name} gives host {host} slots={found[host]}")
+    return {host: wanted or count for host, count in found.items()}
 
 
 def launcher_flags(environment: Mapping[str, str]) -> list[str]:
@@ -122,4 +126,6 @@ def remote_environment(environment: Mapping[str, str]) -> Iterator[dict[str, str
 
 
 def _is_handed_on(name: str) -> bool:
+    if any(secret in name for secret in SECRETS):
+        return False
     return any(name == word or (word.endswith("_") and name.startswith(word)) for word in HANDED_ON)

@@ -39,7 +39,6 @@ class Rank:
     """What a rank says of itself when it comes."""
 
     rank: int
-    local_rank: int
     address: str
     name: str
 
@@ -60,12 +59,12 @@ def met(args: EngineArgs) -> Iterator[None]:
     limit = 60 * min(args.host_timeout_minutes, args.timeout_minutes)
     store = _store(limit)
     ranks = _meet(store, limit)
-    firsts = [rank for rank in ranks if rank.local_rank == 0]
+    firsts = _first_ranks(ranks)
     if len(firsts) == 1:
         yield
         return
     own = ranks[int(os.environ["RANK"])]
-    _choose_interface(own.address)
+    _choose_interface(_address_towards_others(own, firsts))
     watch = _Watch(store, own, firsts, limit)
     is_broken = False
     try:
@@ -115,7 +114,7 @@ def _meet(store: Any, limit: float) -> list[Rank]:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     keys = [f"here/{attempt}/{rank}" for rank in range(size)]
     store.set(f"beat/{own.rank}", "0")
-    store.set(keys[own.rank], json.dumps([own.rank, own.local_rank, own.address, own.name]))
+    store.set(keys[own.rank], json.dumps([own.rank, own.address, own.name]))
     if own.rank == 0:
         with suppress(dist.DistError):
             store.wait(keys, datetime.timedelta(seconds=limit))
@@ -135,19 +134,38 @@ def _meet(store: Any, limit: float) -> list[Rank]:
         listed = ", ".join(map(str, missing))
         _end(
             f"of {size} ranks these did not come within {limit:g} s (--host_timeout_minutes): "
-            f"{listed}; here are {', '.join(str(r) for r in here if r.local_rank == 0)}; start the "
+            f"{listed}; here are {', '.join(map(str, _first_ranks(here)))}; start the "
             "same command on every host, each with its own --node_rank"
         )
     return here
 
 
+def _first_ranks(ranks: list[Rank]) -> list[Rank]:
+    """The first of each host. LOCAL_RANK does not tell: it is 0 of all where each sees one GPU."""
+    found: dict[tuple[str, str], Rank] = {}
+    for rank in ranks:
+        found.setdefault((rank.name, rank.address), rank)
+    return list(found.values())
+
+
 def _own() -> Rank:
     return Rank(
         int(os.environ["RANK"]),
-        int(os.environ["LOCAL_RANK"]),
         _address_towards(os.environ["MASTER_ADDR"]),
         socket.gethostname(),
     )
+
+
+def _address_towards_others(own: Rank, firsts: list[Rank]) -> str:
+    """The way to itself says nothing: on rank 0's host its own name may mean 127.0.1.1."""
+    others = [rank.address for rank in firsts if not _is_loopback(rank.address)]
+    if not _is_loopback(own.address) or not others:
+        return own.address
+    return _address_towards(others[0])
+
+
+def _is_loopback(address: str) -> bool:
+    return not address or address.startswith("127.")
 
 
 def _address_towards(host: str) -> str:
@@ -229,6 +247,9 @@ class _Watch:
 
 
 def _is_broken_connection(error: RuntimeError) -> bool:
+    """What NCCL calls a remote error; all else of it is a mistake or a fault of this host."""
+    if isinstance(error, dist.DistBackendError):
+        return "ncclRemoteError" in str(error) or "onnection" in str(error)
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 

@@ -33,6 +33,11 @@ SAVING_SECONDS = 600.0  # for ranks that were asked to stop, or whose launcher i
 ECHO_SECONDS = 2.0  # in which a further signal is taken for the first one's echo
 LAUNCH_ID = "CLASSIC_RLHF_LAUNCH"  # environment variable: which launch a marker belongs to
 LAUNCHED_BY = "CLASSIC_RLHF_LAUNCHED_BY"  # and the process id of this program
+SHARED_SECONDS = 60.0  # in which a shared file system shows another host's file
+NOT_FINISHED = (
+    "launch: error: the launcher reported success but the run did not finish (was it killed?); run "
+    "the same command again\n"
+)
 LOOK_SECONDS = 0.5  # between two looks whether a rank has begun, or still saves
 
 
@@ -55,6 +60,8 @@ def main() -> int:
     if not has_accelerator:
         environment.setdefault("DS_ACCELERATOR", "cpu")  # else each process warns that it is one
     is_dry_run = _is_dry_run(program)
+    complete = output_folder(program) / "complete.json"
+    before = _content(complete)
     if is_dry_run:  # it reckons with the ranks that there would be, alone
         environment |= hostfile.numbers_of_ranks(os.environ)
         environment.setdefault("NUM_GPUS", _options(launcher_flags).get("--num_gpus", ""))
@@ -73,8 +80,9 @@ def main() -> int:
             command, environment, may_be_elsewhere=not hostfile.is_one_host(launcher_flags)
         )
         _end_group(launched)
-    has_no_marker = is_dry_run or not hostfile.is_first_host(launcher_flags)
-    return launched.status if has_no_marker else _status(launched, program, launch_id)
+    if hostfile.is_first_host(launcher_flags) and not is_dry_run:
+        return _status(launched, program, launch_id)
+    return launched.status if is_dry_run else _status_beside(launched, complete, before)
 
 
 def _launcher() -> str:
@@ -142,12 +150,29 @@ def _status(launched: _Launched, program: list[str], launch_id: str) -> int:
     if launched.signals:
         return 128 + launched.signals[0]
     if launched.status == 0:
-        sys.stderr.write(
-            "launch: error: the launcher reported success but the run did not finish (was it "
-            "killed?); run the same command again\n"
-        )
+        sys.stderr.write(NOT_FINISHED)
         return 1
     return launched.status
+
+
+def _status_beside(launched: _Launched, complete: Path, before: bytes) -> int:
+    """On a host without rank 0, whose marker is another launch's: success needs it to be new."""
+    if launched.status or not complete.parent.is_dir():  # the hosts may not share the folder
+        return launched.status
+    deadline = time.monotonic() + SHARED_SECONDS
+    while _content(complete) == before:
+        if time.monotonic() > deadline:
+            sys.stderr.write(NOT_FINISHED)
+            return 1
+        time.sleep(LOOK_SECONDS)
+    return 0
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
 
 
 def _has_accelerator() -> bool:

@@ -54,9 +54,10 @@ def pick_device(local_rank: int) -> torch.device:
     keep_freed_memory()
     share = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    chosen_by_user = "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
-    if not chosen_by_user:
-        # Launchers leave every rank with all cores (deepspeed) or with one (torchrun).
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    is_torchruns = threads == "1" and share > 1 and "TORCHELASTIC_RUN_ID" in os.environ
+    if not threads or is_torchruns:
+        # Launchers leave every rank with all cores (deepspeed) or, of several, with one (torchrun).
         torch.set_num_threads(max((cores or 1) // max(share, 1), 1))
     return torch.device("cpu")
 

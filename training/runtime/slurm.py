@@ -1,8 +1,8 @@
 """Which rank a task of `srun` is: Slurm's variables in the words of torch's launchers.
 
 Nothing is changed where `srun` did not start this process, or a launcher below it has said already
-which rank it is (`torchrun`, `deepspeed`, run.sh). In an `sbatch` script or a `salloc` shell there
-is no step, though Slurm sets most of these variables there too.
+which rank it is (`torchrun`, `deepspeed`, run.sh). In an `sbatch` script there is no step, though
+Slurm sets most of these variables there too; the step of an interactive shell has one task.
 """
 
 import os

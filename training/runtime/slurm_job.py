@@ -5,7 +5,8 @@ python -m training.runtime.slurm_job [launcher flags, passed over] PROGRAM [prog
 A warning before the time limit (SIGUSR1 to this process alone) is handed to `srun`, which hands it
 to every rank. On preemption Slurm signals the ranks itself; SIGTERM is never sent to `srun`, which
 would end them before they have saved. A run that was asked to stop is requeued, and goes on from
-its newest checkpoint. It must not end with status 0 meanwhile, as Slurm takes that for its end.
+its newest checkpoint, as long as it has a new one each time or was preempted. It must not end with
+status 0 meanwhile, as Slurm takes that for its end.
 """
 
 import os
@@ -13,6 +14,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from training.runtime.launch import LAUNCH_ID, has_marker, output_folder, split_words
@@ -22,6 +24,8 @@ WARNING = signal.SIGUSR1  # as stage.sbatch asks of Slurm
 # Not --kill-on-bad-exit: it would end rank 0 where another one has left a second before, and hide
 # the first one's status. A rank that hangs after another has died is ended after this time.
 WAIT_SECONDS = 60
+# A controller that is busy or restarts: it is asked again after these times.
+PAUSES = (1.0, 5.0, 15.0, 30.0, 60.0)
 
 
 def main() -> int:
@@ -34,38 +38,36 @@ def main() -> int:
     if _restarts() and has_marker(program, "complete.json", launch_id):
         _say("the run was complete before this job was requeued")
         return 0
+    # A requeued job's launch is the same: what it said then must not be taken for now.
+    (output_folder(program) / "stopped.json").unlink(missing_ok=True)
     before = _checkpoints(program)
-    ended = _run(program, launch_id)
+    status, is_warned = _run(program, launch_id)
     if has_marker(program, "complete.json", launch_id):
         return 0
-    if ended.is_asked or ended.status == STOPPED or has_marker(program, "stopped.json", launch_id):
-        if ended.is_warned and _checkpoints(program) == before:
-            _say("error: no step was done within the time limit; give the job a longer --time")
+    job = _job()
+    is_preempted = _is_preempted(job)
+    is_stopped = status == STOPPED or has_marker(program, "stopped.json", launch_id)
+    if is_warned or is_preempted or is_stopped:
+        if not is_preempted and _checkpoints(program) == before:
+            _say(f"error: stopped with status {status} and no new checkpoint, so the job is not "
+                 "requeued; if nothing above says why, give it a longer --time")  # fmt: skip
             return 1
-        return _requeue()
-    if ended.status == 0:
+        return _requeue(job)
+    if status == 0:
         _say("error: srun reported success but the run did not finish; submit it again")
         return 1
-    return ended.status
+    return status
 
 
-class _Ended:
-    """How a step ended; `is_asked`: Slurm has asked it to."""
-
-    def __init__(self, status: int, *, is_warned: bool) -> None:
-        self.status = status
-        self.is_warned = is_warned
-        self.is_asked = is_warned or _is_preempted()
-
-
-def _run(program: list[str], launch_id: str) -> _Ended:
-    """One rank a task, to their end."""
+def _run(program: list[str], launch_id: str) -> tuple[int, bool]:
+    """One rank a task, to their end: the status, and whether the job was warned."""
     others = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     environment = {name: value for name, value in os.environ.items() if name not in others}
     environment[LAUNCH_ID] = launch_id
     # Newer releases of srun do not take it over from sbatch.
     cores = os.environ.get("SLURM_CPUS_PER_TASK")
-    options = [f"--wait={WAIT_SECONDS}", "--kill-on-bad-exit=0"]
+    # With sbatch's --export the tasks would not get what run.sh and this program have set.
+    options = [f"--wait={WAIT_SECONDS}", "--kill-on-bad-exit=0", "--export=ALL"]
     options += [f"--cpus-per-task={cores}"] if cores else []
     is_warned = False
     srun: subprocess.Popen[bytes] | None = None
@@ -82,36 +84,50 @@ def _run(program: list[str], launch_id: str) -> _Ended:
     if is_warned:
         srun.send_signal(WARNING)
     status = srun.wait()
-    return _Ended(128 - status if status < 0 else status, is_warned=is_warned)
+    return 128 - status if status < 0 else status, is_warned
 
 
-def _requeue() -> int:
+def _requeue(job: dict[str, str]) -> int:
     """Put the job back into the queue, unless it was cancelled or Slurm has done so."""
-    job = os.environ["SLURM_JOB_ID"]
-    state = _job().get("JobState", "")
+    state = job.get("JobState", "RUNNING")  # of a controller that does not answer: try
     if state != "RUNNING":
-        _say(f"stopped; the job is {state or 'gone'} and is not requeued by itself")
+        _say(f"stopped; the job is {state}, so it is left to Slurm")
+        return STOPPED
+    done = _scontrol("requeue", _job_id())
+    if done.returncode > 0:  # below 0 the requeue has ended this step, and scontrol with it
+        _say(f"stopped, but not requeued: {done.stderr.strip()}; submit it again to go on")
     else:
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-        if done.returncode > 0:  # below 0 the requeue has ended this step, and scontrol with it
-            _say(f"stopped, but not requeued: {done.stderr.strip()}; submit it again to go on")
-        else:
-            _say(f"stopped; job {job} is requeued and goes on from the newest checkpoint")
+        _say(f"stopped; job {_job_id()} is requeued and goes on from the newest checkpoint")
     return STOPPED
 
 
-def _is_preempted() -> bool:
+def _is_preempted(job: dict[str, str]) -> bool:
     """Whether Slurm wants this run's nodes for another job."""
-    job = _job()
     at = job.get("PreemptTime", "None")  # of the last time, as 2026-11-23T00:13:51
     return at not in ("None", "Unknown") and at >= job.get("StartTime", "")
 
 
 def _job() -> dict[str, str]:
     """What Slurm says of this job; nothing where it does not answer."""
-    command = ["scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"]]
-    said = subprocess.run(command, capture_output=True, text=True).stdout
+    said = _scontrol("--oneliner", "show", "job", _job_id()).stdout
     return dict(re.findall(r"(\w+)=(\S*)", said))
+
+
+def _job_id() -> str:
+    """Of a task of an array its own: the last one's number alone would mean the whole array."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID", "") for name in ("JOB", "TASK"))
+    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+
+
+def _scontrol(*words: str) -> "subprocess.CompletedProcess[str]":
+    """What `scontrol` says, asked for longer than a restart of its controller takes."""
+    done = subprocess.run(["scontrol", *words], capture_output=True, text=True)
+    for pause in PAUSES:
+        if done.returncode <= 0:
+            break
+        time.sleep(pause)
+        done = subprocess.run(["scontrol", *words], capture_output=True, text=True)
+    return done
 
 
 def _checkpoints(program: list[str]) -> set[Path]:
