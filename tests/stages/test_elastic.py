@@ -66,7 +66,7 @@ CELLS = [
     Cell("reward", DOWN, (2, 2, 3, 2)),
     Cell("ppo", UP, (3, 3, 3, 1)),
     Cell("ppo", DOWN, (4, 3, 2, 2)),
-    Cell("sft", ("2z1", "1z0", "2z2"), (2, 2), LORA),
+    Cell("sft", ("2z3", "1z0", "1z3", "2z1"), (2, 2, 2), LORA),
     Cell("sft", ("2z3o", "1z2o", "1z3p", "2z1"), (2, 2, 2)),
     Cell("sft", ("2z0", "1z0"), (3,), MUON, tolerance=1e-3),  # it computes in bf16
     Cell("reward", ("1z0", "2z3", "1z2"), (2, 2), MLP),
