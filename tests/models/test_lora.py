@@ -119,6 +119,50 @@ def test_a_merged_model_computes_what_the_adapted_one_does(name, lm, lm_folders)
     assert (logits(plain) - start).abs().max() > 0.1
 
 
+def in_bf16(model):
+    """As the engine keeps what is frozen."""
+    for name, weight in model.named_parameters():
+        if name.endswith(".base_layer.weight"):
+            weight.data = weight.data.bfloat16()
+    return model
+
+
+@pytest.mark.parametrize("kind", ["causal", "scalar"])
+def test_what_is_written_is_the_unrounded_base_and_the_adapter(name, lm, lm_folders, kind):
+    if kind == "scalar":
+        path = lm_folders[name]
+        model: Any = new_scalar_model(
+            path, ScalarSettings(), device=CPU, compute_dtype=torch.float32
+        )
+        add_lora(model.backbone, ARGS)
+    else:
+        add_lora(model := lm, ARGS)
+    shake(model)
+    expected = merged(model, weights_of(model))
+    rounded = weights_of(in_bf16(model))
+    found = merged(model, rounded)
+    assert found.keys() == expected.keys()
+    for key, weight in expected.items():
+        assert found[key].equal(weight), key
+
+
+def test_a_base_that_is_no_longer_what_was_trained_on_is_not_taken(lm, name, lm_folders, caplog):
+    add_lora(lm, ARGS)
+    weights = weights_of(in_bf16(shake(lm)))
+    layer = next(key for key in weights if key.endswith(".base_layer.weight"))
+    weights[layer] = weights[layer] + 1.0  # as if the folder had been written over
+    lm.config.name_or_path = lm_folders[name]
+    plain = layer.replace(".base_layer.", ".")
+    added = weights[layer].float() + lora._delta(
+        lm.get_submodule(layer.removesuffix(".base_layer.weight")),
+        weights, layer.removesuffix(".base_layer.weight"),
+    )  # fmt: skip
+    assert merged(lm, weights)[plain].equal(added)
+    lm.base_model.config.name_or_path = "/gone"
+    assert merged(lm, weights)[plain].equal(added)
+    assert "as it was trained with, rounded: /gone" in caplog.text
+
+
 def test_alpha_scales_what_the_adapter_adds(lm):
     add_lora(lm, SFTArgs(lora_rank=4, lora_alpha=2.0, zero_stage=0))
     shake(lm)

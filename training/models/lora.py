@@ -4,6 +4,7 @@ The model keeps its class; only the linear layers of its blocks become peft's. p
 where it is needed, for it takes seconds.
 """
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from training.arguments.common import CommonArgs
+from training.arguments.parsing import UserError
+from training.models.loading import read_model
+
+logger = logging.getLogger(__name__)
 
 ADAPTER = "default"
 ADAPTER_FOLDER = "adapter"
@@ -56,21 +61,50 @@ def linear_names(model: Any) -> list[str]:
 
 
 def merged(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the plain model that computes what `model` with its adapters does.
+    """The weights of the base that `model` was read from, its adapters added: the plain model.
 
     `weights` are those of `model` by name; sums are made in fp32.
     """
     if not any(".lora_" in name for name in weights):
         return weights
+    originals = _read_again(model, weights)
     plain = {}
     for name, weight in weights.items():
         layer, inside, own = name.partition(".base_layer.")
         if ".lora_" in name:
             continue
         if inside and own == "weight":
+            original = originals.get(layer, weight)
+            if original.to(weight.dtype).equal(weight):  # else the folder has changed since
+                weight = original
             weight = weight.float() + _delta(model.get_submodule(layer), weights, layer)
         plain[f"{layer}.{own}" if inside else name] = weight.float()
     return plain
+
+
+def _read_again(model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The base's fp32 weights by adapted layer, where training keeps them in another type.
+
+    That rounds them by more than a short training changes them.
+    """
+    kept = {w.dtype for name, w in weights.items() if name.endswith(".base_layer.weight")}
+    if kept <= {torch.float32}:
+        return {}
+    from transformers import AutoModel
+
+    backbone: Any = getattr(model, "backbone", model).base_model
+    [prefix] = [name for name, module in model.named_modules() if module is backbone]
+    path = backbone.config.name_or_path
+    try:
+        with torch.random.fork_rng():
+            base = read_model(AutoModel, path, device=torch.device("cpu"), dropout=None)
+    except UserError as error:
+        logger.warning("the merged model holds the base as it was trained with, rounded: %s", error)
+        return {}
+    return {
+        f"{prefix}.{name}".strip(".").removesuffix(".weight"): weight.detach()
+        for name, weight in base.named_parameters()
+    }
 
 
 def _delta(layer: Any, weights: dict[str, Tensor], name: str) -> Tensor:
