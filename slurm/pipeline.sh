@@ -9,8 +9,9 @@
 #       -- step3_ppo --data_path prompts.jsonl --max_steps 200
 #
 # Options are those of slurm/submit.sh. Flags behind a -- are for all stages, or for the one that is
-# named there. Stages write to FOLDER/step1_sft, ..., and read what those before them wrote. Flags of
-# all stages and the data of the first are checked before anything is submitted. Prints three numbers.
+# named there. Stages write to FOLDER/step1_sft, ..., and read what those before them wrote. The flags
+# of all stages, that their data are there, and the first one's rows are checked before anything is
+# submitted. Prints three numbers.
 set -euo pipefail
 
 repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -43,12 +44,15 @@ sft=(--output_dir "$root/step1_sft")
 reward=(--model_name_or_path "$root/step1_sft" --output_dir "$root/step2_reward")
 ppo=(--actor_model_name_or_path "$root/step1_sft" --reward_model_name_or_path "$root/step2_reward"
     --output_dir "$root/step3_ppo")
-own_sft=() own_reward=() own_ppo=() block=""
+own_sft=() own_reward=() own_ppo=() block="" seen=" "
 for word in "$@"; do
     case "$word" in --output_dir* | --output-dir*) fail "$word belongs before the first --" ;; esac
     case "$block:$word" in
         *:--) block=new ;;
-        new:step1_sft | new:step2_reward | new:step3_ppo) block="$word" ;;
+        new:step1_sft | new:step2_reward | new:step3_ppo)
+            [[ "$seen" != *" $word "* ]] || fail "$word stands behind two --; give its flags once"
+            block="$word" seen+="$word "
+            ;;
         new:-*) block=every && sft+=("$word") reward+=("$word") ppo+=("$word") ;;
         new:*) fail "behind -- stands a flag or step1_sft, step2_reward or step3_ppo, got '$word'" ;;
         every:*) sft+=("$word") reward+=("$word") ppo+=("$word") ;;

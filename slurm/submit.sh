@@ -7,7 +7,7 @@
 # STAGE is step1_sft, step2_reward or step3_ppo; its flags and OUTPUT_DIR, ACTOR_MODEL, ... are those
 # of its run.sh. One process a GPU of --gpus-per-node, without GPUs one a node (--ntasks-per-node N).
 # In an array %a stands for the task's number. The stage's flags, data and models are checked first
-# (--check flags: its flags alone; --check none). --dry_run checks, says what it would need and when
+# (--check flags: its flags, and that data are there; --check none). --dry_run checks, says what it would need and when
 # it could start (sbatch --test-only), and submits nothing. Prints the job's number.
 set -euo pipefail
 
@@ -42,6 +42,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
             gpus="${value##*:}" # of type:number the number
             ;;
         --output | -o | --job-name | -J) has_own_log=yes ;;
+        --*_*) fail "$name is no option of sbatch: flags of the stage stand behind the --" ;;
         --chdir | -D) fail "$name: submit from that folder instead; there the flags are checked" ;;
         --ntasks-per-node) tasks="$value" ;;
         --array | -a) array="$value" ;;
@@ -89,7 +90,7 @@ check_stage() {
             NUM_GPUS="$tasks" bash "$repo/$stage/run.sh" "${flags[@]}" \
                 --dry_run true --dry_run_ranks $((nodes * tasks))
             ;;
-        flags) CLASSIC_RLHF_LAUNCHER=training.arguments.check bash "$repo/$stage/run.sh" "${flags[@]}" ;;
+        flags) CLASSIC_RLHF_LAUNCHER=training.data.check_named bash "$repo/$stage/run.sh" "${flags[@]}" ;;
     esac
 }
 
@@ -119,5 +120,6 @@ elif [ -n "$job" ]; then # with --wait the status is the job's
     exit "$status"
 else
     head -n -1 "$problem" >&2
-    fail "$(tail -n 1 "$problem")"
+    reason="$(tail -n 1 "$problem")"
+    fail "${reason#sbatch: error: }"
 fi

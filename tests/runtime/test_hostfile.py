@@ -16,21 +16,33 @@ def two_hosts(tmp_path):
 
 @pytest.fixture
 def pdsh(tmp_path, monkeypatch):
-    command = tmp_path / "pdsh"
-    command.write_text("#!/bin/sh\n")
-    command.chmod(0o755)
+    for name in ("pdsh", "ssh"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
 def test_without_a_hostfile_nothing_is_asked_whatever_a_job_left_in_the_environment():
-    left = {"MASTER_ADDR": "192.0.2.1", "NODE_RANK": "3"}
+    left = {"MASTER_ADDR": "192.0.2.1", "NODE_RANK": "0"}
     assert hostfile.launcher_flags(left) == []
     assert hostfile.numbers_of_ranks(left) == {}
 
 
+def test_a_further_hosts_rank_without_a_hostfile_does_not_train_alone():
+    with pytest.raises(ValueError, match="NODE_RANK=3 but no HOSTFILE"):
+        hostfile.launcher_flags({"NODE_RANK": "3"})
+
+
 def test_a_hostfile_alone_goes_over_pdsh_to_the_first_hosts_name(two_hosts, pdsh):
-    path = two_hosts["HOSTFILE"]
-    assert hostfile.launcher_flags(two_hosts) == ["--hostfile", path, "--master_addr", "alpha"]
+    expected = ["--hostfile", two_hosts["HOSTFILE"], "--master_addr", "alpha", "--no_ssh_check"]
+    assert hostfile.launcher_flags(two_hosts) == expected
+
+
+def test_a_host_that_ssh_does_not_reach_is_named(two_hosts, pdsh, tmp_path):
+    refuses = 'case "$*" in *beta*) echo "motd" >&2; echo "Permission denied" >&2; exit 255 ;; esac'
+    (tmp_path / "ssh").write_text(f"#!/bin/sh\n{refuses}\n")
+    with pytest.raises(ValueError, match=r"host beta cannot .* \(Permission denied\): .*NODE_RANK"):
+        hostfile.launcher_flags(two_hosts)
 
 
 def test_a_node_rank_starts_one_hosts_part_without_ssh(two_hosts, monkeypatch):

@@ -72,6 +72,7 @@ def test_another_rank_names_the_address_where_rank_0_is_not(rank_of, capfd, free
     lines = [line for line in capfd.readouterr().err.splitlines() if ": error: " in line]
     assert len(lines) == 1
     assert f"no answer from rank 0 at 127.0.0.1:{free_port} within 0.5 s" in lines[0]
+    assert "Connection refused; is the same command running there" in lines[0]
 
 
 def test_a_taken_port_is_named(rank_of, capfd):

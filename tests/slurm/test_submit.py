@@ -33,7 +33,7 @@ def refused(script: str, words: str, path: str) -> str:
         ("", "the first word is a stage, step1_sft, step2_reward or step3_ppo, got ''"),
         ("step4 --", "step1_sft, step2_reward or step3_ppo, got 'step4'"),
         ("step3_ppo --nodes 2", "-- must stand between the options for sbatch and the flags"),
-        ("step3_ppo --zero_stage 3", "-- must stand between"),
+        ("step3_ppo --zero_stage 3 --", "--zero_stage is no option of sbatch: flags of the stage"),
         ("step3_ppo two --", "options for sbatch begin with -, got 'two'"),
         ("step3_ppo --nodes=2 3 --", "options for sbatch begin with -, got '3'"),
         ("step3_ppo --nodes 1-4 --", "--nodes takes a number, got '1-4'"),
@@ -81,6 +81,10 @@ def test_a_mistake_in_the_flags_of_the_stage(path_without_slurm, words, said):
         ("--array 0-3 --", "--array is for slurm/submit.sh"),
         ("--output_dir", "--output_dir needs a folder"),
         ("--check some --", "--check takes full, flags or none, got 'some'"),
+        (
+            "-- step1_sft --seed 1 -- step1_sft",
+            "step1_sft stands behind two --; give its flags once",
+        ),
         ("-- --output_dir out", "--output_dir belongs before the first --"),
     ],
 )
@@ -114,7 +118,7 @@ def test_a_pipeline_of_which_a_part_is_refused_is_taken_back(tmp_path):
 def test_help_names_the_options():
     for script, last in (
         ("submit.sh", "it could start"),
-        ("pipeline.sh", "all stages and the data of the first"),
+        ("pipeline.sh", "submitted. Prints three numbers."),
     ):
         done = subprocess.run(
             ["bash", ROOT / "slurm" / script, "--help"],

@@ -7,8 +7,10 @@ find the first one, if not by its name in the file. Only the standard library is
 """
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,24 +64,55 @@ def slots(environment: Mapping[str, str]) -> dict[str, int]:
 def launcher_flags(environment: Mapping[str, str]) -> list[str]:
     """Flags of `deepspeed` for the hosts of HOSTFILE; `ValueError` for what cannot be started."""
     hosts = list(slots(environment))
+    rank = environment.get("NODE_RANK", "")
     if not hosts:
+        if rank not in ("", "0"):  # it would train alone, and write where the first host does
+            raise ValueError(
+                f"NODE_RANK={rank} but no HOSTFILE: name the file of hosts, or unset NODE_RANK for "
+                "this host alone"
+            )
         return []
     address = environment.get("MASTER_ADDR") or hosts[0]
     flags = ["--hostfile", environment["HOSTFILE"], "--master_addr", address]
-    rank = environment.get("NODE_RANK", "")
     if not rank:
         if len(hosts) > 1 and shutil.which("pdsh") is None:
             raise ValueError(
                 "HOSTFILE needs the `pdsh` command to reach the hosts: install it, or run the same "
                 f"command on each host with NODE_RANK=0 to {len(hosts) - 1}"
             )
-        return flags
+        _check_ssh(hosts)
+        return [*flags, "--no_ssh_check"]
     if not rank.isdecimal() or int(rank) >= len(hosts):
         raise ValueError(
             f"NODE_RANK must be 0 to {len(hosts) - 1}, the place of this host among those of "
             f"{environment['HOSTFILE']}, got {rank!r}"
         )
     return [*flags, "--node_rank", rank, "--no_ssh"]
+
+
+def _check_ssh(hosts: list[str]) -> None:
+    """`deepspeed` itself tries the first host alone, and ends with a traceback."""
+    command = ["ssh", "-o", "PasswordAuthentication=no", "-o", "ConnectTimeout=10"]
+    with ThreadPoolExecutor() as pool:
+        answers = pool.map(lambda host: _answer([*command, host, "hostname"]), hosts)
+    for host, error in zip(hosts, answers, strict=True):
+        if error is not None:
+            raise ValueError(
+                f"host {host} cannot be reached by ssh without a password ({error}): set that up, "
+                f"or run the same command on each host with NODE_RANK=0 to {len(hosts) - 1}"
+            )
+
+
+def _answer(command: list[str]) -> str | None:
+    """None, or in one line why the command failed."""
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+    return lines[-1] if done.returncode else None
 
 
 def numbers_of_ranks(environment: Mapping[str, str]) -> dict[str, str]:

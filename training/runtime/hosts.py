@@ -89,6 +89,8 @@ def _store(limit: float) -> Any:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     is_kept_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     is_main = os.environ["RANK"] == "0" and not is_kept_by_agent
+    if not is_main and not is_kept_by_agent:
+        _await_rank_0(address, port, limit)
     try:
         return dist.TCPStore(  # type: ignore[attr-defined]
             address,
@@ -102,10 +104,23 @@ def _store(limit: float) -> Any:
         if is_main:
             _end(f"rank 0 cannot listen on port {port} ({_first_line(error)}): give a free "
                  "--master_port, the same on every host")  # fmt: skip
-        _end(
-            f"no answer from rank 0 at {address}:{port} within {limit:g} s (--host_timeout_minutes)"
-            f": is the same command running there, and may this host reach it?"
-        )
+        _end(f"rank 0 at {address}:{port} does not answer ({_first_line(error)}); {AGAIN}")
+
+
+def _await_rank_0(address: str, port: int, limit: float) -> None:
+    """Until it listens. The store's own client says much on its way, and tries for longer."""
+    deadline = time.monotonic() + limit
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            with socket.create_connection((address, port), timeout=max(left, 0.1)):
+                return
+        except OSError as error:
+            reason = error.strerror or str(error)
+        time.sleep(min(0.3, max(left, 0)))
+    _end(
+        f"no answer from rank 0 at {address}:{port} within {limit:g} s (--host_timeout_minutes): "
+        f"{reason}; is the same command running there, and may this host reach it?"
+    )
 
 
 def _meet(store: Any, limit: float) -> list[Rank]:

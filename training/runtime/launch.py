@@ -89,6 +89,9 @@ def _launcher() -> str:
     wanted = os.environ.get("NUM_GPUS", "1")
     if not wanted.isdecimal() or int(wanted) < 1:
         raise ValueError(f"NUM_GPUS must be a number of processes, got {wanted!r}")
+    port = os.environ.get("MASTER_PORT", "1")
+    if not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ValueError(f"MASTER_PORT must be a port, 1 to 65535, got {port!r}")
     launcher = shutil.which("deepspeed")
     if launcher is None:
         raise ValueError("no `deepspeed` command; activate the environment")

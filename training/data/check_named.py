@@ -1,0 +1,40 @@
+"""Check a stage's flags, and that the data they name is there: its models may be still to come.
+
+CLASSIC_RLHF_LAUNCHER=training.data.check_named step3_ppo/run.sh --kl_coef 0.02
+"""
+
+import sys
+from pathlib import Path
+
+from training.arguments.common import CommonArgs
+from training.arguments.parsing import UserError, exit_with_user_error, parse_args
+from training.arguments.ppo import PPOArgs
+from training.arguments.reward import RewardArgs
+from training.arguments.sft import SFTArgs
+from training.data.files import raise_it
+from training.data.sources import parts_of
+
+STAGES: dict[str, tuple[type[CommonArgs], str]] = {
+    "step1_sft": (SFTArgs, "sft"),
+    "step2_reward": (RewardArgs, "reward"),
+    "step3_ppo": (PPOArgs, "ppo"),
+}
+
+
+def main() -> None:
+    words = sys.argv[1:]  # as a launcher gets them: flags of its own, the program, its flags
+    at = next(index for index, word in enumerate(words) if word.endswith("main.py"))
+    sys.argv = words[at:]
+    kind, stage = STAGES[Path(words[at]).parent.name]
+    args = parse_args(kind)
+    try:
+        for paths, split in ((args.data_path, "train"), (args.eval_data_path, "dev")):
+            for part in parts_of(paths, stage=stage, split=split) if paths else ():
+                if Path(part.name).is_file():
+                    next(part.rows(raise_it), None)
+    except UserError as error:
+        exit_with_user_error("main.py", str(error))
+
+
+if __name__ == "__main__":
+    main()
