@@ -87,6 +87,9 @@ def watch() -> None:
     with open(os.environ[FILE], "r+b") as file:
         shared = mmap.mmap(file.fileno(), WIDTH)
     main = threading.main_thread().ident
+    # CPython 3.11 can crash in `f_back` when the other thread has gone on amid our walk up its
+    # frames; on a busy machine it is let in after the usual 5 ms.
+    sys.setswitchinterval(1.0)
 
     def follow() -> None:
         while True:

@@ -5,6 +5,7 @@ import math
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,17 +53,23 @@ def main_judge(words: Sequence[str]) -> Judge | None:
     return next(iter(load_judge_file(words[0], words[1:]).values())) if words else None
 
 
+class _Loader(SourceFileLoader):
+    def set_data(self, *_: Any, **__: Any) -> None:
+        """Leave no compiled copy beside the user's file."""
+
+
 def _load(path: str) -> ModuleType:
     file = Path(path).expanduser()
     if not file.is_file():
         raise UserError(f"--judge {path}: no such file")
-    spec = importlib.util.spec_from_file_location(MODULE_NAME, file.resolve())
-    if spec is None or spec.loader is None:
+    if file.suffix != ".py":
         raise UserError(f"--judge {path}: not a Python file; its name must end in .py")
+    loader = _Loader(MODULE_NAME, str(file.resolve()))
+    spec = importlib.util.spec_from_loader(MODULE_NAME, loader)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[MODULE_NAME] = module  # dataclasses in the file look themselves up here
     sys.path.append(str(file.resolve().parent))  # it may import what lies beside it
-    loader = spec.loader
     _run(path, "the file", lambda: loader.exec_module(module))
     return module
 
