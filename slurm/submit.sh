@@ -26,6 +26,7 @@ case "$stage" in
 esac
 
 options=() nodes=1 gpus="${SBATCH_GPUS_PER_NODE:-}" tasks="" array="" check=full dry_run="" previous=""
+[[ "$gpus" != *,* ]] || fail "SBATCH_GPUS_PER_NODE takes GPUs of one type, got '$gpus'"
 gpus="${gpus##*:}" has_own_log=""
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
     case "$1" in # as --name value, --name=value or -Nvalue

@@ -149,18 +149,19 @@ def test_what_is_written_is_the_unrounded_base_and_the_adapter(name, lm, lm_fold
 def test_a_base_that_is_no_longer_what_was_trained_on_is_not_taken(lm, name, lm_folders, caplog):
     add_lora(lm, ARGS)
     weights = weights_of(in_bf16(shake(lm)))
-    layer = next(key for key in weights if key.endswith(".base_layer.weight"))
-    weights[layer] = weights[layer] + 1.0  # as if the folder had been written over
-    lm.config.name_or_path = lm_folders[name]
-    plain = layer.replace(".base_layer.", ".")
-    added = weights[layer].float() + lora._delta(
-        lm.get_submodule(layer.removesuffix(".base_layer.weight")),
-        weights, layer.removesuffix(".base_layer.weight"),
-    )  # fmt: skip
-    assert merged(lm, weights)[plain].equal(added)
-    lm.base_model.config.name_or_path = "/gone"
-    assert merged(lm, weights)[plain].equal(added)
-    assert "as it was trained with, rounded: /gone" in caplog.text
+    first, *_, last = (key for key in weights if key.endswith(".base_layer.weight"))
+    weights[last] = weights[last] + 1.0  # as if the folder had been written over
+
+    def rounded(key):
+        name = key.removesuffix(".base_layer.weight")
+        return weights[key].float() + lora._delta(lm.get_submodule(name), weights, name)
+
+    for path, said in ((lm_folders[name], "is no longer what this run began with"), ("/gone", "")):
+        lm.base_model.config.name_or_path = path
+        found = merged(lm, weights)
+        for key in (first, last):
+            assert found[key.replace(".base_layer.", ".")].equal(rounded(key))
+        assert f"as it was trained with, rounded: {path} {said}".strip() in caplog.text
 
 
 def test_alpha_scales_what_the_adapter_adds(lm):

@@ -38,6 +38,13 @@ def test_a_hostfile_alone_goes_over_pdsh_to_the_first_hosts_name(two_hosts, pdsh
     assert hostfile.launcher_flags(two_hosts) == expected
 
 
+def test_one_host_and_a_dry_run_need_no_ssh(two_hosts, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert "--hostfile" in hostfile.launcher_flags(two_hosts, is_dry_run=True)
+    (tmp_path / "hosts").write_text("alpha slots=2\n")
+    assert "--hostfile" in hostfile.launcher_flags(two_hosts)
+
+
 def test_a_host_that_ssh_does_not_reach_is_named(two_hosts, pdsh, tmp_path):
     refuses = 'case "$*" in *beta*) echo "motd" >&2; echo "Permission denied" >&2; exit 255 ;; esac'
     (tmp_path / "ssh").write_text(f"#!/bin/sh\n{refuses}\n")
@@ -117,6 +124,7 @@ def test_without_pdsh_the_way_without_it_is_said(two_hosts, monkeypatch):
         (0, b"", b'{"launch": "7"}', 0),
         (0, b'{"launch": "6"}', b'{"launch": "7"}', 0),
         (0, b'{"launch": "6"}', b'{"launch": "6"}', 1),  # an older run's
+        (0, b'{"launch": "6"}', b"", 1),  # which rank 0 has taken away
         (0, b"", b"", 1),
         (75, b"", b"", 75),
     ],

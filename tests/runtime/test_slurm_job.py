@@ -52,8 +52,11 @@ def is_requeued(folder: Path, job: str = "7") -> bool:
     return marker.exists() and marker.read_text() == f"{job}\n"
 
 
-def saves(folder: Path) -> str:
-    return f"mkdir -p {folder}/out/checkpoints/step_000004"
+def saves(folder: Path, name: str = "step_000004", step: int = 4) -> str:
+    """A checkpoint, as a line of shell; its log's seconds differ each time."""
+    checkpoint = f"{folder}/out/checkpoints/{name}"
+    progress = f'{{"schedule": {{"step": {step}}}, "log": {{"seconds": \'$RANDOM\'}}}}'
+    return f"mkdir -p {checkpoint}; echo '{{\"progress\": {progress}}}' > {checkpoint}/state.json"
 
 
 def marker_line(folder: Path, name: str) -> str:
@@ -104,8 +107,34 @@ def test_a_preempted_run_is_requeued_without_a_new_checkpoint_too(start, tmp_pat
 def test_a_run_that_is_stopped_without_progress_does_not_go_round_for_ever(start, tmp_path):
     status, said = ended(start("exit 75"))
     assert status == 1
-    assert "stopped with status 75 and no new checkpoint" in said
+    assert "stopped with status 75 and no further than before" in said
     assert not is_requeued(tmp_path)
+
+
+@pytest.mark.parametrize(("step", "status"), [(4, 1), (5, 75)])
+def test_a_checkpoint_of_the_same_step_is_no_progress(start, tmp_path, step, status):
+    subprocess.run(["bash", "-c", saves(tmp_path)], check=True)
+    again = (
+        f"rm -r {tmp_path}/out/checkpoints/step_000004; {saves(tmp_path, 'step_000004.2', step)}"
+    )
+    assert ended(start(f"{again}; exit 75"))[0] == status
+    assert is_requeued(tmp_path) == (status == 75)
+
+
+def test_what_slurm_refuses_for_good_is_not_asked_again(start, tmp_path):
+    refuse = f'[ "$1" != requeue ] || {{ echo "$@" >> {tmp_path}/tries; echo "Job is not '
+    refuse += 'requeueable" >&2; exit 1; }'
+    status, said = ended(start(f"{saves(tmp_path)}; exit 75", scontrol=refuse))
+    assert status == 75
+    assert (tmp_path / "tries").read_text().count("\n") == 1
+    assert "not requeued: Job is not requeueable; submit it again" in said
+
+
+def test_a_cancelled_job_is_not_told_to_take_longer(start):
+    status, said = ended(start("exit 75", job="JobState=CANCELLED"))
+    assert status == 75
+    assert "the job is CANCELLED, so it is left to Slurm" in said
+    assert "--time" not in said
 
 
 def test_a_task_of_an_array_speaks_of_itself_alone(start, tmp_path):
@@ -122,7 +151,8 @@ def test_a_task_of_an_array_speaks_of_itself_alone(start, tmp_path):
 
 
 def test_a_controller_that_does_not_answer_at_once_is_asked_again(start, tmp_path):
-    busy = f"echo x >> {tmp_path}/tries; [ $(wc -l < {tmp_path}/tries) != 1 ] || exit 1"
+    busy = f"echo x >> {tmp_path}/tries; [ $(wc -l < {tmp_path}/tries) != 1 ] ||"
+    busy += " { echo 'Unable to contact slurm controller' >&2; exit 1; }"
     assert ended(start(f"{saves(tmp_path)}; exit 75", scontrol=busy))[0] == 75
     assert is_requeued(tmp_path)
 
@@ -151,9 +181,9 @@ def warned(process: "subprocess.Popen[str]", ready: Path) -> tuple[int, str]:
 
 @pytest.mark.parametrize("has_progress", [True, False])
 def test_a_warned_run_is_requeued_if_it_made_a_step(start, tmp_path, has_progress):
-    save = f"mkdir -p {tmp_path}/out/checkpoints/step_000004;" if has_progress else ""
+    save = saves(tmp_path) if has_progress else "true"
     wait = f"touch {tmp_path}/ready; while :; do sleep 0.02; done"
-    process = start(f"trap '{save} exit 75' USR1; trap 'exit 9' TERM; {wait}")
+    process = start(f"save() {{ {save}; exit 75; }}; trap save USR1; trap 'exit 9' TERM; {wait}")
     status, said = warned(process, tmp_path / "ready")
     assert is_requeued(tmp_path) == has_progress
     assert status == (75 if has_progress else 1)

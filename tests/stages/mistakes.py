@@ -195,6 +195,10 @@ SFT: Cases = {
         optimizer="sgd",
         tokenizer="bpe",
     ),
+    "LoRA on what is written over": (
+        lambda p: ["--lora_rank", "2", "--output_dir", str(p.base)],
+        ["would be written over by --output_dir", "--lora_rank"],
+    ),
     "adapters and Muon": (
         flags("--lora_rank", "2", "--optimizer", "muon", "--zero_stage", "0"),
         ["--lora_rank", "--optimizer muon"],

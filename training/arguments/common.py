@@ -9,6 +9,7 @@ from typing import Literal
 from training.arguments.parsing import arg, require
 
 EXAMPLE = "example:movie_reviews"
+MODELS = ("model_name_or_path", "actor_model_name_or_path", "reward_model_name_or_path")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +161,8 @@ class CommonArgs(EngineArgs, TemplateArgs):
             "--offload_param needs --zero_stage 3 and --offload_optimizer true, got --zero_stage "
             f"{self.zero_stage} and --offload_optimizer {str(self.offload_optimizer).lower()}",
         )
+        if self.lora_rank:
+            self._check_base_stays()
         require(
             self.lora_rank > 0 or not self.lora_alpha,
             f"--lora_alpha {self.lora_alpha:g} scales an adapter: give --lora_rank as well",
@@ -168,6 +171,17 @@ class CommonArgs(EngineArgs, TemplateArgs):
             self.dry_run or not self.dry_run_ranks,
             f"--dry_run_ranks {self.dry_run_ranks} is for --dry_run; give that as well",
         )
+
+    def _check_base_stays(self) -> None:
+        """An adapter belongs to its base, which must not be written over while it is trained."""
+        output = Path(self.output_dir).expanduser().resolve()
+        for name in MODELS:
+            base = str(getattr(self, name, ""))
+            require(
+                not base or Path(base).expanduser().resolve() not in (output, output / "last"),
+                f"--{name} {base} would be written over by --output_dir {self.output_dir}, and "
+                "with it what --lora_rank adapts; name another --output_dir",
+            )
 
 
 def check_positive(args: object, name: str) -> None:

@@ -1,4 +1,6 @@
-"""Check a stage's flags, and that the data they name is there: its models may be still to come.
+"""Check a stage's flags, and that the data they name is here: its models may be still to come.
+
+Data sets of the Hub are left for the run.
 
 CLASSIC_RLHF_LAUNCHER=training.data.check_named step3_ppo/run.sh --kl_coef 0.02
 """
@@ -12,7 +14,7 @@ from training.arguments.ppo import PPOArgs
 from training.arguments.reward import RewardArgs
 from training.arguments.sft import SFTArgs
 from training.data.files import raise_it
-from training.data.sources import parts_of
+from training.data.sources import EXAMPLE, looks_like_a_file, parts_of
 
 STAGES: dict[str, tuple[type[CommonArgs], str]] = {
     "step1_sft": (SFTArgs, "sft"),
@@ -27,11 +29,14 @@ def main() -> None:
     sys.argv = words[at:]
     kind, stage = STAGES[Path(words[at]).parent.name]
     args = parse_args(kind)
+    named = [(args.data_path, stage, "train"), (args.eval_data_path, stage, "dev")]
+    if isinstance(args, RewardArgs):
+        named.append((args.normalization_data_path, "ppo", "train"))
     try:
-        for paths, split in ((args.data_path, "train"), (args.eval_data_path, "dev")):
-            for part in parts_of(paths, stage=stage, split=split) if paths else ():
-                if Path(part.name).is_file():
-                    next(part.rows(raise_it), None)
+        for paths, kind_of_rows, split in named:
+            here = [path for path in paths if path.startswith(EXAMPLE) or looks_like_a_file(path)]
+            for part in parts_of(here, stage=kind_of_rows, split=split) if here else ():
+                next(part.rows(raise_it), None)
     except UserError as error:
         exit_with_user_error("main.py", str(error))
 

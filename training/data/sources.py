@@ -75,7 +75,7 @@ def has_split(path: str, *, stage: str, split: str) -> bool:
         return _example_file(path, stage, split).is_file()
     if Path(path).expanduser().is_dir():
         return bool(_split_files(path, stage, split))
-    if _looks_like_a_file(path):
+    if looks_like_a_file(path):
         return False
     return any(name in _hub_splits(path) for name in SPLIT_NAMES[split])
 
@@ -88,7 +88,7 @@ def _parts(path: str, stage: str, split: str) -> list[Part]:
         return [_file_part(path, str(file), stage) for file in _folder_files(path, stage, split)]
     if local.exists():
         return [_file_part(path, path, stage)]
-    if _looks_like_a_file(path):
+    if looks_like_a_file(path):
         raise UserError(f"{path}: no such file or folder")
     return [_hub_part(path, split)]
 
@@ -110,7 +110,8 @@ def _file_part(path: str, file: str, stage: str) -> Part:
     return Part(path, file, rows, digest)
 
 
-def _looks_like_a_file(path: str) -> bool:
+def looks_like_a_file(path: str) -> bool:
+    """Whether a path can only mean a file or folder, not a data set of the Hub."""
     local = Path(path)
     return (
         local.expanduser().exists()

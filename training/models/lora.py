@@ -74,10 +74,9 @@ def merged(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         if ".lora_" in name:
             continue
         if inside and own == "weight":
-            original = originals.get(layer, weight)
-            if original.to(weight.dtype).equal(weight):  # else the folder has changed since
-                weight = original
-            weight = weight.float() + _delta(model.get_submodule(layer), weights, layer)
+            weight = originals.get(layer, weight).float() + _delta(
+                model.get_submodule(layer), weights, layer
+            )
         plain[f"{layer}.{own}" if inside else name] = weight.float()
     return plain
 
@@ -98,13 +97,18 @@ def _read_again(model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     try:
         with torch.random.fork_rng():
             base = read_model(AutoModel, path, device=torch.device("cpu"), dropout=None)
+        found = {
+            f"{prefix}.{name}".strip(".").removesuffix(".weight"): weight.detach()
+            for name, weight in base.named_parameters()
+        }
+        for name, weight in weights.items():
+            layer, inside, own = name.partition(".base_layer.")
+            if inside and own == "weight" and not found[layer].to(weight.dtype).equal(weight):
+                raise UserError(f"{path} is no longer what this run began with")
     except UserError as error:
         logger.warning("the merged model holds the base as it was trained with, rounded: %s", error)
         return {}
-    return {
-        f"{prefix}.{name}".strip(".").removesuffix(".weight"): weight.detach()
-        for name, weight in base.named_parameters()
-    }
+    return found
 
 
 def _delta(layer: Any, weights: dict[str, Tensor], name: str) -> Tensor:

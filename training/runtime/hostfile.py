@@ -27,6 +27,7 @@ HANDED_ON = (
     "TORCH_",
 )
 SECRETS = ("TOKEN", "KEY", "SECRET", "PASSWORD")  # the launcher puts values into command lines
+NO_SECRETS = ("HF_TOKEN_PATH", "HF_HUB_DISABLE_IMPLICIT_TOKEN")
 
 
 def slots(environment: Mapping[str, str]) -> dict[str, int]:
@@ -61,8 +62,11 @@ def slots(environment: Mapping[str, str]) -> dict[str, int]:
     return {host: wanted or count for host, count in found.items()}
 
 
-def launcher_flags(environment: Mapping[str, str]) -> list[str]:
-    """Flags of `deepspeed` for the hosts of HOSTFILE; `ValueError` for what cannot be started."""
+def launcher_flags(environment: Mapping[str, str], *, is_dry_run: bool = False) -> list[str]:
+    """Flags of `deepspeed` for the hosts of HOSTFILE; `ValueError` for what cannot be started.
+
+    A dry run starts nothing elsewhere, so no host is tried.
+    """
     hosts = list(slots(environment))
     rank = environment.get("NODE_RANK", "")
     if not hosts:
@@ -74,8 +78,10 @@ def launcher_flags(environment: Mapping[str, str]) -> list[str]:
         return []
     address = environment.get("MASTER_ADDR") or hosts[0]
     flags = ["--hostfile", environment["HOSTFILE"], "--master_addr", address]
+    if not rank and (is_dry_run or len(hosts) == 1):
+        return flags
     if not rank:
-        if len(hosts) > 1 and shutil.which("pdsh") is None:
+        if shutil.which("pdsh") is None:
             raise ValueError(
                 "HOSTFILE needs the `pdsh` command to reach the hosts: install it, or run the same "
                 f"command on each host with NODE_RANK=0 to {len(hosts) - 1}"
@@ -92,7 +98,8 @@ def launcher_flags(environment: Mapping[str, str]) -> list[str]:
 
 def _check_ssh(hosts: list[str]) -> None:
     """`deepspeed` itself tries the first host alone, and ends with a traceback."""
-    command = ["ssh", "-o", "PasswordAuthentication=no", "-o", "ConnectTimeout=10"]
+    options = ("BatchMode=yes", "ConnectTimeout=10", "ControlPath=none")  # it must not ask or stay
+    command = ["ssh", *(word for option in options for word in ("-o", option))]
     with ThreadPoolExecutor() as pool:
         answers = pool.map(lambda host: _answer([*command, host, "hostname"]), hosts)
     for host, error in zip(hosts, answers, strict=True):
@@ -159,6 +166,6 @@ def remote_environment(environment: Mapping[str, str]) -> Iterator[dict[str, str
 
 
 def _is_handed_on(name: str) -> bool:
-    if any(secret in name for secret in SECRETS):
+    if name not in NO_SECRETS and any(secret in name for secret in SECRETS):
         return False
     return any(name == word or (word.endswith("_") and name.startswith(word)) for word in HANDED_ON)

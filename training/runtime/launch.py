@@ -50,7 +50,7 @@ def main() -> int:
         os.execv(sys.executable, [sys.executable, *program])
     try:
         launcher = _launcher()
-        launcher_flags += hostfile.launcher_flags(os.environ)
+        launcher_flags += hostfile.launcher_flags(os.environ, is_dry_run=_is_dry_run(program))
     except ValueError as mistake:
         sys.stderr.write(f"launch: error: {mistake}\n")
         return 2
@@ -89,7 +89,7 @@ def _launcher() -> str:
     wanted = os.environ.get("NUM_GPUS", "1")
     if not wanted.isdecimal() or int(wanted) < 1:
         raise ValueError(f"NUM_GPUS must be a number of processes, got {wanted!r}")
-    port = os.environ.get("MASTER_PORT", "1")
+    port = os.environ.get("MASTER_PORT") or "1"
     if not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ValueError(f"MASTER_PORT must be a port, 1 to 65535, got {port!r}")
     launcher = shutil.which("deepspeed")
@@ -163,7 +163,7 @@ def _status_beside(launched: _Launched, complete: Path, before: bytes) -> int:
     if launched.status or not complete.parent.is_dir():  # the hosts may not share the folder
         return launched.status
     deadline = time.monotonic() + SHARED_SECONDS
-    while _content(complete) == before:
+    while _content(complete) in (b"", before):  # rank 0 takes an older run's away
         if time.monotonic() > deadline:
             sys.stderr.write(NOT_FINISHED)
             return 1

@@ -5,16 +5,18 @@ python -m training.runtime.slurm_job [launcher flags, passed over] PROGRAM [prog
 A warning before the time limit (SIGUSR1 to this process alone) is handed to `srun`, which hands it
 to every rank. On preemption Slurm signals the ranks itself; SIGTERM is never sent to `srun`, which
 would end them before they have saved. A run that was asked to stop is requeued, and goes on from
-its newest checkpoint, as long as it has a new one each time or was preempted. It must not end with
-status 0 meanwhile, as Slurm takes that for its end.
+its newest checkpoint, as long as it has come further each time or was preempted. It must not end
+with status 0 meanwhile, as Slurm takes that for its end.
 """
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from training.runtime.launch import LAUNCH_ID, has_marker, output_folder, split_words
@@ -24,8 +26,9 @@ WARNING = signal.SIGUSR1  # as stage.sbatch asks of Slurm
 # Not --kill-on-bad-exit: it would end rank 0 where another one has left a second before, and hide
 # the first one's status. A rank that hangs after another has died is ended after this time.
 WAIT_SECONDS = 60
-# A controller that is busy or restarts: it is asked again after these times.
-PAUSES = (1.0, 5.0, 15.0, 30.0, 60.0)
+# A controller that is busy or restarts says one of these, and is asked again after these times.
+SILENCE = re.compile("contact|timed out|zero bytes|refused|unexpected message", re.IGNORECASE)
+PAUSES = (1.0, 5.0, 15.0, 30.0)
 
 
 def main() -> int:
@@ -39,8 +42,9 @@ def main() -> int:
         _say("the run was complete before this job was requeued")
         return 0
     # A requeued job's launch is the same: what it said then must not be taken for now.
-    (output_folder(program) / "stopped.json").unlink(missing_ok=True)
-    before = _checkpoints(program)
+    with suppress(OSError):
+        (output_folder(program) / "stopped.json").unlink()
+    before = _progress(program)
     status, is_warned = _run(program, launch_id)
     if has_marker(program, "complete.json", launch_id):
         return 0
@@ -48,11 +52,15 @@ def main() -> int:
     is_preempted = _is_preempted(job)
     is_stopped = status == STOPPED or has_marker(program, "stopped.json", launch_id)
     if is_warned or is_preempted or is_stopped:
-        if not is_preempted and _checkpoints(program) == before:
-            _say(f"error: stopped with status {status} and no new checkpoint, so the job is not "
-                 "requeued; if nothing above says why, give it a longer --time")  # fmt: skip
+        # Of a controller that does not answer: as if it ran.
+        if (state := job.get("JobState", "RUNNING")) != "RUNNING":
+            _say(f"stopped; the job is {state}, so it is left to Slurm")
+            return STOPPED
+        if not is_preempted and _progress(program) <= before:
+            _say(f"error: stopped with status {status} and no further than before, so the job is "
+                 "not requeued; if nothing above says why, give it a longer --time")  # fmt: skip
             return 1
-        return _requeue(job)
+        return _requeue()
     if status == 0:
         _say("error: srun reported success but the run did not finish; submit it again")
         return 1
@@ -87,12 +95,7 @@ def _run(program: list[str], launch_id: str) -> tuple[int, bool]:
     return 128 - status if status < 0 else status, is_warned
 
 
-def _requeue(job: dict[str, str]) -> int:
-    """Put the job back into the queue, unless it was cancelled or Slurm has done so."""
-    state = job.get("JobState", "RUNNING")  # of a controller that does not answer: try
-    if state != "RUNNING":
-        _say(f"stopped; the job is {state}, so it is left to Slurm")
-        return STOPPED
+def _requeue() -> int:
     done = _scontrol("requeue", _job_id())
     if done.returncode > 0:  # below 0 the requeue has ended this step, and scontrol with it
         _say(f"stopped, but not requeued: {done.stderr.strip()}; submit it again to go on")
@@ -123,16 +126,25 @@ def _scontrol(*words: str) -> "subprocess.CompletedProcess[str]":
     """What `scontrol` says, asked for longer than a restart of its controller takes."""
     done = subprocess.run(["scontrol", *words], capture_output=True, text=True)
     for pause in PAUSES:
-        if done.returncode <= 0:
+        if done.returncode <= 0 or not SILENCE.search(done.stderr):
             break
         time.sleep(pause)
         done = subprocess.run(["scontrol", *words], capture_output=True, text=True)
     return done
 
 
-def _checkpoints(program: list[str]) -> set[Path]:
-    """The checkpoints of a run, those of its parts included."""
-    return set(output_folder(program).glob("**/checkpoints/step_*"))
+def _progress(program: list[str]) -> set[tuple[Path, str]]:
+    """How far the checkpoints of a run are, those of its parts included.
+
+    Their names do not tell: one that is saved again at the same step has another.
+    """
+    found = set()
+    for file in output_folder(program).glob("**/checkpoints/step_*/state.json"):
+        with suppress(OSError, ValueError, KeyError):  # it goes as another comes, or is damaged
+            progress = json.loads(file.read_text(encoding="utf-8"))["progress"]
+            progress.pop("log", None)  # it counts seconds
+            found.add((file.parents[1], json.dumps(progress, sort_keys=True)))
+    return found
 
 
 def _array_index() -> str:

@@ -19,9 +19,10 @@ def save_policy(engine: TrainingEngine, tokenizer: Tokenizer, world: World, fold
     """Publish the engine's causal LM as a Hugging Face folder, LoRA merged and beside it."""
     lm = engine.module.lm
     weights = full_weights(lm, world)
+    plain = lora.merged(lm, weights)
 
     def write(folder: Path) -> None:
-        save_causal_lm(lm, lora.merged(lm, weights), tokenizer, folder)
+        save_causal_lm(lm, plain, tokenizer, folder)
         base = lm.config.name_or_path
         lora.save_adapter(lm, weights, folder, base=base, task="CAUSAL_LM")
 
@@ -55,9 +56,10 @@ def save_scalar(engine: TrainingEngine, tokenizer: Tokenizer, world: World, fold
     """Publish the engine's scalar model as it is, LoRA merged and beside it."""
     model: ScalarModel = engine.module
     weights = full_weights(model, world)
+    plain = lora.merged(model, weights)
 
     def write(folder: Path) -> None:
-        save_scalar_model(model, lora.merged(model, weights), tokenizer, folder)
+        save_scalar_model(model, plain, tokenizer, folder)
         _save_scalar_adapter(model, weights, folder)
 
     checkpoint.publish(folder, write, world)
