@@ -27,6 +27,7 @@ from training.arguments.common import EngineArgs
 
 HOST_LOST = 4  # exit status: another host did not come, or is gone; the same command goes on
 BEAT_SECONDS = 1.0
+LEAVING_SECONDS = 5.0  # for a call that is on its way
 TOLD_SECONDS = 1.0  # in which other ranks read what rank 0 has found before its store goes
 SIOCGIFADDR = 0x8915  # ioctl: the IPv4 address of a network interface
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
@@ -80,6 +81,7 @@ def met(args: EngineArgs) -> Iterator[None]:
             f"network interface that the hosts share; then {AGAIN}"
         )
     finally:
+        watch.be_silent()
         if not is_broken:  # else it ends a process that cannot leave the others
             watch.stop()
 
@@ -223,13 +225,22 @@ class _Watch:
         self._watched = {r.rank: r for r in firsts if (r.rank == 0) != (own.rank == 0)}
         # By ticks, not by the clock: a process that was suspended has not listened.
         self._silent = dict.fromkeys(self._watched, 0.0)
-        self._ended = threading.Event()
+        self._mute, self._ended = threading.Event(), threading.Event()
+        self._beating = threading.Thread(
+            target=self._beat, args=(store.clone(),), name="host-beat", daemon=True
+        )
         if own in firsts:
-            beat = threading.Thread(target=self._beat, args=(store.clone(),), name="host-beat")
-            look = threading.Thread(target=self._look, name="host-watch")
-            for thread in (beat, look):
-                thread.daemon = True
-                thread.start()
+            self._beating.start()
+            threading.Thread(target=self._look, name="host-watch", daemon=True).start()
+
+    def be_silent(self) -> None:
+        """No call on the store from now on: one that returns while Python ends aborts the process.
+
+        One that is blocked, as on a link that is cut, does not return.
+        """
+        self._mute.set()
+        if self._beating.is_alive():
+            self._beating.join(LEAVING_SECONDS)
 
     def stop(self) -> None:
         self._ended.set()
@@ -239,7 +250,7 @@ class _Watch:
         heard: Mapping[int, bytes] = {}
         count = 0
         with suppress(RuntimeError):  # the store is gone: silence from now on
-            while not self._ended.wait(BEAT_SECONDS):
+            while not self._mute.wait(BEAT_SECONDS):
                 count += 1
                 store.set(f"beat/{self._own.rank}", str(count))
                 now = dict(zip(self._watched, store.multi_get(keys), strict=True))
