@@ -6,7 +6,6 @@ from training.models.lm_head import LOGIT_CHUNK
 
 STEPS = 10
 STAGES = ("sft", "reward", "ppo")
-LENGTHS = (("sft", STEPS), ("reward", STEPS), ("ppo", 3))
 ZERO = (0, 1, 2, 3)
 SMALL = 96  # tokens of a micro-batch: about four sequences, so a step has several, ragged ones
 LORA = ("--lora_rank", "4", "--lora_alpha", "16")
@@ -60,17 +59,17 @@ def all_cells() -> list[Cell]:
         for zero in (2, 3)
     ]
     offloaded = [
-        Cell(f"{stage}-{name}", stage, 2, zero, steps, like=f"{stage}-whole", flags=flags)
+        Cell(f"{stage}-{name}", stage, 2, zero, like=f"{stage}-whole", flags=flags)
         for name, zero, flags in OFFLOADS
-        for stage, steps in LENGTHS
+        for stage in STAGES
     ]
     rest = [
         Cell("sft-own", "sft", 2, 3, like="sft-whole", flags=own),
         Cell("reward-own", "reward", 2, 3, like="reward-whole", flags=own),
-        Cell("ppo-own", "ppo", 2, 3, 3, like="ppo-whole", flags=own),
+        Cell("ppo-own", "ppo", 2, 3, like="ppo-whole", flags=own),
         # Ranks have unequally many response tokens: a chunk of the head must not be a collective.
-        Cell("ppo-chunks", "ppo", 2, 3, 3, like="ppo-whole", logit_chunk=4000),
-        Cell("ppo-chunks", "ppo", 1, 0, 3, like="ppo-whole", logit_chunk=4000),
+        Cell("ppo-chunks", "ppo", 2, 3, like="ppo-whole", logit_chunk=4000),
+        Cell("ppo-chunks", "ppo", 1, 0, like="ppo-whole", logit_chunk=4000),
         Cell("ppo-shared", "ppo", 1, 0, flags=shared),
         Cell("ppo-shared-zero2", "ppo", 2, 2, like="ppo-shared", flags=shared),
         Cell("ppo-shared-zero3", "ppo", 2, 3, like="ppo-shared", flags=shared),
@@ -96,10 +95,10 @@ def _in_bf16() -> list[Cell]:
         *((2, f"bf16-{name}", zero, flags) for name, zero, flags in OFFLOADS),
     ]  # fmt: skip
     return [
-        Cell(f"{stage}-{name}", stage, ranks, zero, steps, f"{stage}-whole", flags=flags,
+        Cell(f"{stage}-{name}", stage, ranks, zero, like=f"{stage}-whole", flags=flags,
              dtype="bf16")
         for ranks, name, zero, flags in places
-        for stage, steps in LENGTHS
+        for stage in STAGES
     ]  # fmt: skip
 
 
@@ -110,7 +109,7 @@ def _with_lora() -> list[Cell]:
         *((f"lora-{name}", zero, flags) for name, zero, flags in OFFLOADS),
     ]
     return alone + [
-        Cell(f"{stage}-{name}", stage, 2, zero, steps, f"{stage}-lora1", flags=(*flags, *LORA))
+        Cell(f"{stage}-{name}", stage, 2, zero, like=f"{stage}-lora1", flags=(*flags, *LORA))
         for name, zero, flags in places
-        for stage, steps in LENGTHS
+        for stage in STAGES
     ]
