@@ -7,8 +7,9 @@
 # STAGE is step1_sft, step2_reward or step3_ppo; its flags and OUTPUT_DIR, ACTOR_MODEL, ... are those
 # of its run.sh. One process a GPU of --gpus-per-node, without GPUs one a node (--ntasks-per-node N).
 # In an array %a stands for the task's number. The stage's flags, data and models are checked first
-# (--check flags: its flags, and that data are there; --check none). --dry_run checks, says what it would need and when
-# it could start (sbatch --test-only), and submits nothing. Prints the job's number.
+# (--check flags: its flags, and that data are there; --check none). --dry_run checks, says what it
+# would need and when it could start (sbatch --test-only), and submits nothing. Prints the job's
+# number.
 set -euo pipefail
 
 repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

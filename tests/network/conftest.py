@@ -8,7 +8,7 @@ import pytest
 
 from tests.network.namespaces import TwoHosts
 from tests.stages.material import write_material
-from tests.stages.processes import ROOT, environment, skip_unless_required, started
+from tests.stages.processes import environment, reward_model_of, skip_unless_required
 
 
 @pytest.fixture(scope="session")
@@ -44,10 +44,4 @@ def user_env(material, tmp_path_factory):
 @pytest.fixture(scope="session")
 def scorer(material, user_env, tmp_path_factory):
     """A reward model of the material's base."""
-    folder = tmp_path_factory.mktemp("scorer")
-    flags = ["--model_name_or_path", material.base, "--max_steps", "1", "--output_dir", folder]
-    command = ["python", ROOT / "step2_reward" / "main.py", *flags]
-    command += ["--normalization_samples", "4", "--normalization_new_tokens", "4"]
-    with started(command, folder, user_env) as program:
-        assert program.wait() == 0, program.errors.read_text()
-    return folder
+    return reward_model_of(material.base, tmp_path_factory.mktemp("scorer"), user_env)

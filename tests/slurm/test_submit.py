@@ -117,7 +117,7 @@ def test_a_pipeline_of_which_a_part_is_refused_is_taken_back(tmp_path):
 
 def test_help_names_the_options():
     for script, last in (
-        ("submit.sh", "it could start"),
+        ("submit.sh", "number."),
         ("pipeline.sh", "submitted. Prints three numbers."),
     ):
         done = subprocess.run(

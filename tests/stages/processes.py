@@ -92,6 +92,16 @@ def started(
         process.wait()
 
 
+def reward_model_of(base: Path, folder: Path, env: dict[str, str]) -> Path:
+    """A reward model that stage 2 has trained for one step, in this folder."""
+    flags = ["--model_name_or_path", str(base), "--max_steps", "1", "--output_dir", str(folder)]
+    command = ["python", str(ROOT / "step2_reward" / "main.py"), *flags]
+    command += ["--normalization_samples", "4", "--normalization_new_tokens", "4"]
+    with started(command, folder, env) as program:
+        assert program.wait() == 0, program.errors.read_text()
+    return folder
+
+
 def skip_unless_required(marker: str, reason: str) -> NoReturn:
     """Skip what the machine lacks a package for; REQUIRED_TESTS names markers that fail instead."""
     if marker in os.environ.get("REQUIRED_TESTS", "").split():

@@ -19,6 +19,7 @@ from tests.stages.processes import (
     LAUNCH_SECONDS,
     ROOT,
     Program,
+    reward_model_of,
     started,
     wait_until,
 )
@@ -32,13 +33,7 @@ ENDLESS = "--max_steps 100000 --rollout_batch_size 8 --minibatch_size 4 --max_ne
 @pytest.fixture(scope="module")
 def scorer(material, user_env, tmp_path_factory):
     """A reward model of the material's base."""
-    folder = tmp_path_factory.mktemp("scorer")
-    flags = ["--model_name_or_path", material.base, "--max_steps", "1", "--output_dir", folder]
-    command = ["python", ROOT / "step2_reward" / "main.py", *flags]
-    command += ["--normalization_samples", "4", "--normalization_new_tokens", "4"]
-    with started(command, folder, user_env) as program:
-        assert program.wait() == 0, program.errors.read_text()
-    return folder
+    return reward_model_of(material.base, tmp_path_factory.mktemp("scorer"), user_env)
 
 
 @pytest.fixture(scope="module")

@@ -78,9 +78,9 @@ def launcher_flags(environment: Mapping[str, str], *, is_dry_run: bool = False) 
         return []
     address = environment.get("MASTER_ADDR") or hosts[0]
     flags = ["--hostfile", environment["HOSTFILE"], "--master_addr", address]
-    if not rank and (is_dry_run or len(hosts) == 1):
-        return flags
     if not rank:
+        if is_dry_run or len(hosts) == 1:
+            return flags
         if shutil.which("pdsh") is None:
             raise ValueError(
                 "HOSTFILE needs the `pdsh` command to reach the hosts: install it, or run the same "

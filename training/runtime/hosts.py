@@ -74,11 +74,10 @@ def met(args: EngineArgs) -> Iterator[None]:
         is_broken = _is_broken_connection(error)
         if not is_broken:
             raise
-        reason = str(error).strip().splitlines()[0]
         _end(
-            f"the connection to another host broke ({reason}): see what was said there; if it "
-            f"never came about, set {GLOO_INTERFACE} (with GPUs NCCL_SOCKET_IFNAME too) to the "
-            f"network interface that the hosts share; then {AGAIN}"
+            f"the connection to another host broke ({_first_line(error)}): see what was said "
+            f"there; if it never came about, set {GLOO_INTERFACE} (with GPUs "
+            f"NCCL_SOCKET_IFNAME too) to the network interface that the hosts share; then {AGAIN}"
         )
     finally:
         watch.be_silent()
