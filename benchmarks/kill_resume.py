@@ -26,7 +26,7 @@ from typing import Literal
 from benchmarks import phases
 from benchmarks.models import write_models
 from training.arguments.parsing import arg, parse_args, require
-from training.arguments.paths import REPOSITORY
+from training.paths import REPOSITORY
 
 MARK = "KILL_RESUME_RUN"  # environment variable that every process of a launch carries
 COMPARED = ("metrics.jsonl", "samples.jsonl", "evaluation.json", "model.safetensors",

@@ -163,12 +163,13 @@ def serve(
 def run_sft(args: MemoryBenchmarkArgs, cell: Cell, flags: Any, world: Any) -> float:
     """Steps of stage 1; the calculated bytes."""
     from training.data.encode import EncodedText
+    from training.estimates.shapes import Work
     from training.models.loading import load_causal_lm
     from training.models.tokenizers import load_tokenizer
+    from training.preflight.stages import sft_estimate
     from training.runtime import engine
-    from training.runtime.memory_inputs import Work
-    from training.trainers.sft import SFTTrainer, sft_engine
-    from training.trainers.stage_memory import sft_estimate
+    from training.trainers.sft.setup import sft_engine
+    from training.trainers.sft.step import SFTTrainer
 
     tokenizer = load_tokenizer(flags.model_name_or_path, flag="")
     with engine.sharded_init(flags, world):
@@ -190,14 +191,14 @@ def run_sft(args: MemoryBenchmarkArgs, cell: Cell, flags: Any, world: Any) -> fl
 def run_ppo(args: MemoryBenchmarkArgs, cell: Cell, flags: Any, world: Any) -> float:
     """Steps of stage 3; the calculated bytes."""
     from training.data.encode import EncodedPrompt
-    from training.trainers import ppo_setup
-    from training.trainers.ppo import PPOTrainer, ppo_schedule
-    from training.trainers.rollout import RolloutCollector
+    from training.preflight.stages import ppo_estimate
+    from training.trainers.ppo import setup
+    from training.trainers.ppo.rollout import RolloutCollector
+    from training.trainers.ppo.update import PPOTrainer, ppo_schedule
     from training.trainers.speed import Speed
-    from training.trainers.stage_memory import ppo_estimate
 
-    tokenizer, scalar = ppo_setup.check_stages(flags, world)
-    models = ppo_setup.load_models(flags, world, tokenizer, scalar)
+    tokenizer, scalar = setup.check_stages(flags, world)
+    models = setup.load_models(flags, world, tokenizer, scalar)
     collector = RolloutCollector(flags, world, tokenizer, models)
     schedule = ppo_schedule(flags, world)
     trainer = PPOTrainer(flags, world, models, schedule, tokenizer.pad_token_id)
@@ -215,10 +216,10 @@ def run_ppo(args: MemoryBenchmarkArgs, cell: Cell, flags: Any, world: Any) -> fl
 
 def _shape(flags: Any, world: Any, path: str, tokens: int, *, beside: int = 0) -> tuple[Any, Any]:
     """A model's shape and the run's setting, as the dry run has them."""
+    from training.estimates.model_sizes import size_of
     from training.models.cpu_blocks import use_cpu_blocks
     from training.models.loading import empty_causal_lm, load_config
-    from training.trainers.dry_run import setting_of
-    from training.trainers.model_sizes import size_of
+    from training.preflight.dry_run import setting_of
 
     lm: Any = empty_causal_lm(load_config(path, flag="", hint=""), tokens)
     use_cpu_blocks(lm)
@@ -249,7 +250,7 @@ def _import_all() -> None:
     import torch
     import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
-    import training.trainers.dry_run  # noqa: F401
+    import training.preflight.dry_run  # noqa: F401
     from training.runtime.distributed import _import_deepspeed
 
     torch.set_num_threads(1)

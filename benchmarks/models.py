@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from training.models.work import ModelShape
+from training.estimates.work import ModelShape
 
 SHAPES = {  # layers, width, heads, vocabulary
     "micro": (2, 32, 2, 600),

@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.arguments import BenchmarkArgs
 from benchmarks.setting import our_dtype
-from training.runtime.roofline import Machine, measure
+from training.estimates.roofline import Machine, measure
 
 LIBRARIES = ("torch", "transformers", "deepspeed", "trl")
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from training.arguments.paths import REPOSITORY
+from training.paths import REPOSITORY
 
 FILE = "KILL_RESUME_PHASE"  # environment variable: the file that the phase is written to
 WIDTH = 32

@@ -16,7 +16,7 @@ from benchmarks.models import build_tokenizer, model_shape, random_rows, vocabul
 from benchmarks.paired import compare
 from benchmarks.setting import LEARNING_RATE, OurSide, peer_dtype, training_seconds, trl_common
 from training.arguments.parsing import arg, parse_args, require
-from training.runtime.roofline import Machine
+from training.estimates.roofline import Machine
 
 KL_COEF = 0.05
 
@@ -40,15 +40,15 @@ class PPOBenchmarkArgs(TrainingBenchmarkArgs):
 
 def ours(args: PPOBenchmarkArgs) -> Callable[[], float]:
     """A step of stage 3: collect, learn."""
-    from training.trainers import ppo_setup
-    from training.trainers.ppo import PPOTrainer, ppo_schedule
-    from training.trainers.rollout import RolloutCollector
+    from training.trainers.ppo import setup
+    from training.trainers.ppo.rollout import RolloutCollector
+    from training.trainers.ppo.update import PPOTrainer, ppo_schedule
 
     side = OurSide(args, args.prompt + args.answer)
     settings = our_settings(args, side)
     world = side.join(settings)
-    tokenizer, scalar = ppo_setup.check_stages(settings, world)
-    models = ppo_setup.load_models(settings, world, tokenizer, scalar)
+    tokenizer, scalar = setup.check_stages(settings, world)
+    models = setup.load_models(settings, world, tokenizer, scalar)
     collector = RolloutCollector(settings, world, tokenizer, models)
     schedule = ppo_schedule(settings, world)
     trainer = PPOTrainer(settings, world, models, schedule, tokenizer.pad_token_id)

@@ -27,7 +27,7 @@ from benchmarks.setting import (
     trl_common,
 )
 from training.arguments.parsing import arg, parse_args
-from training.runtime.roofline import Machine
+from training.estimates.roofline import Machine
 
 if TYPE_CHECKING:
     from training.data.encode import EncodedGroup
@@ -80,8 +80,8 @@ def stage_2(
     """An epoch of stage 2 over these groups; a run returns how many comparisons it had."""
     from training.arguments.reward import RewardArgs
     from training.models.tokenizers import load_tokenizer
-    from training.trainers import reward_setup
-    from training.trainers.reward import RewardTrainer
+    from training.trainers.reward import setup
+    from training.trainers.reward.step import RewardTrainer
 
     side = OurSide(args, args.answer)
     settings = RewardArgs(
@@ -93,8 +93,8 @@ def stage_2(
     )
     world = side.join(settings)
     tokenizer = load_tokenizer(side.lm, flag="")
-    model = reward_setup.new_reward_model(settings, world, tokenizer)
-    engine = reward_setup.reward_engine(model, settings, world)
+    model = setup.new_reward_model(settings, world, tokenizer)
+    engine = setup.reward_engine(model, settings, world)
     trainer = RewardTrainer(settings, world, engine, groups, tokenizer.pad_token_id)
 
     def run() -> float:

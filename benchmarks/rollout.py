@@ -14,7 +14,7 @@ from benchmarks.models import model_shape, random_rows, vocabulary_of, write_mod
 from benchmarks.paired import compare
 from benchmarks.setting import our_dtype
 from training.arguments.parsing import arg, parse_args
-from training.runtime.roofline import Machine
+from training.estimates.roofline import Machine
 
 
 @dataclass(frozen=True, kw_only=True)

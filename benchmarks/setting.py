@@ -8,8 +8,8 @@ from typing import Any
 from benchmarks.arguments import BenchmarkArgs, TrainingBenchmarkArgs
 from benchmarks.models import model_shape, write_models
 from training.arguments.parsing import require
-from training.models.work import ADAM_BYTES, TRAINING
-from training.runtime.roofline import Machine
+from training.estimates.roofline import Machine
+from training.estimates.work import ADAM_BYTES, TRAINING
 
 LEARNING_RATE = 1e-6
 

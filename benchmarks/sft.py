@@ -26,7 +26,7 @@ from benchmarks.setting import (
     trl_common,
 )
 from training.arguments.parsing import arg, parse_args, require
-from training.runtime.roofline import Machine
+from training.estimates.roofline import Machine
 
 STEPS = 2  # optimizer steps of a run
 
@@ -58,7 +58,8 @@ def ours(args: SFTBenchmarkArgs) -> Callable[[], float]:
     from training.data.encode import EncodedText
     from training.models.loading import load_causal_lm
     from training.models.tokenizers import load_tokenizer
-    from training.trainers.sft import SFTTrainer, sft_engine
+    from training.trainers.sft.setup import sft_engine
+    from training.trainers.sft.step import SFTTrainer
 
     side = OurSide(args, args.answer)
     settings = SFTArgs(

@@ -20,7 +20,7 @@ from examples.movie_reviews.recipe import RECIPES as MOVIES
 from examples.movie_reviews.smollm2 import FOLDER as SMOLLM2_FOLDER
 from training.arguments.common import check_can_write
 from training.arguments.parsing import arg, parse_args, require
-from training.arguments.paths import REPOSITORY, cache_dir
+from training.paths import REPOSITORY, cache_dir
 
 logger = logging.getLogger("quickstart")
 

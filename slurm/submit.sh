@@ -92,7 +92,7 @@ check_stage() {
             NUM_GPUS="$tasks" bash "$repo/$stage/run.sh" "${flags[@]}" \
                 --dry_run true --dry_run_ranks $((nodes * tasks))
             ;;
-        flags) CLASSIC_RLHF_LAUNCHER=training.data.check_named bash "$repo/$stage/run.sh" "${flags[@]}" ;;
+        flags) CLASSIC_RLHF_LAUNCHER=training.preflight.check_flags bash "$repo/$stage/run.sh" "${flags[@]}" ;;
     esac
 }
 

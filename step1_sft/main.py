@@ -7,7 +7,7 @@ from functools import partial
 
 from training.arguments.parsing import parse_args
 from training.arguments.sft import SFTArgs
-from training.runtime.stopping import listen
+from training.launching.stopping import listen
 
 
 def main() -> None:
@@ -15,28 +15,29 @@ def main() -> None:
     args = parse_args(SFTArgs)
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
     if args.dry_run:
-        from training.trainers import dry_run
+        from training.preflight import dry_run
 
         return dry_run.sft(args)
-    from training.data.prepare import load_sft
-    from training.models import starting_point
-    from training.runtime import checkpoint, distributed, engine
-    from training.runtime.checkpoints import Checkpoints
+    from training.data.stages import load_sft
+    from training.runtime import distributed, engine, publish
     from training.runtime.metrics import MetricLogger
     from training.runtime.resume import find_checkpoint
+    from training.runtime.saver import Checkpoints
     from training.trainers.fit import epochs, fit
-    from training.trainers.sample import sample_responses
+    from training.trainers.log_samples import sample_responses
     from training.trainers.saving import save_policy
-    from training.trainers.sft import SFTTrainer, sft_engine, sft_schedule, stage1_tokenizer
+    from training.trainers.sft import setup
+    from training.trainers.sft.setup import sft_engine, sft_schedule, stage1_tokenizer
+    from training.trainers.sft.step import SFTTrainer
 
     with distributed.session(args) as world:
         found = find_checkpoint(args, world)
         tokenizer = stage1_tokenizer(args, world)
-        starting_point.check_starting_model(args, tokenizer)
+        setup.check_starting_model(args, tokenizer)
         data = load_sft(args, tokenizer)
 
         with engine.sharded_init(args, world):  # under ZeRO-3, weights are split as they load
-            lm = starting_point.starting_model(args, tokenizer, world.device)
+            lm = setup.starting_model(args, tokenizer, world.device)
         actor = sft_engine(lm, args, world, tokenizer)
         trainer = SFTTrainer(args, world, actor, data.train)
         schedule = sft_schedule(args, world, trainer)
@@ -57,7 +58,7 @@ def main() -> None:
                 eval_every=args.eval_every,
                 checkpoints=checkpoints,
             )
-        checkpoint.mark_complete(args.output_dir, world)
+        publish.mark_complete(args.output_dir, world)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ command -v deepspeed >/dev/null || {
     exit 2
 }
 
-exec python -m "${CLASSIC_RLHF_LAUNCHER:-training.runtime.launch}" ${NUM_GPUS:+--num_gpus "$NUM_GPUS"} \
+exec python -m "${CLASSIC_RLHF_LAUNCHER:-training.launching.launch}" ${NUM_GPUS:+--num_gpus "$NUM_GPUS"} \
     ${MASTER_PORT:+--master_port "$MASTER_PORT"} \
     "$repo/step1_sft/main.py" \
     --output_dir "${OUTPUT_DIR:-$repo/output/step1_sft}" \

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from training.arguments.parsing import parse_args
 from training.arguments.reward import RewardArgs, args_of_part
-from training.runtime.stopping import listen
+from training.launching.stopping import listen
 
 if TYPE_CHECKING:
     from training.data.encode import EncodedGroup
-    from training.data.prepare import Split
-    from training.evaluation.reward_run import RewardRun
+    from training.data.stages import Split
+    from training.evaluation.reward_model.report import RewardRun
     from training.models.tokenizers import Tokenizer
     from training.runtime.distributed import World
     from training.runtime.resume import Checkpoint
-    from training.trainers.normalization import OwnResponses
+    from training.trainers.reward.normalization import OwnResponses
 
 
 def main() -> None:
@@ -26,19 +26,19 @@ def main() -> None:
     args = parse_args(RewardArgs)
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
     if args.dry_run:
-        from training.trainers import dry_run
+        from training.preflight import dry_run
 
         return dry_run.reward(args)
     from training.data.groups import nested_part
-    from training.data.prepare import Split, load_comparisons, load_normalization_prompts
-    from training.runtime import checkpoint, distributed
+    from training.data.stages import Split, load_comparisons, load_normalization_prompts
+    from training.runtime import distributed, publish
     from training.runtime.resume import find_checkpoint
-    from training.trainers import reward_setup
-    from training.trainers.normalization import sample_own_responses
+    from training.trainers.reward import setup
+    from training.trainers.reward.normalization import sample_own_responses
 
     with distributed.session(args) as world:
         found = find_checkpoint(args, world)
-        tokenizer = reward_setup.check_backbone(args)
+        tokenizer = setup.check_backbone(args)
         data = load_comparisons(args, tokenizer)
         own = None
         if args.normalization_samples:
@@ -48,7 +48,7 @@ def main() -> None:
         points = []
         for share in sorted(set(args.data_size_curve) - {1.0}):  # the whole was just trained on
             part = Split(nested_part(data.train, share, seed=args.seed), data.held_out)
-            reward_setup.announce_part(share, part.train, data.train)
+            setup.announce_part(share, part.train, data.train)
             part_args = args_of_part(args, share)
             found = find_checkpoint(part_args, world)
             judged = train(part_args, world, tokenizer, part, None, found, part_of=args)
@@ -56,8 +56,8 @@ def main() -> None:
         if args.data_size_curve:
             run.add_curve(points)
         run.say()
-        checkpoint.mark_complete(args.output_dir, world)
-        reward_setup.drop_part_checkpoints(args, world)
+        publish.mark_complete(args.output_dir, world)
+        setup.drop_part_checkpoints(args, world)
 
 
 def train(
@@ -74,20 +74,20 @@ def train(
 
     Of a point of the curve, `part_of` a whole run, no weights are written.
     """
-    from training.evaluation.reward_run import RewardRun
+    from training.evaluation.reward_model.report import RewardRun
     from training.runtime import engine
-    from training.runtime.checkpoints import Checkpoints
     from training.runtime.metrics import MetricLogger
-    from training.trainers import reward_setup
+    from training.runtime.saver import Checkpoints
     from training.trainers.fit import epochs, fit
-    from training.trainers.reward import RewardTrainer
-    from training.trainers.sample import sample_scores
+    from training.trainers.log_samples import sample_scores
+    from training.trainers.reward import setup
+    from training.trainers.reward.step import RewardTrainer
 
     with engine.sharded_init(args, world):  # under ZeRO-3, weights are split as they load
-        model = reward_setup.new_reward_model(args, world, tokenizer)
-    reward_model = reward_setup.reward_engine(model, args, world)
+        model = setup.new_reward_model(args, world, tokenizer)
+    reward_model = setup.reward_engine(model, args, world)
     trainer = RewardTrainer(args, world, reward_model, data.train, tokenizer.pad_token_id)
-    schedule = reward_setup.reward_schedule(args, world, trainer)
+    schedule = setup.reward_schedule(args, world, trainer)
     launched_in = (part_of or args).output_dir
     engines = {"reward_model": reward_model}
     checkpoints = Checkpoints(args, world, engines, found, launched_in=launched_in)
@@ -103,7 +103,7 @@ def train(
 
         def save(folder: Path) -> None:
             if part_of is None:
-                reward_setup.save_normalized(reward_model, own, args, tokenizer, world, folder)
+                setup.save_normalized(reward_model, own, args, tokenizer, world, folder)
             run.save(folder)
 
         fit(

@@ -10,7 +10,7 @@ command -v deepspeed >/dev/null || {
     exit 2
 }
 
-exec python -m "${CLASSIC_RLHF_LAUNCHER:-training.runtime.launch}" ${NUM_GPUS:+--num_gpus "$NUM_GPUS"} \
+exec python -m "${CLASSIC_RLHF_LAUNCHER:-training.launching.launch}" ${NUM_GPUS:+--num_gpus "$NUM_GPUS"} \
     ${MASTER_PORT:+--master_port "$MASTER_PORT"} \
     "$repo/step2_reward/main.py" \
     --model_name_or_path "${SFT_MODEL:-$repo/output/step1_sft}" \

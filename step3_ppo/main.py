@@ -7,7 +7,7 @@ from pathlib import Path
 
 from training.arguments.parsing import parse_args
 from training.arguments.ppo import PPOArgs
-from training.runtime.stopping import listen
+from training.launching.stopping import listen
 
 
 def main() -> None:
@@ -15,17 +15,18 @@ def main() -> None:
     args = parse_args(PPOArgs)
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
     if args.dry_run:
-        from training.trainers import dry_run
+        from training.preflight import dry_run
 
         return dry_run.ppo(args)
-    from training.data.prepare import load_prompts
+    from training.data.stages import load_prompts
     from training.evaluation.judge_file import main_judge
-    from training.runtime import checkpoint, distributed
-    from training.runtime.checkpoints import Checkpoints
+    from training.preflight.verdict import CHECKED_PROMPTS, verdict
+    from training.runtime import distributed, publish
     from training.runtime.metrics import MetricLogger
     from training.runtime.resume import find_checkpoint
-    from training.trainers.ppo_loop import run_ppo
-    from training.trainers.ppo_setup import check_stages, load_models
+    from training.runtime.saver import Checkpoints
+    from training.trainers.ppo.loop import run_ppo
+    from training.trainers.ppo.setup import check_stages, load_models
     from training.trainers.saving import save_critic, save_policy
 
     with distributed.session(args) as world:
@@ -37,6 +38,8 @@ def main() -> None:
 
         checkpoints = Checkpoints(args, world, models.trained, found)
         checkpoints.restore()
+        if args.self_check and checkpoints.is_new:  # KL is 0 before the first update alone
+            verdict(args, world, tokenizer, models, prompts.train[:CHECKED_PROMPTS])
 
         with MetricLogger(args, world, total_steps=args.max_steps, found=found) as log:
             run_ppo(args, world, tokenizer, prompts, models, log, checkpoints, judge)
@@ -44,7 +47,7 @@ def main() -> None:
         output = Path(args.output_dir)
         save_policy(models.actor, tokenizer, world, output)
         save_critic(models, tokenizer, world, output / "critic")
-        checkpoint.mark_complete(args.output_dir, world)
+        publish.mark_complete(args.output_dir, world)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,19 @@
 """What every test relies on: one thread, no network, no accelerator that is not there."""
 
+import logging
 import os
 import signal
+import socket
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from training.runtime.distributed import World
 
 torch.set_num_threads(1)
 for number in (signal.SIGINT, signal.SIGHUP):
@@ -24,3 +31,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture
+def world(monkeypatch) -> Iterator["World"]:
+    """One rank, in this process; what joining changes in it is put back."""
+    from training.arguments.ppo import PPOArgs
+    from training.runtime import distributed
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_PORT": port}
+    for name, value in {**place, "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    with torch.random.fork_rng(), distributed.session(PPOArgs()) as joined:
+        yield joined
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def alone() -> "World":
+    """The only rank of a run, without a process group."""
+    from training.runtime.distributed import World
+
+    return World(rank=0, size=1, device=torch.device("cpu"))

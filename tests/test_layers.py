@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up. A unit imports itself and what stands in a lower row.
 LAYERS = [
-    {"training.arguments", "training.intervals", "training.tensors"},
+    {"training.arguments", "training.intervals", "training.paths", "training.tensors"},
+    {"training.estimates", "training.launching"},
     {
         "training.hybrid_engine",
         "training.models",
@@ -19,7 +20,9 @@ LAYERS = [
         "training.objectives",
         "training.runtime",
     },
+    {"training.inference"},
     {"training.trainers", "training.evaluation"},
+    {"training.preflight"},
     {"step1_sft", "step2_reward", "step3_ppo", "examples", "benchmarks", "training.self_check"},
 ]
 LEVEL = {unit: level for level, row in enumerate(LAYERS) for unit in row}
@@ -135,9 +138,9 @@ def test_stage_folders_and_tests_hold_no_init_with_code():
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("step3_ppo/main.py", "from training.trainers.ppo import PPOTrainer\nprint(1)"),
+        ("step3_ppo/main.py", "from training.trainers.ppo.update import PPOTrainer\nprint(1)"),
         ("step1_sft/main.py", "import torch\nfrom training.arguments.sft import SFTArgs"),
-        ("training/trainers/ppo.py", "from training.hybrid_engine.engine import Engine"),
+        ("training/trainers/ppo/update.py", "from training.hybrid_engine.engine import Engine"),
         ("training/evaluation/report.py", "from training.data import records"),
         ("training/data/batches.py", "from training.data.records import Pair\nimport torch"),
         ("training/data/encode.py", "from .records import Pair\nfrom ..tensors import whiten"),
@@ -156,14 +159,14 @@ def test_imports_that_go_down_are_allowed(tmp_path, path, source):
 @pytest.mark.parametrize(
     ("path", "source", "expected"),
     [
-        ("training/data/x.py", "import training.trainers.ppo", "training.trainers"),
+        ("training/data/x.py", "import training.trainers.ppo.update", "training.trainers"),
         ("training/data/x.py", "from training.models.loading import f", "training.models"),
         ("training/data/x.py", "from training import runtime", "training.runtime"),
         ("training/data/x.py", "from ..models import loading", "training.models"),
         ("training/data/x.py", "from .. import models", "training.models"),
         ("training/data/x.py", "def f():\n    from training.models import g", "training.models"),
         ("training/data/x.py", "__import__('training.models.y')", "training.models"),
-        ("training/evaluation/x.py", "import training.trainers.ppo", "training.trainers"),
+        ("training/evaluation/x.py", "import training.trainers.ppo.update", "training.trainers"),
         ("training/trainers/x.py", "from training.evaluation import y", "training.evaluation"),
         ("training/tensors.py", "from training.arguments import y", "training.arguments"),
         ("training/arguments/x.py", "from training.tensors import y", "training.tensors"),

@@ -15,8 +15,8 @@ from training.arguments.self_check import SelfCheckArgs
 def main() -> None:
     args = parse_args(SelfCheckArgs)
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
+    from training.preflight.verdict import check_folders
     from training.runtime import distributed
-    from training.trainers.self_check_run import check_folders
 
     with distributed.session(args) as world, tempfile.TemporaryDirectory() as scratch:
         check_folders(args, world, Path(scratch))

@@ -29,7 +29,7 @@ from examples.common.prepared import (
     write_stages,
 )
 from training.arguments.parsing import arg, parse_args
-from training.arguments.paths import cache_dir
+from training.paths import cache_dir
 
 log = logging.getLogger("prepare")
 

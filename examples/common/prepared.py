@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training.arguments.parsing import UserError, exit_with_user_error
-from training.arguments.paths import cache_dir
+from training.paths import cache_dir
 
 log = logging.getLogger("prepare")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import IO
 
-from training.arguments.paths import REPOSITORY
+from training.paths import REPOSITORY
 
 HANDED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # a terminal's Ctrl-C reaches all
 

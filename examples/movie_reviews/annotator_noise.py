@@ -19,7 +19,7 @@ from typing import Any
 
 from examples.common.programs import run
 from training.arguments.parsing import arg, exit_with_user_error, parse_args, require
-from training.arguments.paths import REPOSITORY, cache_dir
+from training.paths import REPOSITORY, cache_dir
 
 EXAMPLE = "movie_reviews"
 COUNTS = {

@@ -44,7 +44,7 @@ from examples.movie_reviews.rows import (
     sft_rows,
 )
 from training.arguments.parsing import arg, parse_args
-from training.arguments.paths import cache_dir
+from training.paths import cache_dir
 
 log = logging.getLogger("prepare")
 

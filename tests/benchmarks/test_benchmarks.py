@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.arguments import BenchmarkArgs
 from benchmarks.paired import compare
-from training.arguments.paths import REPOSITORY
+from training.paths import REPOSITORY
 
 SMALL = "--size tiny --dtype fp32 --batch 2 --pairs 1"
 RUNS = {

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks.kill_resume import differences
-from training.arguments.paths import REPOSITORY
+from training.paths import REPOSITORY
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from training.arguments.parsing import UserError
-from training.arguments.paths import REPOSITORY
 from training.data import cache
 from training.data.cache import cached
+from training.paths import REPOSITORY
 
 KEY = {"content": "abc", "max_length": 8}
 

@@ -8,8 +8,8 @@ import pytest
 from tests.data.annotation.exports import annotation, chosen, task
 from tests.tiny_models import build_tokenizer
 from training.arguments.inspection import InspectArgs
-from training.arguments.paths import REPOSITORY
 from training.data.inspect import histogram, in_words, inspect
+from training.paths import REPOSITORY
 
 
 def write(folder, name: str, rows: list[Any]) -> str:

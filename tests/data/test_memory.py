@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_models import EOS, build_tokenizer
-from training.arguments.paths import REPOSITORY
+from training.paths import REPOSITORY
 
 MEGABYTE = 2**20
 ROOM = 112  # MB that a process may take beyond its imports; as lists the tokens alone need more
@@ -19,14 +19,14 @@ SIZE = 150  # MB of the file
 # RLIMIT_DATA bounds what a process owns (heap, private maps), not the files that it has mapped.
 LOAD = """
 import json, resource, sys
-import pyarrow, pyarrow.parquet, transformers, training.data.prepare
+import pyarrow, pyarrow.parquet, transformers, training.data.stages
 from transformers import PreTrainedTokenizerFast
 from training.arguments.reward import RewardArgs
 from training.arguments.sft import SFTArgs
 from training.data.batches import epoch_batches
 from training.data.files import read_file
 from training.data.groups import regroup
-from training.data.prepare import load_comparisons, load_sft
+from training.data.stages import load_comparisons, load_sft
 
 stage, path, tokenizer, room = sys.argv[1:]
 tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer)

@@ -7,10 +7,10 @@ import pyarrow.parquet
 import pytest
 
 from training.arguments.parsing import UserError
-from training.arguments.paths import cache_dir
 from training.data import sources
 from training.data.records import demonstration_from_row, group_from_row
 from training.data.sources import has_split, read_rows
+from training.paths import cache_dir
 
 ROWS = [{"prompt": "p1", "response": "r1"}, {"prompt": "p2", "response": "r2"}]
 

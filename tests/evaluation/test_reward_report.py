@@ -11,14 +11,14 @@ import torch
 from tests.evaluation.test_report import NASTY, parsed
 from training.arguments.reward import RewardArgs
 from training.data.encode import EncodedGroup
-from training.data.prepare import Split
 from training.data.records import Pair
-from training.evaluation.baselines import learn_length_rule
-from training.evaluation.held_out_pairs import held_out_pairs
-from training.evaluation.reward_model import full_report
-from training.evaluation.reward_page import write_reward_page
-from training.evaluation.reward_run import RewardRun, in_words
-from training.evaluation.reward_warnings import warnings_of
+from training.data.stages import Split
+from training.evaluation.reward_model.accuracy import full_report
+from training.evaluation.reward_model.baselines import learn_length_rule
+from training.evaluation.reward_model.held_out_pairs import held_out_pairs
+from training.evaluation.reward_model.page import write_reward_page
+from training.evaluation.reward_model.report import RewardRun, in_words
+from training.evaluation.reward_model.warnings import warnings_of
 from training.runtime.distributed import World
 
 CPU = torch.device("cpu")

@@ -7,13 +7,14 @@ import pytest
 
 from training.data.encode import EncodedGroup
 from training.data.records import Pair
-from training.evaluation.baselines import (
+from training.evaluation.reward_model.accuracy import evaluation_metrics, worst_pairs
+from training.evaluation.reward_model.baselines import (
     LengthRule,
     chance_accuracies,
     learn_length_rule,
     length_correlation,
 )
-from training.evaluation.calibration import (
+from training.evaluation.reward_model.calibration import (
     Bin,
     brier_score,
     expected_calibration_error,
@@ -21,9 +22,13 @@ from training.evaluation.calibration import (
     probability,
     reliability_bins,
 )
-from training.evaluation.held_out_pairs import held_out_pairs
-from training.evaluation.reward_model import evaluation_metrics, worst_pairs
-from training.evaluation.slices import accuracy_by, by_annotator, length_edges, quantile_edges
+from training.evaluation.reward_model.held_out_pairs import held_out_pairs
+from training.evaluation.reward_model.slices import (
+    accuracy_by,
+    by_annotator,
+    length_edges,
+    quantile_edges,
+)
 from training.evaluation.statistics import ratio_interval, share_interval
 
 

@@ -18,7 +18,7 @@ from training.data.records import Pair
 from training.evaluation.inputs import read_inputs
 from training.evaluation.paired import PairedEvaluation
 from training.evaluation.results import side_labels, start_output, write_results
-from training.evaluation.reward_model import accuracy_entry
+from training.evaluation.reward_model.accuracy import accuracy_entry
 from training.evaluation.sampling import (
     load_policy,
     response_logprobs,

@@ -19,8 +19,8 @@ from examples.common.fetch import fetch
 from examples.common.prepared import is_prepared
 from tests.examples.chinese_material import build_archive, sentences
 from training.arguments.parsing import UserError
-from training.arguments.paths import cache_dir
 from training.models.sentencepieces import tokenizer_of, train_model
+from training.paths import cache_dir
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "chinese_reviews"

@@ -5,12 +5,12 @@ import torch
 from torch.testing import assert_close
 
 from tests.tiny_models import CPU, EOS_ID, PAD_ID, POSITIONS, load_lm, rows_of
+from training.data.collate import collate_responses
 from training.hybrid_engine.engine import HybridEngine, decoder_for
 from training.hybrid_engine.sampling import SampleKey, Sampling, keyed_uniforms
 from training.hybrid_engine.scheduler import Scheduler
 from training.models.policy import Policy
 from training.tensors import scatter_to_mask
-from training.trainers.collate import collate_responses
 
 PROMPTS = rows_of([1, 2, 3, 5, 8, 13, 4, 7, 9, 6, 11, 2, 3, 5, 8, 1])
 KEYS = [SampleKey(seed=0, step=1, prompt_id=n, sample_index=0) for n in range(len(PROMPTS))]

@@ -6,13 +6,13 @@ from torch.testing import assert_close
 
 from tests.tiny_models import CPU, EOS_ID, PAD_ID, build_tokenizer, gpt2, llama, load_lm, rows_of
 from training.arguments.sft import SFTArgs
+from training.data.collate import collate_responses
 from training.hybrid_engine.engine import HybridEngine, _no_gather
 from training.hybrid_engine.sampling import SampleKey, Sampling
 from training.hybrid_engine.view import InferenceView
 from training.models.lora import add_lora, merged
 from training.models.policy import Policy
 from training.tensors import scatter_to_mask
-from training.trainers.collate import collate_responses
 
 PROMPTS = rows_of([3, 9, 1, 6])
 KEYS = [SampleKey(seed=0, step=1, prompt_id=n, sample_index=0) for n in range(len(PROMPTS))]

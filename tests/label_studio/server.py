@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.runtime.processes import free_port
+from training.launching.processes import free_port
 
 VERSION = "1.23.2"
 PLAYWRIGHT = "1.65.2"

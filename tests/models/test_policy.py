@@ -5,13 +5,13 @@ import torch
 from torch.testing import assert_close
 
 from tests.tiny_models import CPU, EOS_ID, PAD_ID, load_lm, padded, rows_of
+from training.data.collate import collate
 from training.data.encode import encode_conversations, encode_demonstrations
 from training.data.messages import Message
 from training.data.records import Conversation, Demonstration
 from training.models.loading import load_causal_lm
 from training.models.policy import Policy
 from training.objectives.sft import cross_entropy
-from training.trainers.collate import collate
 
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}  # fp32, values of order 1 to 10
 ROWS = rows_of([3, 9, 17, 6, 11])

@@ -16,8 +16,10 @@ from tests.tiny_models import (
     scores,
 )
 from tests.worked import worked
+from training.data.collate import collate_responses
 from training.data.encode import encode_groups
 from training.data.records import Pair, ResponseGroup
+from training.inference import ResponseForwards, scalar_values
 from training.models.scalar import (
     MLP_WIDTH,
     Pooling,
@@ -29,8 +31,6 @@ from training.models.scalar import (
 )
 from training.objectives.reward import pairwise_losses
 from training.runtime.distributed import World
-from training.trainers.collate import collate_responses
-from training.trainers.forwards import ResponseForwards, scalar_values
 
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}  # fp32, values of order 1
 WORLD = World(0, 1, CPU)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.network.namespaces import ADDRESSES
 from tests.stages.processes import MARK, ROOT, skip_unless_required, started
-from training.runtime.processes import free_port
+from training.launching.processes import free_port
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 

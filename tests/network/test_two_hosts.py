@@ -16,7 +16,7 @@ import pytest
 
 from tests.network.namespaces import ADDRESSES, TwoHosts
 from tests.stages.processes import LAUNCH_SECONDS, ROOT, Program, started, wait_until
-from training.runtime.processes import free_port
+from training.launching.processes import free_port
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 

@@ -17,9 +17,9 @@ from torch import nn
 from training.arguments.parsing import UserError
 from training.arguments.sft import SFTArgs
 from training.runtime.checkpoint_store import CheckpointStore, damage
-from training.runtime.checkpoints import Checkpoints
 from training.runtime.distributed import World
 from training.runtime.resume import find_checkpoint
+from training.runtime.saver import Checkpoints
 
 CPU = torch.device("cpu")
 ALONE = World(rank=0, size=1, device=CPU)

@@ -11,7 +11,8 @@ import torch.distributed as dist
 
 from training.arguments.common import EngineArgs
 from training.arguments.parsing import UserError
-from training.runtime import ancestors, distributed, engine
+from training.launching import ancestors
+from training.runtime import distributed, engine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,7 +76,7 @@ def test_collectives_of_one_rank_give_back_what_they_got(alone):
 
 TREE = """
 import ctypes, os, sys, time
-from training.runtime import ancestors
+from training.launching import ancestors
 
 PR_SET_CHILD_SUBREAPER = 36
 ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)

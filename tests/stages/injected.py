@@ -18,15 +18,17 @@ from torch import Tensor
 
 from tests.stages.matrix import agreed_port, local_weights
 from tests.stages.spies import Patches
+from training.inference import ResponseForwards
 from training.runtime.engine import TrainingEngine
-from training.trainers import ppo, reward, sft
-from training.trainers.forwards import ResponseForwards
 from training.trainers.guards import Guard, SkipStep
-from training.trainers.ppo import PPOTrainer
-from training.trainers.ppo_metrics import UpdateSums
-from training.trainers.reward import RewardTrainer
-from training.trainers.rollout import RolloutCollector
-from training.trainers.sft import SFTTrainer
+from training.trainers.ppo import update as ppo_update
+from training.trainers.ppo.metrics import UpdateSums
+from training.trainers.ppo.rollout import RolloutCollector
+from training.trainers.ppo.update import PPOTrainer
+from training.trainers.reward import step as reward_step
+from training.trainers.reward.step import RewardTrainer
+from training.trainers.sft import step as sft_step
+from training.trainers.sft.step import SFTTrainer
 
 NAN = math.nan
 BAD_PARAMETER = "h.1.mlp.c_proj.weight"
@@ -89,7 +91,7 @@ class Cell:
         with Patches() as patch:
             patch.around(TrainingEngine, "__init__", self._keep)
             patch.around(Guard, "skip", self._skip)
-            for module in (sft, reward, ppo):
+            for module in (sft_step, reward_step, ppo_update):
                 patch.around(module, "step_together", self._watch)
             getattr(self, f"_{self.kind}")(patch)
             yield
@@ -163,7 +165,7 @@ class Cell:
             return original(*inputs) * (NAN if self.is_armed() else 1.0)
 
         patch.around(SFTTrainer, "step", self._arm)
-        patch.around(sft, "cross_entropy", cross_entropy)
+        patch.around(sft_step, "cross_entropy", cross_entropy)
 
         def metrics(original: Callable[..., Any], sums: UpdateSums) -> Any:
             if self.is_due():

@@ -19,10 +19,10 @@ import torch
 from tests.stages.matrix import wait_for
 from tests.stages.spies import Patches
 from tests.stages.stops import launch
-from training.runtime import stopping
+from training.launching import stopping
 from training.runtime.checkpoint_store import CheckpointStore
-from training.trainers import ppo_loop
 from training.trainers.guards import Guard
+from training.trainers.ppo import loop
 
 ALL_SAMPLES = 1000
 
@@ -65,7 +65,7 @@ def tell(output: Path, number: int, status: int) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    ppo_loop.LOGGED_SAMPLES = ALL_SAMPLES
+    loop.LOGGED_SAMPLES = ALL_SAMPLES
     for cell in json.loads(Path(sys.argv[1]).read_text()):
         output = Path(cell["output"])
         for number, (on, flags, stop_at) in enumerate(cell["launches"]):

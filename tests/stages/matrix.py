@@ -22,13 +22,14 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from tests.stages.spies import Patches
 from training.hybrid_engine.engine import HybridEngine
+from training.launching.processes import free_port
 from training.models import cpu_blocks, lm_head
 from training.runtime.engine import TrainingEngine
-from training.runtime.processes import free_port
-from training.trainers import ppo_setup, reward_setup
-from training.trainers.ppo_setup import Models
-from training.trainers.reward import RewardTrainer
-from training.trainers.rollout import RolloutCollector
+from training.trainers.ppo import setup as ppo_setup
+from training.trainers.ppo.rollout import RolloutCollector
+from training.trainers.ppo.setup import Models
+from training.trainers.reward import setup as reward_setup
+from training.trainers.reward.step import RewardTrainer
 
 
 def local_weights(module: nn.Module) -> list[Tensor]:

@@ -13,14 +13,14 @@ from typing import Any
 
 from tests.stages.spies import Patches
 from training.hybrid_engine.engine import HybridEngine
-from training.models import starting_point
-from training.trainers.ppo import PPOTrainer
-from training.trainers.sft import SFTTrainer
+from training.trainers.ppo.update import PPOTrainer
+from training.trainers.sft import setup as sft_setup
+from training.trainers.sft.step import SFTTrainer
 
 ROOM = 32 * 2**20  # bytes beyond what the process has
 
 BEGINNINGS: dict[str, tuple[Any, str]] = {
-    "load": (starting_point, "starting_model"),
+    "load": (sft_setup, "starting_model"),
     "generate": (HybridEngine, "_generate"),
     "train": (SFTTrainer, "step"),
     "update": (PPOTrainer, "update"),

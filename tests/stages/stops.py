@@ -21,9 +21,9 @@ import torch
 
 from tests.stages.matrix import agreed_port, wait_for
 from tests.stages.spies import Patches
-from training.runtime import stopping
+from training.launching import stopping
+from training.launching.stopping import STOPPED
 from training.runtime.distributed import World
-from training.runtime.stopping import STOPPED
 
 MOST_LAUNCHES = 60
 

@@ -26,7 +26,7 @@ from training.models.scalar import ScalarSettings, new_scalar_model, save_scalar
 from training.models.tokenizers import load_tokenizer
 from training.runtime import engine
 from training.runtime.distributed import World
-from training.trainers.ppo_setup import check_stages
+from training.trainers.ppo.setup import check_stages
 
 PROGRAMS = {"sft": "step1_sft", "reward": "step2_reward", "ppo": "step3_ppo"}
 CPU = torch.device("cpu")
@@ -482,7 +482,7 @@ def test_a_stage_without_flags_says_what_to_run_first(said, place, stage, first)
 
 def test_stage_1_without_flags_says_how_to_prepare_the_example(said, place, monkeypatch):
     monkeypatch.setenv("CLASSIC_RLHF_CACHE", str(place.tmp / "cache"))
-    monkeypatch.setattr("training.models.starting_point.QUICKSTART_BASE", place.tmp / "none")
+    monkeypatch.setattr("training.trainers.sft.setup.QUICKSTART_BASE", place.tmp / "none")
     assert "python examples/movie_reviews/prepare.py" in said("sft", [])
 
 

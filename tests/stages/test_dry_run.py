@@ -1,7 +1,6 @@
 """--dry_run: says what a run would need, opens no weights, writes nothing, ends with 0 or 2."""
 
 import importlib
-import json
 import re
 import sys
 from pathlib import Path
@@ -13,11 +12,11 @@ from transformers import PreTrainedModel
 
 from tests.stages import material as m
 from tests.stages.processes import ROOT, started
+from training.launching.launch import LAUNCH_ID, _is_dry_run
 from training.models.loading import load_causal_lm, save_causal_lm
 from training.models.scalar import ScalarSettings, new_scalar_model, save_scalar_model
 from training.models.tokenizers import load_tokenizer
-from training.runtime.launch import LAUNCH_ID, _is_dry_run
-from training.trainers.dry_run_words import free_host_memory
+from training.preflight.words import free_host_memory
 from training.trainers.speed import Speed
 
 CPU = torch.device("cpu")
@@ -117,38 +116,6 @@ def test_stage_1_says_its_arithmetic(said):
     assert line_of(lines, "time:").endswith("(measured now)")
 
 
-def test_ranks_say_what_they_send(said):
-    # The count of the model is worked out in the test above.
-    def sent(*flags):
-        line = line_of(said("sft", "--dry_run_ranks", "4", *flags), "communication:")
-        return [float(number) for number in re.findall(r"(?<= )[\d.]+(?=[, ]|$)", line)]
-
-    tokens = len(dict.fromkeys(m.WORDS)) + 1
-    whole = 4 * (24576 + 832 + 64 + 8192 + tokens * 32) / 1e6
-    assert sent("--zero_stage", "0") == pytest.approx([1.5 * whole, 1.5 * whole], abs=0.005)
-    total, gradients, weights = sent("--zero_stage", "1")
-    assert gradients == pytest.approx(1.5 * whole, abs=0.005)
-    assert weights == pytest.approx(0.75 * whole, abs=0.005)
-    assert total == pytest.approx(2.25 * whole, abs=0.005)
-
-
-def test_one_rank_sends_nothing(said):
-    assert not [line for line in said("sft") if "communication" in line]
-
-
-def test_a_ppo_step_says_what_it_sends(said, tmp_path_factory):
-    # By default ZeRO-3 keeps tensors as small as these whole.
-    config = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 500}}
-    file = tmp_path_factory.mktemp("own") / "own.json"
-    file.write_text(json.dumps(config))
-    lines = said("ppo", "--rollout_batch_size", "8", "--minibatch_size", "8", "--dry_run_ranks",
-                 "2", "--zero_stage", "3", "--deepspeed_config", str(file))  # fmt: skip
-    line = line_of(lines, "communication:")
-    assert "in each PPO step" in line
-    for part in ("weights to generate", "weights to score", "rollout", "gradients", "weights"):
-        assert f"{part} " in line
-
-
 def test_stage_1_says_what_is_cut(said):
     lines = said("sft", "--max_length", "20")
     assert re.search(r"\d+ cut to --max_length 20", line_of(lines, "data:"))
@@ -227,7 +194,7 @@ def test_another_rank_is_silent(said, monkeypatch):
 
 
 def test_what_will_not_fit_is_said(said, monkeypatch):
-    monkeypatch.setattr("training.trainers.dry_run_words.free_host_memory", lambda: 1e8)
+    monkeypatch.setattr("training.preflight.words.free_host_memory", lambda: 1e8)
     lines = said("sft")
     warning = line_of(lines, "warning:")
     assert "does not fit" in warning

@@ -22,7 +22,7 @@ from transformers import (
 
 from tests.stages.material import Material, read_jsonl
 from tests.stages.processes import ROOT, started
-from training.runtime.processes import free_port
+from training.launching.processes import free_port
 
 FOLDERS = {
     "sft": "output/step1_sft",

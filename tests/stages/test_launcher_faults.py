@@ -15,7 +15,7 @@ from tests.stages.processes import (
     started,
     wait_until,
 )
-from training.runtime.processes import free_port
+from training.launching.processes import free_port
 
 GONE_SECONDS = 30.0  # ranks save first
 RUN, MAIN = ROOT / "step1_sft" / "run.sh", ROOT / "step1_sft" / "main.py"

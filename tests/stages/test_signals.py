@@ -23,8 +23,8 @@ from tests.stages.processes import (
     started,
     wait_until,
 )
+from training.launching.processes import free_port
 from training.runtime.checkpoint_store import CheckpointStore
-from training.runtime.processes import free_port
 
 STOP_SECONDS = 30.0
 ENDLESS = "--max_steps 100000 --rollout_batch_size 8 --minibatch_size 4 --max_new_tokens 6"

@@ -17,9 +17,9 @@ from training.models.policy import ActorCritic, Policy
 from training.models.scalar import ScalarSettings
 from training.runtime import engine, optim
 from training.runtime.distributed import World
-from training.trainers.ppo import PPOTrainer, ppo_schedule
-from training.trainers.ppo_setup import Models, actor_optimizer
-from training.trainers.rollout import RolloutCollector
+from training.trainers.ppo.rollout import RolloutCollector
+from training.trainers.ppo.setup import Models, actor_optimizer
+from training.trainers.ppo.update import PPOTrainer, ppo_schedule
 
 TOKENIZER = build_tokenizer([*(f"w{n}" for n in range(6)), "<unk>", EOS])
 EOS_ID, PAD_ID = TOKENIZER.eos_token_id, TOKENIZER.pad_token_id

@@ -7,7 +7,7 @@ import pytest
 
 from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
-from training.trainers.alarms import ALARMS, AlarmBell, judge_falls_while_score_rises
+from training.trainers.ppo.alarms import ALARMS, AlarmBell, judge_falls_while_score_rises
 
 ARGS = PPOArgs(kl_target=2.0, kl_coef=0.05, score_clip=5.0)
 HEALTHY = {

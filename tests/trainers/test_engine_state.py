@@ -12,7 +12,8 @@ from training.models.loading import load_causal_lm
 from training.runtime import engine as engines
 from training.runtime.engine import full_weights
 from training.runtime.engine_state import engine_state, load_engine_state
-from training.trainers.sft import SFTTrainer, sft_engine
+from training.trainers.sft.setup import sft_engine
+from training.trainers.sft.step import SFTTrainer
 
 TEXTS = [
     EncodedText(row, [False, *[True] * (len(row) - 1)]) for row in rows_of([9, 4, 12, 7, 5, 8])

@@ -27,8 +27,8 @@ from training.models.policy import Policy
 from training.models.scalar import ScalarSettings
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine
-from training.trainers.reward import RewardTrainer
-from training.trainers.sft import SFTTrainer
+from training.trainers.reward.step import RewardTrainer
+from training.trainers.sft.step import SFTTrainer
 
 WORLD = World(0, 1, CPU)
 TEXTS = [

@@ -1,5 +1,5 @@
 from training.data.encode import EncodedPrompt
-from training.trainers.rollout import _jobs
+from training.trainers.ppo.rollout import _jobs
 
 
 def prompt(number: int) -> EncodedPrompt:

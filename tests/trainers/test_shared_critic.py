@@ -9,9 +9,9 @@ from torch.testing import assert_close
 from tests.tiny_models import gpt2, write_lm
 from tests.trainers.bandit import EOS_ID, PAD_ID, PROMPTS, TOKENIZER, Bandit
 from training.arguments.ppo import PPOArgs
+from training.data.collate import collate_responses
 from training.models.scalar import ScalarModel, load_scalar_model, read_settings
-from training.trainers.collate import collate_responses
-from training.trainers.rollout import RolloutCollector
+from training.trainers.ppo.rollout import RolloutCollector
 from training.trainers.saving import save_critic
 
 ARGS = PPOArgs(

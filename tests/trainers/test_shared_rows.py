@@ -8,13 +8,13 @@ import torch
 from torch.testing import assert_close
 
 from tests.tiny_models import CPU, PAD_ID, build_tokenizer, gpt2, llama, rows_of, write_lm
+from training.data.collate import collate_groups, collate_texts
 from training.data.packing import Document
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.loading import load_causal_lm
 from training.models.policy import Policy
 from training.models.scalar import ScalarSettings, new_scalar_model
 from training.objectives.sft import cross_entropy
-from training.trainers.collate import collate_groups, collate_texts
 
 TEXTS = rows_of([9, 4, 1, 12, 6])
 TARGETS = [[False, *[True] * (len(text) - 1)] for text in TEXTS]

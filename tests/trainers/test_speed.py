@@ -6,9 +6,9 @@ import torch
 from tests.tiny_models import gpt2, write_lm
 from tests.trainers.bandit import EOS_ID, PROMPTS, TOKENIZER, Bandit
 from training.arguments.ppo import PPOArgs
-from training.models.work import ADAM_BYTES
-from training.runtime.roofline import Machine
-from training.trainers.rollout import RolloutCollector
+from training.estimates.roofline import Machine
+from training.estimates.work import ADAM_BYTES
+from training.trainers.ppo.rollout import RolloutCollector
 from training.trainers.speed import Speed
 
 SECONDS = {"time/generate_s": 1.0, "time/score_s": 2.0, "time/update_s": 4.0}

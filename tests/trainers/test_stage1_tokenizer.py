@@ -6,7 +6,7 @@ import pytest
 from training.arguments.parsing import UserError
 from training.arguments.sft import SFTArgs
 from training.models.tokenizers import load_tokenizer
-from training.trainers.sft import stage1_tokenizer
+from training.trainers.sft.setup import stage1_tokenizer
 
 ROWS: dict[str, list[dict[str, Any]]] = {
     "response": [

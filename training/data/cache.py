@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from training.arguments.paths import cache_dir
+from training.paths import cache_dir
 
 logger = logging.getLogger(__name__)
 

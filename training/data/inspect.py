@@ -16,7 +16,6 @@ from typing import Any
 
 from training.arguments.inspection import InspectArgs
 from training.arguments.parsing import UserError, exit_with_user_error, parse_args, with_flag
-from training.arguments.paths import not_there
 from training.data.annotation.convert import rows_of_export
 from training.data.contamination import NGRAM, digest, question, sharing
 from training.data.files import Row, as_text, write_text
@@ -33,6 +32,7 @@ from training.data.records import (
     text_from_row,
 )
 from training.data.sources import read_rows
+from training.paths import not_there
 
 BINS = 8  # of the histogram of lengths
 

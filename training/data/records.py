@@ -17,8 +17,8 @@ from training.data.checks import (
     show,
     text_value,
 )
+from training.data.comparisons import comparison_from_row
 from training.data.messages import Message, as_lines, messages_value, prompt_messages
-from training.data.shared_prompts import comparison_from_row
 
 PAIR_KEYS = ("chosen", "rejected", "label", "weight", "margin", "gap", "annotator", "votes")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from training.arguments.parsing import UserError
-from training.arguments.paths import cache_dir, prepare_command
 from training.data.files import SUFFIXES, Fail, Row, iter_file, raise_it
+from training.paths import cache_dir, prepare_command
 
 EXAMPLE = "example:"
 

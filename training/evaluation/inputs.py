@@ -38,7 +38,7 @@ from training.models.tokenizers import (
     load_tokenizer,
     same_tokens,
 )
-from training.runtime.checkpoint import check_complete
+from training.runtime.publish import check_complete
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from training.arguments.evaluate import EvaluateArgs
 from training.evaluation.comparison import Summary, compare
 from training.evaluation.fluency import Reader
 from training.evaluation.inputs import Inputs, Side
-from training.evaluation.reward_model import accuracy_entry
+from training.evaluation.reward_model.accuracy import accuracy_entry
 from training.evaluation.sampling import (
     load_policy,
     response_logprobs,

@@ -12,8 +12,8 @@ from training.evaluation.sampling import TokenIds, response_scores
 from training.models.loading import check_fits, load_config
 from training.models.scalar import BACKBONE_FOLDER, load_scalar_model, read_settings
 from training.models.tokenizers import Tokenizer, check_same_tokenizer, load_tokenizer
-from training.runtime.checkpoint import check_complete
 from training.runtime.engine import compute_dtype
+from training.runtime.publish import check_complete
 
 
 class Predictor:

@@ -17,7 +17,7 @@ from training.models.loading import Config, load_causal_lm, load_config
 from training.models.policy import Policy
 from training.models.scalar import ScalarModel, refuse_scalar_model
 from training.models.tokenizers import Tokenizer, load_tokenizer
-from training.runtime.checkpoint import check_complete
+from training.runtime.publish import check_complete
 from training.tensors import right_pad
 
 TokenIds = Sequence[int]

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from training.arguments.parsing import UserError
-from training.arguments.paths import is_local, not_there
 from training.models.folders import (
     CONFIG_ERRORS,
     NO_CODE,
@@ -25,6 +24,7 @@ from training.models.folders import (
     weights_errors,
 )
 from training.models.tokenizers import Tokenizer
+from training.paths import is_local, not_there
 from training.tensors import position_ids_from_mask
 
 # Checked with transformers 5.23.0, `eager` and SDPA: others take no such mask, or no positions.

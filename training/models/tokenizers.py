@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from training.arguments.parsing import UserError
-from training.arguments.paths import is_local, not_there
 from training.models.folders import NO_CODE, code_refusal, is_code_refused
 from training.models.sentencepieces import load_model
+from training.paths import is_local, not_there
 
 PAD_TOKEN = "<|pad|>"
 GIVE_ONE = "give a folder of a model with its tokenizer, or a name such as gpt2"

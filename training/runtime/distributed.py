@@ -19,14 +19,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from training.arguments.common import EngineArgs
-from training.runtime import stopping
-from training.runtime.ancestors import watch_ancestors
-from training.runtime.exhaustion import memory_phase
-from training.runtime.hosts import met
+from training.launching import stopping
+from training.launching.ancestors import watch_ancestors
+from training.launching.processes import free_port
+from training.launching.rendezvous import met
+from training.launching.slurm_rank import wire_rank
+from training.launching.stopping import StopRequested
+from training.runtime.out_of_memory import memory_phase
 from training.runtime.process import pick_device, set_logging, user_errors
-from training.runtime.processes import free_port
-from training.runtime.slurm import wire_rank
-from training.runtime.stopping import StopRequested
 
 T = TypeVar("T")
 STOP_KEY = "stop"  # in the ranks' common store

@@ -13,7 +13,7 @@ from training.arguments.common import CommonArgs
 from training.arguments.parsing import UserError
 from training.runtime import ds_config, gradients
 from training.runtime.distributed import World
-from training.runtime.exhaustion import memory_phase
+from training.runtime.out_of_memory import memory_phase
 
 
 def compute_dtype(choice: str, device: torch.device) -> torch.dtype:

@@ -19,11 +19,11 @@ from typing import Any
 
 from training.arguments.common import CommonArgs
 from training.arguments.parsing import UserError
-from training.runtime.checkpoint import COMPLETE_FILE, STOPPED_FILE
 from training.runtime.checkpoint_store import FOLDER as CHECKPOINTS
 from training.runtime.checkpoint_store import CheckpointStore
 from training.runtime.distributed import World
 from training.runtime.json_lines import JsonLines
+from training.runtime.publish import COMPLETE_FILE, STOPPED_FILE
 from training.runtime.resume import Checkpoint
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ import torch
 
 from training.arguments.common import ModelArgs
 from training.arguments.parsing import GUARD_STOP, GuardStop, UserError, exit_with_user_error
-from training.runtime.exhaustion import memory_phase
 from training.runtime.memory import keep_freed_memory
+from training.runtime.out_of_memory import memory_phase
 
 
 @contextmanager

@@ -9,10 +9,10 @@ from typing import Any
 
 from training.arguments.common import CommonArgs
 from training.arguments.parsing import UserError
-from training.runtime.checkpoint import COMPLETE_FILE
 from training.runtime.checkpoint_store import FOLDER, CheckpointStore, damage, step_of
 from training.runtime.distributed import World
 from training.runtime.fingerprint import input_fingerprints
+from training.runtime.publish import COMPLETE_FILE
 
 logger = logging.getLogger(__name__)
 

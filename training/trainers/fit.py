@@ -13,12 +13,12 @@ import torch
 
 from training.arguments.common import CommonArgs
 from training.arguments.parsing import GuardStop
-from training.runtime import stopping
-from training.runtime.checkpoints import Checkpoints
+from training.launching import stopping
 from training.runtime.distributed import World
-from training.runtime.exhaustion import memory_phase
 from training.runtime.metrics import LOG, MetricLogger, Metrics
+from training.runtime.out_of_memory import memory_phase
 from training.runtime.profiling import profiled
+from training.runtime.saver import Checkpoints
 from training.trainers.guards import Guard
 from training.trainers.schedule import Schedule
 

@@ -9,10 +9,10 @@ from training.models import lora
 from training.models.loading import save_causal_lm
 from training.models.scalar import ScalarModel, ScalarSettings, save_scalar_model
 from training.models.tokenizers import Tokenizer
-from training.runtime import checkpoint
+from training.runtime import publish
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine, full_weights
-from training.trainers.ppo_setup import Models
+from training.trainers.ppo.setup import Models
 
 
 def save_policy(engine: TrainingEngine, tokenizer: Tokenizer, world: World, folder: Path) -> None:
@@ -26,7 +26,7 @@ def save_policy(engine: TrainingEngine, tokenizer: Tokenizer, world: World, fold
         base = lm.config.name_or_path
         lora.save_adapter(lm, weights, folder, base=base, task="CAUSAL_LM")
 
-    checkpoint.publish(folder, write, world)
+    publish.publish(folder, write, world)
 
 
 def save_critic(models: Models, tokenizer: Tokenizer, world: World, folder: Path) -> None:
@@ -49,7 +49,7 @@ def save_critic(models: Models, tokenizer: Tokenizer, world: World, folder: Path
         if name.startswith("value_head.")
     }
     scalar = ScalarModel(module.lm.base_model, ScalarSettings(), compute_dtype=module.compute_dtype)
-    checkpoint.publish(folder, partial(save_scalar_model, scalar, parts, tokenizer), world)
+    publish.publish(folder, partial(save_scalar_model, scalar, parts, tokenizer), world)
 
 
 def save_scalar(engine: TrainingEngine, tokenizer: Tokenizer, world: World, folder: Path) -> None:
@@ -62,7 +62,7 @@ def save_scalar(engine: TrainingEngine, tokenizer: Tokenizer, world: World, fold
         save_scalar_model(model, plain, tokenizer, folder)
         _save_scalar_adapter(model, weights, folder)
 
-    checkpoint.publish(folder, write, world)
+    publish.publish(folder, write, world)
 
 
 def _save_scalar_adapter(model: ScalarModel, weights: dict[str, Tensor], folder: Path) -> None:

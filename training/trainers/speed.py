@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from training.arguments.ppo import PPOArgs
-from training.models.work import ADAM_BYTES, TRAINING, ModelShape, shape_of
+from training.estimates.roofline import Machine, measure
+from training.estimates.work import ADAM_BYTES, TRAINING, ModelShape, shape_of
 from training.runtime.distributed import World
-from training.runtime.roofline import Machine, measure
-from training.trainers.experience import Rollout
+from training.trainers.ppo.experience import Rollout
 
 
 class Speed:

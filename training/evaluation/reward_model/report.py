@@ -1,0 +1,193 @@
+"""What stage 2 says of its evaluations: evaluation.json, report.html, TensorBoard, a few lines.
+
+Scores of held-out responses are those that each evaluation has made anyway. All ranks have them;
+rank 0 alone computes and writes.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.arguments.reward import RewardArgs
+from training.data.encode import EncodedGroup
+from training.data.stages import Split
+from training.evaluation.report import read_metrics
+from training.evaluation.reward_model.accuracy import (
+    Report,
+    accuracy_report,
+    evaluation_metrics,
+    full_report,
+)
+from training.evaluation.reward_model.baselines import learn_length_rule
+from training.evaluation.reward_model.held_out_pairs import held_out_pairs
+from training.evaluation.reward_model.page import write_reward_page
+from training.evaluation.reward_model.warnings import warnings_of
+from training.evaluation.statistics import Floats
+from training.models.tokenizers import Tokenizer
+from training.runtime.distributed import World
+from training.runtime.metrics import MetricLogger, write_json
+
+logger = logging.getLogger(__name__)
+
+FILE, PAGE_FILE = "evaluation.json", "report.html"
+
+Scores = Sequence[Sequence[float]]  # by group and response
+
+
+class RewardRun:
+    """Follows the evaluations of one run; what it writes is about the model that is kept."""
+
+    def __init__(
+        self,
+        args: RewardArgs,
+        world: World,
+        log: MetricLogger,
+        data: Split[EncodedGroup],
+        tokenizer: Tokenizer,
+    ) -> None:
+        self._args, self._world, self._log = args, world, log
+        self._data, self._tokenizer = data, tokenizer
+        self._held = held_out_pairs(data.held_out if world.is_main else [])
+        self._step = 0
+        self._scores: Floats | None = None  # of the latest evaluation
+        self._kept: tuple[int, Floats] | None = None  # of the model in --output_dir
+        self._drift: list[dict[str, float]] = []
+        self.report: Report = {}  # empty on ranks above 0
+
+    def add(self, step: int, scores: Scores) -> dict[str, float]:
+        """Take note of an evaluation; what to log of it."""
+        if not self._world.is_main:
+            return {}
+        before, self._step = self._scores, step
+        self._scores = self._held.flat(scores)
+        metrics = evaluation_metrics(self._held, self._scores, before, seed=self._args.seed)
+        self._drift.append({"step": step, **metrics})
+        difference = self._held.difference(self._scores)
+        if np.isfinite(difference).all():
+            self._log.histogram(step, "score/eval_difference", difference)
+        return metrics
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the evaluations so far."""
+        step, kept = self._kept or (0, None)
+        return {
+            "step": self._step,
+            "scores": None if self._scores is None else self._scores.tolist(),
+            "kept_step": step,
+            "kept": None if kept is None else kept.tolist(),
+            "drift": self._drift,
+        }
+
+    def restore(self, progress: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's `progress`."""
+        self._step, self._drift = progress["step"], progress["drift"]
+        if progress["scores"] is not None:
+            self._scores = np.array(progress["scores"])
+        if progress["kept"] is not None:
+            self._kept = progress["kept_step"], np.array(progress["kept"])
+
+    def save(self, folder: Path) -> None:
+        """evaluation.json of the model that has just been saved in `folder`, if it was."""
+        if not self._world.is_main:
+            return
+        report: Report = {"all": {"pairs": 0, "accuracy": None, "interval": None}}
+        if self._scores is not None:
+            difference = self._held.difference(self._scores)
+            report = accuracy_report(self._held, difference, seed=self._args.seed)
+            if folder == Path(self._args.output_dir):
+                self._kept = self._step, self._scores
+        if folder.is_dir():  # a run whose weights are not kept has no last/
+            write_json(self._world, folder / FILE, report)
+
+    def finish(self) -> None:
+        """Judge the kept model, and write and log all there is to say."""
+        if not self._world.is_main:
+            return
+        args, report = self._args, self._judged()
+        report["shuffled_labels"] = args.shuffle_labels
+        report["drift"] = self._drift
+        report["warnings"] = warnings_of(report)
+        self.report = report
+        self._write()
+        self._log.text("warnings", "\n\n".join(w["text"] for w in report["warnings"]) or "none")
+        if "calibration" in report:
+            self._log.text("reliability", _reliability_table(report))
+
+    def add_curve(self, points: Sequence[tuple[float, Report]]) -> None:
+        """Add the accuracies of models trained on shares of the prompts, and of this one."""
+        if not self._world.is_main:
+            return
+        parts = [*points, (1.0, self.report)]
+        curve = [{"share": share, **part["all"]} for share, part in parts]
+        self.report["data_size_curve"] = sorted(curve, key=lambda point: point["share"])
+        self._write()
+
+    def say(self) -> None:
+        """The outcome for a terminal."""
+        for line in in_words(self.report) if self._world.is_main else ():
+            logger.info(line)
+        if self._world.is_main:
+            logger.info("report: %s", Path(self._args.output_dir) / PAGE_FILE)
+
+    def _judged(self) -> Report:
+        if self._kept is None:
+            return {"all": {"pairs": 0, "accuracy": None, "interval": None}}
+        step, scores = self._kept
+        if not np.isfinite(scores).all() or not self._held.is_decided.any():
+            difference = self._held.difference(scores)
+            return {"step": step, **accuracy_report(self._held, difference, seed=self._args.seed)}
+        rule = learn_length_rule(self._data.train)
+        return {"step": step, **full_report(self._held, scores, rule, seed=self._args.seed)}
+
+    def _write(self) -> None:
+        folder = Path(self._args.output_dir)
+        write_json(self._world, folder / FILE, self.report)
+        worst = [self._texts(pair) for pair in self.report.get("worst", ())]
+        metrics = read_metrics(folder / "metrics.jsonl")
+        write_reward_page(self.report, worst, metrics, folder / PAGE_FILE)
+
+    def _texts(self, pair: dict[str, Any]) -> dict[str, Any]:
+        """The words of one of the worst pairs."""
+        groups, decode = self._data.held_out, self._tokenizer.decode
+        (group, better), (other, worse) = pair["better"], pair["worse"]
+        sides = {"better": groups[group].response_ids[better],
+                 "worse": groups[other].response_ids[worse]}  # fmt: skip
+        texts = {side: decode(ids, skip_special_tokens=True) for side, ids in sides.items()}
+        return {**pair, **texts, "prompt": decode(groups[group].prompt_ids)}
+
+
+def in_words(report: Report) -> list[str]:
+    """Accuracy beside its baselines in a line or two, then the warnings."""
+    lines = []
+    if report["all"]["pairs"]:
+        low, high = report["all"]["interval"]
+        lines.append(
+            f"held-out accuracy {report['all']['accuracy']:.1%} [{low:.1%}, {high:.1%}] "
+            f"of {report['all']['pairs']} comparisons"
+        )
+    if "calibration" in report:
+        calibration, baselines = report["calibration"], report["baselines"]
+        (low, high), rule = baselines["chance"]["interval"], baselines["length"]
+        lines.append(
+            f"luck gives {low:.1%} to {high:.1%}, always the {rule['prefers']} response "
+            f"{rule['accuracy']:.1%}; calibration error {calibration['ece']:.3f}, Brier score "
+            f"{calibration['brier']:.3f}"
+        )
+    for point in report.get("data_size_curve", ()):
+        low, high = point["interval"] or (0.0, 1.0)
+        accuracy = "none" if point["accuracy"] is None else f"{point['accuracy']:.1%}"
+        lines.append(f"  {point['share']:.0%} of the prompts: {accuracy} [{low:.1%}, {high:.1%}]")
+    return lines + [f"warning: {warning['text']}" for warning in report["warnings"]]
+
+
+def _reliability_table(report: Report) -> str:
+    """The reliability diagram as the Markdown that TensorBoard shows."""
+    rows = [
+        f"| {part['confidence']:.3f} | {part['agreement']:.3f} | {part['pairs']} |"
+        for part in report["calibration"]["bins"]
+    ]
+    return "\n".join(["| the model's chance | people who agree | comparisons |",
+                      "| --- | --- | --- |", *rows])  # fmt: skip

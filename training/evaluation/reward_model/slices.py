@@ -1,0 +1,116 @@
+"""Accuracy by what a comparison is like: how sure the model, the raters, how long, who. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from training.data.annotation.agreement import agreement_with_others
+from training.evaluation.reward_model.held_out_pairs import TIE, HeldOutPairs
+from training.evaluation.statistics import Floats, Ints, share_interval
+
+QUARTERS = 4
+RATERS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # edges of the share of raters who agree
+
+Slice = dict[str, Any]
+
+
+def accuracy_slice(right: Floats, clusters: Ints, *, seed: int) -> Slice:
+    """pairs, accuracy and its 95 % interval."""
+    if not len(right):
+        return {"pairs": 0, "accuracy": None, "interval": None}
+    interval = share_interval(right, clusters, seed=seed)
+    return {"pairs": len(right), "accuracy": float(right.mean()), "interval": list(interval)}
+
+
+def accuracy_by(
+    right: Floats,  # [P] 0 or 1
+    values: Floats,  # [P], NaN where unknown
+    edges: Sequence[float],  # ascending; the last bin holds its upper edge
+    clusters: Ints,  # [P]
+    *,
+    seed: int,
+) -> list[Slice]:
+    """An accuracy for each bin of `values` that has comparisons; an edge without end is None."""
+    found = []
+    for number, (low, high) in enumerate(pairwise(edges)):
+        is_last = number == len(edges) - 2
+        inside = (values >= low) & ((values <= high) if is_last else (values < high))
+        if inside.any():
+            entry = accuracy_slice(right[inside], clusters[inside], seed=seed)
+            ends = {"low": low, "high": high}
+            found.append({**{k: v if np.isfinite(v) else None for k, v in ends.items()}, **entry})
+    return found
+
+
+def quantile_edges(values: Floats, *, bins: int = QUARTERS) -> list[float]:
+    """Edges that part the known values into about equally many; fewer where values repeat."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return []
+    edges = np.unique(np.quantile(known, np.linspace(0.0, 1.0, bins + 1)))
+    return [float(edge) for edge in (edges if len(edges) > 1 else np.repeat(edges, 2))]
+
+
+def length_edges(length_difference: Floats) -> list[float]:
+    """Half-way between whole numbers: much shorter, shorter, equal, longer, much longer.
+
+    Much is the median of the differences that there are.
+    """
+    differing = np.abs(length_difference[length_difference != 0])
+    much = max(float(np.floor(np.median(differing))), 2.0) if len(differing) else 2.0
+    return [-np.inf, 0.5 - much, -0.5, 0.5, much - 0.5, np.inf]
+
+
+@dataclass
+class _Judge:
+    """What one annotator's votes come to, beside the model's."""
+
+    agrees: list[float] = field(default_factory=list)  # whether the model does, a vote
+    prompts: list[int] = field(default_factory=list)
+
+
+def by_annotator(held: HeldOutPairs, difference: Floats, *, seed: int) -> dict[str, Slice]:
+    """Of each annotator: how often the model agrees with the votes that decide something, how
+    often it agrees with everybody else's, and how often others who judged the same do."""
+    units = votes_by_comparison(held)
+    judges: dict[str, _Judge] = {}
+    for (first, _, prompt), (votes, place) in units.items():
+        lead = difference[place] if held.better[place] == first else -difference[place]
+        for name, share in votes.items():
+            if share != TIE:
+                judge = judges.setdefault(name, _Judge())
+                judge.agrees.append(float(lead > 0 if share > TIE else lead < 0))
+                judge.prompts.append(prompt)
+    humans = agreement_with_others([votes for votes, _ in units.values() if len(votes) > 1])
+    found = {}
+    for name, judge in sorted(judges.items()):
+        others = [other for key, other in judges.items() if key != name]
+        found[name] = {
+            **_agreement([judge], seed),
+            "others": _agreement(others, seed) if others else None,
+            "agreement_with_others": humans.get(name),
+        }
+    return found
+
+
+def _agreement(judges: Sequence[_Judge], seed: int) -> Slice:
+    agrees = np.array([value for judge in judges for value in judge.agrees])
+    prompts = np.array([value for judge in judges for value in judge.prompts], dtype=np.int64)
+    return accuracy_slice(agrees, prompts, seed=seed)
+
+
+Unit = tuple[int, int, int]  # a response, a later one, their prompt
+
+
+def votes_by_comparison(held: HeldOutPairs) -> dict[Unit, tuple[dict[str, float], int]]:
+    """Of each two responses: all votes as shares for the first, and one comparison of the two."""
+    units: dict[Unit, tuple[dict[str, float], int]] = {}
+    for place, votes in enumerate(held.votes):
+        better, worse = int(held.better[place]), int(held.worse[place])
+        key = (min(better, worse), max(better, worse), int(held.prompt[better]))
+        cast, _ = units.setdefault(key, ({}, place))
+        cast |= {name: share if better < worse else 1.0 - share for name, share in votes.items()}
+    return units

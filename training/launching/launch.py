@@ -1,0 +1,295 @@
+"""Start a stage's program, under the `deepspeed` launcher if it has several ranks, and tell the
+truth about its end.
+
+python -m training.launching.launch [launcher flags --] PROGRAM [program flags]
+
+The launcher can exit 0 after its ranks were killed, and dies on SIGTERM without them. So it runs in
+a process group of its own: a signal to this process reaches every rank, nothing is left behind,
+and exit status 0 needs the completion marker of this very launch, as 75 (stopped by a signal, and
+saved) needs a rank's word, or that none had begun. A second signal ends everything at once. One
+rank needs no launcher, whose two processes import deepspeed each: it starts six seconds sooner
+without.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from training.launching import hostfile
+from training.launching.processes import free_port, ranks_of, signal_group, signal_process
+from training.launching.stopping import NOTHING_LOST, SIGNALS, STOPPED
+
+GRACE_SECONDS = 60.0  # for ranks whose launcher is gone: they save first
+SAVING_SECONDS = 600.0  # for ranks that were asked to stop, or whose launcher is gone
+ECHO_SECONDS = 2.0  # in which a further signal is taken for the first one's echo
+LAUNCH_ID = "CLASSIC_RLHF_LAUNCH"  # environment variable: which launch a marker belongs to
+LAUNCHED_BY = "CLASSIC_RLHF_LAUNCHED_BY"  # and the process id of this program
+SHARED_SECONDS = 60.0  # in which a shared file system shows another host's file
+NOT_FINISHED = (
+    "launch: error: the launcher reported success but the run did not finish (was it killed?); run "
+    "the same command again\n"
+)
+LOOK_SECONDS = 0.5  # between two looks whether a rank has begun, or still saves
+
+
+def main() -> int:
+    launcher_flags, program = split_words(sys.argv[1:])
+    if not program:
+        sys.stderr.write(f"{__doc__}\n")
+        return 2
+    if {"-h", "--help"} & set(program):
+        os.execv(sys.executable, [sys.executable, *program])
+    try:
+        launcher = _launcher()
+        launcher_flags += hostfile.launcher_flags(os.environ, is_dry_run=_is_dry_run(program))
+    except ValueError as mistake:
+        sys.stderr.write(f"launch: error: {mistake}\n")
+        return 2
+    launch_id = uuid.uuid4().hex
+    environment = {**os.environ, LAUNCH_ID: launch_id, LAUNCHED_BY: str(os.getpid())}
+    has_accelerator = _has_accelerator()
+    if not has_accelerator:
+        environment.setdefault("DS_ACCELERATOR", "cpu")  # else each process warns that it is one
+    is_dry_run = _is_dry_run(program)
+    complete = output_folder(program) / "complete.json"
+    before = _content(complete)
+    if is_dry_run:  # it reckons with the ranks that there would be, alone
+        environment |= hostfile.numbers_of_ranks(os.environ)
+        environment.setdefault("NUM_GPUS", _options(launcher_flags).get("--num_gpus", ""))
+        command = [sys.executable, "-u", *program]
+    elif _is_one_rank(launcher_flags, has_accelerator):
+        environment = _alone(environment, launcher_flags)
+        command = [sys.executable, "-u", *program]
+    else:
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # with them a launcher looks like a rank
+            environment.pop(name, None)
+        if hostfile.is_one_host(launcher_flags) and "--master_port" not in launcher_flags:
+            launcher_flags = ["--master_port", str(free_port()), *launcher_flags]
+        command = [sys.executable, launcher, "--log_level", "critical", *launcher_flags, *program]
+    with hostfile.remote_environment(environment) as environment:
+        launched = _run(
+            command, environment, may_be_elsewhere=not hostfile.is_one_host(launcher_flags)
+        )
+        _end_group(launched)
+    if hostfile.is_first_host(launcher_flags) and not is_dry_run:
+        return _status(launched, program, launch_id)
+    return launched.status if is_dry_run else _status_beside(launched, complete, before)
+
+
+def _launcher() -> str:
+    wanted = os.environ.get("NUM_GPUS", "1")
+    if not wanted.isdecimal() or int(wanted) < 1:
+        raise ValueError(f"NUM_GPUS must be a number of processes, got {wanted!r}")
+    port = os.environ.get("MASTER_PORT") or "1"
+    if not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ValueError(f"MASTER_PORT must be a port, 1 to 65535, got {port!r}")
+    launcher = shutil.which("deepspeed")
+    if launcher is None:
+        raise ValueError("no `deepspeed` command; activate the environment")
+    return launcher
+
+
+@dataclass
+class _Launched:
+    """A launcher in a process group of its own, and the signals to hand on to its ranks."""
+
+    has_begun: bool = False  # a rank may have something to save
+    group: int = 0  # 0 until it is started
+    status: int = 0  # as a shell gives it
+    signals: list[int] = field(default_factory=list)
+    first_at: float = 0.0
+
+    def receive(self, number: int, frame: FrameType | None = None) -> None:
+        """Ask the ranks to stop; the second time end them. Echoes of the first are passed over."""
+        now = time.monotonic()
+        if self.signals and now - self.first_at <= ECHO_SECONDS:
+            return
+        if not self.signals:
+            self.first_at = now
+        self.signals.append(number)
+        if self.group:  # else group 0 would be this process's own
+            self.hand_on()
+
+    def hand_on(self) -> None:
+        """To the ranks alone: their launchers would die of it, or end them after 30 seconds."""
+        if len(self.signals) > 1:
+            signal_group(self.group, signal.SIGKILL)
+            return
+        ranks = ranks_of(self.group)
+        for rank in ranks:
+            signal_process(rank, self.signals[0])
+        if ranks:
+            self.has_begun = True
+        else:
+            signal_group(self.group, self.signals[0])
+
+
+def _status(launched: _Launched, program: list[str], launch_id: str) -> int:
+    """What became of the run, whatever its launcher says."""
+    if has_marker(program, "complete.json", launch_id):
+        if launched.status:
+            sys.stderr.write(
+                f"launch: warning: the run is complete, though its last process ended with status "
+                f"{launched.status}\n"
+            )
+        return 0
+    if len(launched.signals) > 1:
+        return 128 + launched.signals[-1]
+    if launched.status == STOPPED or has_marker(program, "stopped.json", launch_id):
+        return STOPPED
+    if launched.signals and not launched.has_begun:
+        name = signal.Signals(launched.signals[0]).name
+        sys.stdout.write(NOTHING_LOST.format(name=name))
+        return STOPPED
+    if launched.signals:
+        return 128 + launched.signals[0]
+    if launched.status == 0:
+        sys.stderr.write(NOT_FINISHED)
+        return 1
+    return launched.status
+
+
+def _status_beside(launched: _Launched, complete: Path, before: bytes) -> int:
+    """On a host without rank 0, whose marker is another launch's: success needs it to be new."""
+    if launched.status or not complete.parent.is_dir():  # the hosts may not share the folder
+        return launched.status
+    deadline = time.monotonic() + SHARED_SECONDS
+    while _content(complete) in (b"", before):  # rank 0 takes an older run's away
+        if time.monotonic() > deadline:
+            sys.stderr.write(NOT_FINISHED)
+            return 1
+        time.sleep(LOOK_SECONDS)
+    return 0
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
+def _has_accelerator() -> bool:
+    """Whether a GPU's device file is there; a container may show any one of them."""
+    names = ("nvidia[0-9]*", "kfd", "dxg")
+    return any(next(Path("/dev").glob(name), None) is not None for name in names)
+
+
+def _is_one_rank(launcher_flags: list[str], has_accelerator: bool) -> bool:
+    """Whether this is surely one process on this host; without a GPU it is one unless asked."""
+    options = _options(launcher_flags)
+    known = options.keys() <= {"--num_gpus", "--master_port"} and len(launcher_flags) % 2 == 0
+    count = options.get("--num_gpus", "" if has_accelerator else "1")
+    return known and count == "1" and hostfile.is_one_host(launcher_flags)
+
+
+def _alone(environment: dict[str, str], launcher_flags: list[str]) -> dict[str, str]:
+    """The environment of the one rank of this host, whatever others a shell or a job had in it."""
+    for name in ("CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE", "MASTER_PORT"):
+        environment.pop(name, None)
+    if "--master_port" in launcher_flags:
+        port = launcher_flags[launcher_flags.index("--master_port") + 1]
+        environment["MASTER_PORT"] = port
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    return {**environment, **alone}
+
+
+def _options(launcher_flags: list[str]) -> dict[str, str]:
+    return dict(zip(launcher_flags[::2], launcher_flags[1::2], strict=False))
+
+
+def _is_dry_run(program: list[str]) -> bool:
+    """Whether the program is asked for its needs only; given twice, the last one counts."""
+    found = False
+    for index, word in enumerate(program):
+        name, _, value = word.replace("-", "_").partition("=")
+        if name == "__dry_run":
+            following = program[index + 1] if index + 1 < len(program) else ""
+            value = value or ("" if following.startswith("--") else following)
+            found = value.lower() in ("", "true", "t", "1", "yes", "y")
+    return found
+
+
+def split_words(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The launcher's own flags, and the program with its."""
+    first_program = next((i for i, word in enumerate(arguments) if word.endswith(".py")), None)
+    if first_program is None:
+        return [], []
+    return arguments[:first_program], arguments[first_program:]
+
+
+def _run(command: list[str], environment: dict[str, str], may_be_elsewhere: bool) -> _Launched:
+    """Run the launcher to its end, handing signals on; ranks elsewhere cannot be seen to begin."""
+    launched = _Launched(has_begun=may_be_elsewhere)
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` and `&` ask for just that
+            signal.signal(number, launched.receive)
+    started = subprocess.Popen(command, env=environment, start_new_session=True)
+    launched.group = started.pid
+    if launched.signals:
+        launched.hand_on()
+    while not launched.has_begun and started.poll() is None:
+        with suppress(subprocess.TimeoutExpired):
+            started.wait(LOOK_SECONDS)
+        if ranks_of(launched.group):
+            launched.has_begun = True
+    status = started.wait()
+    launched.status = 128 - status if status < 0 else status
+    return launched
+
+
+def _end_group(launched: _Launched) -> None:
+    """End whatever the launcher left running, politely and then not."""
+    if launched.signals:
+        _wait_for_group(launched, SAVING_SECONDS)
+    signal_group(launched.group, signal.SIGTERM)
+    _wait_for_group(launched, GRACE_SECONDS)
+    if not launched.signals:
+        _wait_for_ranks(launched, SAVING_SECONDS)
+    signal_group(launched.group, signal.SIGKILL)  # not waited for: a zombie nobody reaps stays
+
+
+def _wait_for_group(launched: _Launched, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while signal_group(launched.group, 0) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _wait_for_ranks(launched: _Launched, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while ranks_of(launched.group) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+
+
+def has_marker(program: list[str], name: str, launch_id: str) -> bool:
+    """Whether the program's output folder says this of this very launch."""
+    try:
+        marker = json.loads((output_folder(program) / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(marker.get("launch") == launch_id)
+
+
+def output_folder(program: list[str]) -> Path:
+    """What a program's command line says of its --output_dir; given twice, the last one counts."""
+    folder = ""
+    words = [word.replace("--output-dir", "--output_dir", 1) for word in program]
+    for index, word in enumerate(words):
+        if word.startswith("--output_dir="):
+            folder = word.split("=", 1)[1]
+        elif word == "--output_dir" and index + 1 < len(words):
+            folder = words[index + 1]
+    return Path(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

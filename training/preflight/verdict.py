@@ -1,0 +1,95 @@
+"""The self-check from flags to its verdict: which models, which prompts, what is printed."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.arguments.parsing import GuardStop, UserError
+from training.arguments.ppo import PPOArgs
+from training.arguments.self_check import SelfCheckArgs
+from training.data.chat import plain_ids
+from training.data.encode import EncodedPrompt
+from training.models.loading import load_config, position_limit
+from training.models.tiny import write_random_scorer, write_tiny_lm
+from training.models.tokenizers import Tokenizer
+from training.preflight.self_check import SelfCheck
+from training.preflight.table import table
+from training.runtime.distributed import World
+from training.trainers.ppo.setup import Models, check_stages, load_models
+
+logger = logging.getLogger(__name__)
+
+CHECKED_PROMPTS = 8  # of stage 3's --self_check
+
+# Of many lengths, so that batches have padding.
+TEXTS = (
+    "Why is the sky blue?",
+    "Tell me about a garden.",
+    "Hello",
+    "What is the difference between a violin and a viola, and which one is older?",
+    "Write one sentence about the sea.",
+    "How do I boil an egg so that its yolk stays soft? Answer in a few words.",
+    "Name three colours.",
+    "I cannot sleep. What should I do?",
+)
+
+
+def check_folders(args: SelfCheckArgs, world: World, scratch: Path) -> None:
+    """Check the models that the flags name, else tiny ones that are written to `scratch`."""
+    model = args.model or write_tiny_lm(scratch / "model", seed=args.seed)
+    config = load_config(model, flag="--model", hint="name a folder of stage 1, or any causal LM")
+    reward_model = args.reward_model or write_random_scorer(
+        model, scratch / "reward_model", flag="--model"
+    )
+    limit = position_limit(config) or 2**30
+    new_tokens = min(args.max_new_tokens, max(limit // 2, 1))
+    settings = PPOArgs(
+        output_dir=str(scratch / "output"),
+        actor_model_name_or_path=model,
+        reward_model_name_or_path=reward_model,
+        seed=args.seed,
+        dtype=args.dtype,
+        zero_stage=args.zero_stage,
+        cpu_blocks=args.cpu_blocks,
+        micro_batch_tokens=args.micro_batch_tokens,
+        max_new_tokens=new_tokens,
+        max_prompt_length=min(64, limit - new_tokens),
+        rollout_batch_size=args.prompts * world.size,
+        minibatch_size=args.prompts * world.size,
+        critic="shared",  # one model less to load
+    )
+    try:
+        tokenizer, scalar = check_stages(settings, world)
+        models = load_models(settings, world, tokenizer, scalar)
+    except UserError as error:  # it speaks of stage 3's flags
+        text = str(error).replace("--actor_model_name_or_path", "--model")
+        raise UserError(text.replace("--reward_model_name_or_path", "--reward_model")) from error
+    chosen = prompts_of(tokenizer, args.prompts, longest=settings.max_prompt_length)
+    verdict(settings, world, tokenizer, models, chosen)
+
+
+def prompts_of(tokenizer: Tokenizer, count: int, *, longest: int) -> list[EncodedPrompt]:
+    """Our questions over and over, the last `longest` tokens of each."""
+    rows = [ids for ids in plain_ids(tokenizer, TEXTS) if ids]
+    if not rows:
+        raise UserError("--model: its tokenizer makes no tokens of plain English")
+    return [
+        EncodedPrompt(index, rows[index % len(rows)][-longest:], "", {}) for index in range(count)
+    ]
+
+
+def verdict(
+    args: PPOArgs,
+    world: World,
+    tokenizer: Tokenizer,
+    models: Models,
+    prompts: Sequence[EncodedPrompt],
+) -> None:
+    """Log the table of the self-check; `GuardStop` when a check failed. Every rank calls this."""
+    checks = SelfCheck(args, world, tokenizer, models, prompts).run()
+    logger.info("%s", table(checks))
+    failed = [check.name for check in checks if not check.is_ok]
+    if failed:
+        raise GuardStop(
+            f"self-check: {len(failed)} of {len(checks)} checks failed: {', '.join(failed)}"
+        )

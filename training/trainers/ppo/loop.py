@@ -1,0 +1,137 @@
+"""Stage 3's loop: collect, learn, log; evaluation on held-out prompts before and after."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from training.arguments.ppo import PPOArgs
+from training.data.batches import PromptStream
+from training.data.encode import EncodedPrompt
+from training.data.stages import Split
+from training.models.tokenizers import Tokenizer
+from training.runtime.distributed import World
+from training.runtime.engine import compute_dtype
+from training.runtime.metrics import LOG, MetricLogger
+from training.runtime.out_of_memory import memory_phase
+from training.runtime.profiling import profiled
+from training.runtime.saver import Checkpoints
+from training.trainers.ppo.alarms import AlarmBell, Judge
+from training.trainers.ppo.experience import Rollout
+from training.trainers.ppo.metrics import sample_metrics
+from training.trainers.ppo.rollout import RolloutCollector
+from training.trainers.ppo.setup import Models
+from training.trainers.ppo.update import PPOTrainer, ppo_schedule
+from training.trainers.speed import Speed
+
+logger = logging.getLogger(__name__)
+
+LOGGED_SAMPLES = 4  # responses of each step that go to samples.jsonl
+
+
+@dataclass
+class LoopState:
+    """How far the loop is: PPO steps that are done, and whether the evaluation after them is."""
+
+    step: int = 0
+    is_eval_due: bool = True
+    collected: dict[str, float] = field(default_factory=dict)  # seconds of the latest rollout
+
+    def progress(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def restore(self, progress: Mapping[str, Any]) -> None:
+        self.step, self.is_eval_due = progress["step"], progress["is_eval_due"]
+        self.collected = progress["collected"]
+
+
+def run_ppo(
+    args: PPOArgs,
+    world: World,
+    tokenizer: Tokenizer,
+    prompts: Split[EncodedPrompt],
+    models: Models,
+    log: MetricLogger,
+    checkpoints: Checkpoints,
+    judge: Judge | None = None,
+) -> None:
+    """--max_steps times: a rollout on the next prompts, and its updates."""
+    collector = RolloutCollector(args, world, tokenizer, models)
+    schedule = ppo_schedule(args, world)
+    trainer = PPOTrainer(args, world, models, schedule, tokenizer.pad_token_id)
+    speed = Speed(models.actor.module.lm, compute_dtype(args.dtype, world.device), world)
+    bell = AlarmBell(args, judge if world.is_main else None)
+    stream = PromptStream(len(prompts.train), args.rollout_batch_size, args.seed)
+    state = LoopState()
+    checkpoints.add(LOG, log.progress)
+    for name, part in (("loop", state), ("schedule", schedule), ("alarms", bell)):
+        checkpoints.track(name, part)
+    _track_trainer(checkpoints, trainer)
+    with checkpoints.stoppable(lambda: state.step):
+        while True:
+            if state.is_eval_due:
+                found = evaluate(tokenizer, prompts.held_out, collector, log, bell, step=state.step)
+                checkpoints.note(found)
+                state.is_eval_due = False
+            checkpoints.save_if_due(state.step)
+            if state.step >= args.max_steps:
+                break
+            step = state.step + 1
+            with profiled(args, world, step):
+                rollout = trainer.unfinished
+                if rollout is None:
+                    chosen = [prompts.train[index] for index in stream.batch(step)]
+                    rollout = collector.collect(step, chosen, args.samples_per_prompt)
+                    state.collected = collector.seconds
+                with memory_phase("train", args):
+                    metrics = trainer.update(step, rollout)
+            metrics.update(state.collected)
+            metrics.update(speed.ppo(rollout, args, metrics))
+            metrics.update(bell.step(step, metrics))
+            log.log(step, metrics)
+            log.samples(step, samples(rollout, tokenizer))
+            state.step = step
+            is_due = args.eval_every and step % args.eval_every == 0
+            state.is_eval_due = bool(is_due) or step == args.max_steps
+    for line in bell.summary():
+        logger.info("%s", line)
+
+
+def _track_trainer(checkpoints: Checkpoints, trainer: PPOTrainer) -> None:
+    """With the rollout that it has not learned all of."""
+    checkpoints.track("trainer", trainer)
+    checkpoints.track_tensors("rollout", trainer.unfinished_tensors, trainer.restore_unfinished)
+
+
+def evaluate(
+    tokenizer: Tokenizer,
+    prompts: Sequence[EncodedPrompt],
+    collector: RolloutCollector,
+    log: MetricLogger,
+    bell: AlarmBell,
+    *,
+    step: int,
+) -> Mapping[str, float]:
+    """Score, KL and lengths on held-out prompts, with the same random draws every time."""
+    if not prompts:
+        return {}
+    rollout = collector.collect(0, prompts, 1)
+    metrics = {f"eval/{name}": value for name, value in sample_metrics(rollout).items()}
+    texts = tokenizer.batch_decode(rollout.responses, skip_special_tokens=True)
+    metrics.update(bell.evaluation(step, metrics, texts))
+    log.log(step, metrics, always_show=True)
+    log.samples(step, [{**row, "held_out": True} for row in samples(rollout, tokenizer)])
+    return metrics
+
+
+def samples(rollout: Rollout, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """The first few responses, as text."""
+    return [
+        {
+            "prompt": tokenizer.decode(rollout.prompts[row]),
+            "response": tokenizer.decode(rollout.responses[row], skip_special_tokens=True),
+            "score": round(rollout.scores[row].item(), 4),
+            "has_eos": bool(rollout.has_eos[row]),
+        }
+        for row in range(min(LOGGED_SAMPLES, len(rollout.prompts)))
+    ]

@@ -1,0 +1,148 @@
+"""What stage 1 starts from: a model, a config for a new one, or the embedded example's base."""
+
+import logging
+import math
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from training.arguments.parsing import UserError
+from training.arguments.sft import SFTArgs
+from training.data.stages import plain_texts
+from training.models.cpu_blocks import use_cpu_blocks
+from training.models.loading import (
+    Config,
+    check_fits,
+    check_packing,
+    config_from_json,
+    load_causal_lm,
+    load_config,
+    new_causal_lm,
+    set_dropout,
+)
+from training.models.lora import add_lora
+from training.models.policy import Policy
+from training.models.scalar import refuse_scalar_model
+from training.models.sentencepieces import tokenizer_of, train_model
+from training.models.tokenizers import Tokenizer, load_tokenizer
+from training.paths import (
+    EXAMPLE_CONFIG,
+    QUICKSTART_BASE,
+    example_tokenizer,
+    prepare_command,
+)
+from training.runtime import optim
+from training.runtime.distributed import World
+from training.runtime.engine import TrainingEngine, compute_dtype, trainable
+from training.trainers.schedule import Schedule
+from training.trainers.sft.step import SFTTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def base_model(args: SFTArgs) -> str:
+    """The model to start from; empty when a new one is to be made.
+
+    With neither --model_name_or_path nor --init_from_scratch it is the base that quickstart.sh
+    pretrained, and before there is one a tiny model from scratch.
+    """
+    if args.model_name_or_path or args.init_from_scratch:
+        return args.model_name_or_path
+    return str(QUICKSTART_BASE) if (QUICKSTART_BASE / "complete.json").is_file() else ""
+
+
+def load_starting_tokenizer(args: SFTArgs) -> Tokenizer:
+    """The named tokenizer, else the model's own, else the embedded example's."""
+    named = args.tokenizer_name_or_path or base_model(args)
+    if named:
+        flag = "--tokenizer_name_or_path" if args.tokenizer_name_or_path else "--model_name_or_path"
+        return load_tokenizer(named, flag=flag)
+    folder = example_tokenizer()
+    if not folder.is_dir():
+        raise UserError(
+            "no model to start from: pass --model_name_or_path, or --init_from_scratch with "
+            "--tokenizer_name_or_path, or prepare the example: " + prepare_command("movie_reviews")
+        )
+    return load_tokenizer(str(folder), flag="--tokenizer_name_or_path")
+
+
+def starting_model(args: SFTArgs, tokenizer: Tokenizer, device: torch.device) -> nn.Module:
+    """The causal LM that stage 1 trains."""
+    base = base_model(args)
+    dropout = None if args.dropout < 0 else args.dropout
+    if base:
+        logger.info("model: starting from %s", base)
+        return load_causal_lm(base, tokenizer, device=device, dropout=dropout)
+    config = check_starting_model(args, tokenizer)
+    if dropout is not None:
+        set_dropout(config, dropout)
+    logger.info("model: a new %s from %s", config.model_type, _config_file(args))
+    return new_causal_lm(config, tokenizer, device=device)
+
+
+def _config_file(args: SFTArgs) -> str:
+    return args.init_from_scratch or str(EXAMPLE_CONFIG)
+
+
+def check_starting_model(args: SFTArgs, tokenizer: Tokenizer) -> Config:
+    """The config of the model, of which nothing more is read, after it was checked."""
+    base = base_model(args)
+    if base:
+        hint = "give a folder with config.json and safetensors, or a name such as gpt2"
+        config = load_config(base, flag="--model_name_or_path", hint=hint)
+        refuse_scalar_model(base, flag="--model_name_or_path", hint=hint)
+    else:
+        config = config_from_json(_config_file(args), tokenizer, flag="--init_from_scratch")
+    check_packing(config, args.packing)
+    check_fits(config, args.max_length, flags=f"--max_length {args.max_length} can")
+    return config
+
+
+def stage1_tokenizer(args: SFTArgs, world: World) -> Tokenizer:
+    """The tokenizer that the flags name, or a new one of the stage's own text."""
+    if args.tokenizer == "given":
+        return load_starting_tokenizer(args)
+    model, mistake = b"", ""
+    if world.is_main:
+        try:
+            # A list, so that a bad row is named here, not within the library, which holds all text.
+            model = train_model(list(plain_texts(args)), vocab_size=args.vocab_size)
+        except UserError as error:
+            mistake = str(error)
+    model, mistake = world.gather((model, mistake))[0]
+    if mistake:
+        raise UserError(mistake)  # on every rank: the others must not wait for this one
+    return tokenizer_of(model, name="--tokenizer sentencepiece")
+
+
+def sft_engine(lm: nn.Module, args: SFTArgs, world: World, tokenizer: Tokenizer) -> TrainingEngine:
+    """A training engine around the policy, with the optimizer that the flags name."""
+    dtype = compute_dtype(args.dtype, world.device)
+    add_lora(lm, args)
+    policy = Policy(lm, pad_id=tokenizer.pad_token_id, compute_dtype=dtype)
+    if args.cpu_blocks:
+        use_cpu_blocks(policy)
+
+    def optimizer(module: nn.Module) -> Optimizer:
+        if args.optimizer == "adamw":
+            return optim.adamw(module, args, args.learning_rate)
+        embeddings = [m for m in module.modules() if isinstance(m, nn.Embedding)]
+        outside = {id(p) for m in (*embeddings, policy.lm.get_output_embeddings())
+                   for p in m.parameters()}  # fmt: skip
+        return optim.muon(
+            module,
+            lambda parameter: parameter.dim() == 2 and id(parameter) not in outside,
+            args,
+            lr=args.learning_rate,
+            muon_lr=args.muon_lr,
+        )
+
+    return trainable(policy, args, world, optimizer)
+
+
+def sft_schedule(args: SFTArgs, world: World, trainer: SFTTrainer) -> Schedule:
+    """As many steps as --max_steps says, else as --num_epochs makes."""
+    a_pass = math.ceil(len(trainer.lengths) / args.batch_size)
+    steps = args.max_steps or max(round(args.num_epochs * a_pass), 1)
+    return Schedule(args, world, total_steps=steps, max_seconds=args.max_seconds)

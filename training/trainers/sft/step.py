@@ -1,0 +1,120 @@
+"""One step of stage 1: cross-entropy on the target tokens of a batch."""
+
+import time
+from collections.abc import Sequence
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from training.arguments.sft import SFTArgs
+from training.data.batches import epoch_batches
+from training.data.blocks import text_lengths
+from training.data.collate import collate_texts
+from training.data.encode import EncodedText
+from training.data.packing import Rows, Sample, plan_packed_step
+from training.objectives.sft import cross_entropy, perplexity
+from training.runtime.distributed import World
+from training.runtime.engine import TrainingEngine, compute_dtype
+from training.trainers.guards import Readings, step_together
+from training.trainers.row_rules import row_rules
+from training.trainers.speed import Speed
+
+
+class SFTTrainer:
+    """Trains and evaluates an engine whose module is a `Policy`."""
+
+    def __init__(
+        self, args: SFTArgs, world: World, engine: TrainingEngine, examples: Sequence[EncodedText]
+    ) -> None:
+        self._args = args
+        self._world = world
+        self._engine = engine
+        self._examples = examples
+        self.lengths = text_lengths(examples)
+        self._rules = row_rules(args, engine.module.lm, longest_row=args.max_length)
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """The epoch's batches of example indices, the same on every rank."""
+        size, seed = self._args.batch_size, self._args.seed
+        return epoch_batches(self.lengths, size, seed=seed, epoch=epoch)
+
+    def step(self, batch: Sequence[int], lr_scale: float) -> dict[str, float]:
+        """One optimizer step on these examples (the same list on every rank)."""
+        started = time.monotonic()
+        self._engine.module.train()
+        examples = [self._examples[index] for index in batch]
+        token_count = sum(sum(example.loss_mask) for example in examples)
+        plan = self._plan(examples)
+        readings = Readings()
+        total = torch.zeros((), dtype=torch.float64, device=self._world.device)
+        for index, rows in enumerate(self._world.stoppable(plan)):
+            summed, logprobs = self._summed_loss(rows, examples)
+            readings.add("log-prob", logprobs, partial(_sources, rows, examples))
+            loss = summed / token_count
+            total += loss.detach()
+            self._engine.backward(loss, last=index == len(plan) - 1)
+        loss_sum = self._world.all_sum(total).item()
+        norms = step_together(
+            {"model": self._engine},
+            lr_scale,
+            losses={"loss": loss_sum},
+            readings=readings,
+            world=self._world,
+        )
+        seconds = time.monotonic() - started
+        return {
+            "loss/train": loss_sum,
+            "optim/grad_norm": norms["model"],
+            "optim/lr_scale": lr_scale,
+            "time/step_s": seconds,
+            **self._speed.training([self.lengths[i] for i in batch], token_count, seconds),
+        }
+
+    @cached_property
+    def _speed(self) -> Speed:
+        dtype = compute_dtype(self._args.dtype, self._world.device)
+        return Speed(self._engine.module.lm, dtype, self._world)
+
+    @torch.no_grad()
+    def evaluate(self, examples: Sequence[EncodedText]) -> dict[str, float]:
+        """Cross-entropy per target token and its exponential, over all ranks."""
+        self._engine.module.eval()
+        total = torch.zeros((), dtype=torch.float64, device=self._world.device)
+        for rows in self._world.stoppable(self._plan(examples)):
+            total += self._summed_loss(rows, examples)[0]
+        count = sum(sum(example.loss_mask) for example in examples)
+        loss = self._world.all_sum(total).item() / count
+        return {"loss/eval": loss, "perplexity/eval": perplexity(loss)}
+
+    def _plan(self, examples: Sequence[EncodedText]) -> list[Rows]:
+        samples = [Sample(0, (length,)) for length in text_lengths(examples)]
+        rank, size = self._world.rank, self._world.size
+        plan = plan_packed_step(range(len(examples)), samples, self._rules, rank=rank, size=size)
+        return [micro_batch.rows for micro_batch in plan]
+
+    def _summed_loss(
+        self, rows: Rows, examples: Sequence[EncodedText]
+    ) -> tuple[Tensor, Tensor]:  # 0-d, log-probs [N] of the rows' targets
+        held = {doc.sample: examples[doc.sample] for row in rows for doc in row}
+        batch = collate_texts(
+            rows,
+            {sample: example.input_ids for sample, example in held.items()},
+            {sample: example.loss_mask for sample, example in held.items()},
+            pad_id=self._engine.module.pad_id,
+            device=self._world.device,
+        )
+        found: tuple[Tensor, Tensor] = self._engine(
+            batch.input_ids, batch.attention_mask, batch.target_mask, token_loss=cross_entropy
+        )
+        return found
+
+
+def _sources(rows: Rows, examples: Sequence[EncodedText]) -> list[str]:
+    """Where each target of these rows comes from, in their order."""
+    placed = [(doc.sample, examples[doc.sample]) for row in rows for doc in row]
+    return [
+        example.source or f"block {index} of the batch"
+        for index, example in placed
+        for _ in range(sum(example.loss_mask))
+    ]
