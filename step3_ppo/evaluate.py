@@ -11,7 +11,7 @@ from training.arguments.parsing import INTERRUPTED, parse_args
 def main() -> None:
     args = parse_args(EvaluateArgs)
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
-    from training.evaluation.comparison import format_table, guards
+    from training.evaluation.comparison import format_table, list_warnings
     from training.evaluation.inputs import read_inputs
     from training.evaluation.paired import PairedEvaluation
     from training.evaluation.results import REPORT, side_labels, start_output, write_results
@@ -25,7 +25,7 @@ def main() -> None:
         write_results(args, summary, inputs.texts, evaluation.sides, inputs.notes)
 
         print(format_table(summary, labels=side_labels(args)))
-        for warning in guards(summary, args.kl_target or None):
+        for warning in list_warnings(summary, args.kl_target or None):
             print(f"warning: {warning}")
         print(f"\nreport: {folder / REPORT}")
 

@@ -11,7 +11,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up. A unit imports itself and what stands in a lower row.
 LAYERS = [
-    {"training.arguments", "training.intervals", "training.paths", "training.tensors"},
+    {
+        "training.arguments",
+        "training.intervals",
+        "training.judge",
+        "training.paths",
+        "training.tensors",
+    },
     {"training.estimates", "training.launching"},
     {
         "training.hybrid_engine",

@@ -19,7 +19,8 @@ from examples.chinese_reviews.rows import PREFIX
 from examples.common.judging import agreement, fit_judge
 from examples.common.prepared import Row, mistakes_reported, read_jsonl
 from training.arguments.parsing import arg, parse_args
-from training.evaluation.judges import Judge, SentimentJudge
+from training.evaluation.judges import SentimentJudge
+from training.judge import Judge
 from training.paths import cache_dir
 
 log = logging.getLogger("judge")

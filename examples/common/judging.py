@@ -7,8 +7,9 @@ from typing import Any
 
 from examples.common.prepared import read_jsonl
 from training.arguments.parsing import UserError
-from training.evaluation.judges import Judge, SentimentJudge
+from training.evaluation.judges import SentimentJudge
 from training.evaluation.statistics import bootstrap_interval, paired_wins
+from training.judge import Judge
 
 HELD_OUT = 0.1  # of the judge's own reviews
 SPLIT_SEED = 0  # the judge is the same whatever run it judges

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from examples.common.judging import agreement, fit_judge
 from examples.common.prepared import mistakes_reported, read_jsonl
 from training.arguments.parsing import arg, parse_args
-from training.evaluation.judges import Judge, SentimentJudge, VaderJudge
+from training.evaluation.judges import SentimentJudge, VaderJudge
+from training.judge import Judge
 from training.paths import cache_dir
 
 log = logging.getLogger("judge")

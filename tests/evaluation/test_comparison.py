@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from training.evaluation.comparison import compare, format_table, guards, table_rows
+from training.evaluation.comparison import compare, format_table, list_warnings, table_rows
 
 BEFORE = ["plain words here now", "some more plain words", "a dull thing it is", "nothing to say"]
 AFTER = ["good plain words here", "some good good words", "a dull thing again", "good to say it"]
@@ -99,7 +99,7 @@ def test_sides_of_different_length_are_refused():
 
 
 def test_no_guard_objects_to_a_healthy_run():
-    assert guards(healthy(), 6.0) == []
+    assert list_warnings(healthy(), 6.0) == []
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_no_guard_objects_to_a_healthy_run():
     ],
 )
 def test_each_guard_speaks_up_and_then_the_win_rate_is_doubted(changes, words):
-    first, second = guards(healthy(**changes), 6.0)
+    first, second = list_warnings(healthy(**changes), 6.0)
     assert words in first
     assert "over-optimisation" in second
 
@@ -122,15 +122,15 @@ def test_each_guard_speaks_up_and_then_the_win_rate_is_doubted(changes, words):
     "changes", [{"kl": 18.0}, {"distinct2": 0.6}, {"length": 7.0}, {"duplicates": 0.05}]
 )
 def test_a_guard_allows_its_own_bound(changes):
-    assert guards(healthy(**changes), 6.0) == []
+    assert list_warnings(healthy(**changes), 6.0) == []
 
 
 def test_a_losing_model_is_not_accused_of_over_optimisation():
-    assert len(guards(healthy(distinct2=0.1, win_rate=0.4), 6.0)) == 1
+    assert len(list_warnings(healthy(distinct2=0.1, win_rate=0.4), 6.0)) == 1
 
 
 def test_without_a_target_kl_is_not_guarded():
-    assert guards(healthy(kl=500.0), None) == []
+    assert list_warnings(healthy(kl=500.0), None) == []
 
 
 def test_the_table_has_a_column_for_each_side():
@@ -170,13 +170,13 @@ def test_chinese_is_measured_in_characters_with_a_bound_of_its_own():
     assert summary["length_unit"] == "characters"
     assert summary["length"] == {"before": 12.0, "after": 7.5}
     assert ["characters", "12.0", "7.5"] in table_rows(summary)
-    assert "short: 7.5 characters on average, below 11" in " ".join(guards(summary, None))
-    assert not any("repeats itself" in warning for warning in guards(summary, None))
+    assert "short: 7.5 characters on average, below 11" in " ".join(list_warnings(summary, None))
+    assert not any("repeats itself" in warning for warning in list_warnings(summary, None))
 
 
 @pytest.mark.parametrize(("unit", "share", "told"), [
     ("words", 0.55, True), ("characters", 0.55, False), ("characters", 0.45, True),
 ])  # fmt: skip
 def test_pairs_of_characters_may_repeat_sooner_than_pairs_of_words(unit, share, told):
-    warnings = guards(healthy(distinct2=share, length=20.0) | {"length_unit": unit}, 6.0)
+    warnings = list_warnings(healthy(distinct2=share, length=20.0) | {"length_unit": unit}, 6.0)
     assert any("repeats itself" in warning for warning in warnings) is told

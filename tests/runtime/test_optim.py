@@ -1,51 +1,13 @@
 import copy
-import math
 
-import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
 from training.arguments.common import CommonArgs
-from training.runtime.optim import adamw, lr_scale, muon, step_lr_scale
+from training.runtime.optim import adamw, muon
 
 ARGS = CommonArgs(weight_decay=0.1)
-
-
-@pytest.mark.parametrize(
-    ("progress", "scheduler", "expected"),
-    [
-        (0.0, "cosine", 0.0),
-        (0.1, "cosine", 0.5),  # half-way up
-        (0.2, "cosine", 1.0),
-        (0.6, "cosine", 0.55),  # half-way between 1 and 0.1
-        (0.4, "cosine", 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4))),
-        (1.0, "cosine", 0.1),
-        (0.6, "linear", 0.55),
-        (0.4, "linear", 0.775),
-        (1.0, "linear", 0.1),
-        (0.1, "constant", 0.5),
-        (1.0, "constant", 1.0),
-    ],
-)
-def test_the_rate_rises_then_decays_to_its_minimum(progress, scheduler, expected):
-    found = lr_scale(progress, scheduler=scheduler, warmup_ratio=0.2, min_lr_ratio=0.1)
-    assert found == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("warmup", [0.0, 1.0])
-def test_a_warm_up_of_nothing_or_of_everything_has_no_gap(warmup):
-    def scale(progress: float) -> float:
-        return lr_scale(progress, scheduler="linear", warmup_ratio=warmup, min_lr_ratio=0.0)
-
-    assert scale(0.0) == (1.0 if warmup == 0 else 0.0)
-    assert scale(0.5) == pytest.approx(0.5)
-
-
-def test_neither_the_first_nor_the_last_step_is_wasted():
-    args = CommonArgs(warmup_ratio=0.5, lr_scheduler="linear")
-    scales = [step_lr_scale(args, step / 4, (step + 1) / 4) for step in range(4)]
-    assert scales == pytest.approx([0.25, 0.75, 0.75, 0.25])
 
 
 class TwoBlocks(nn.Module):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from training.evaluation.judges import Judge, score_all
+from training.evaluation.judges import score_all
 from training.evaluation.statistics import bootstrap_interval, paired_wins
 from training.evaluation.text_metrics import (
     distinct_n,
@@ -12,6 +12,7 @@ from training.evaluation.text_metrics import (
     word_count,
     words_mean,
 )
+from training.judge import Judge
 
 Summary = dict[str, Any]
 
@@ -92,8 +93,8 @@ def _text_metrics(texts: Sequence[str], words: int) -> dict[str, float]:
     }
 
 
-def guards(summary: Summary, kl_target: float | None) -> list[str]:
-    """What speaks against believing the win rate, in plain words; empty when nothing does."""
+def list_warnings(summary: Summary, kl_target: float | None) -> list[str]:
+    """List reasons to doubt the win rate, in plain words."""
     warnings = []
     kl = summary.get("kl")
     if kl is not None and kl_target is not None and not kl <= MAX_KL_RATIO * kl_target:

@@ -28,8 +28,8 @@ from training.data.records import (
 )
 from training.data.sources import read_rows
 from training.evaluation.judge_file import load_judge_file
-from training.evaluation.judges import Judge
 from training.evaluation.sampling import check_language_model
+from training.judge import Judge
 from training.models.loading import Config, check_fits, load_config, position_limit
 from training.models.scalar import BACKBONE_FOLDER, ScalarSettings, read_settings
 from training.models.tokenizers import (

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from training.arguments.parsing import UserError
-from training.evaluation.judges import Judge
+from training.judge import Judge
 
 MODULE_NAME = "judge_file"
 

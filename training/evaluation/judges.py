@@ -1,13 +1,12 @@
 """Judges: functions from texts to scores that had no part in training. Higher is better."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from training.arguments.parsing import UserError
-
-Judge = Callable[[Sequence[str]], Sequence[float]]
+from training.judge import Judge
 
 
 class SentimentJudge:

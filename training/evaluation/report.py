@@ -12,9 +12,9 @@ from typing import Any
 from training.evaluation.charts import Interval, interval_chart
 from training.evaluation.comparison import (
     Summary,
-    guards,
     judge_names,
     length_unit,
+    list_warnings,
     other_sides,
     reward_model_lines,
     table_rows,
@@ -117,7 +117,7 @@ def _tiles(summary: Summary, labels: tuple[str, str]) -> str:
 
 
 def _guards(summary: Summary, kl_target: float | None) -> str:
-    warnings = guards(summary, kl_target)
+    warnings = list_warnings(summary, kl_target)
     if not warnings:
         kl = "KL, repetition" if kl_target and summary.get("kl") is not None else "Repetition"
         return (

@@ -1,11 +1,7 @@
-"""Optimizers and learning-rate schedules.
+"""Optimizers."""
 
-A schedule is a function of progress, never of its own past: nothing to save, nothing to restore.
-"""
-
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,39 +9,6 @@ from torch.optim import AdamW, Optimizer
 
 from training.arguments.common import CommonArgs
 from training.runtime.muon import StackedMuon
-
-
-def lr_scale(
-    progress: float,
-    *,
-    scheduler: Literal["cosine", "linear", "constant"],
-    warmup_ratio: float,
-    min_lr_ratio: float,
-) -> float:
-    """Learning rate as a share of its peak at `progress` in [0, 1], the share of steps done.
-
-    Rises linearly over `warmup_ratio`, then decays to `min_lr_ratio`.
-    """
-    if progress < warmup_ratio:
-        return progress / warmup_ratio
-    if scheduler == "constant" or warmup_ratio >= 1.0:
-        return 1.0
-    done = min((progress - warmup_ratio) / (1.0 - warmup_ratio), 1.0)
-    shape = 1.0 - done if scheduler == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
-    return min_lr_ratio + (1.0 - min_lr_ratio) * shape
-
-
-def step_lr_scale(args: CommonArgs, progress: float, next_progress: float) -> float:
-    """The scale of the step that goes from `progress` to `next_progress`, taken half-way.
-
-    So that neither the first step (scale 0 in a warm-up) nor the last is wasted.
-    """
-    return lr_scale(
-        (progress + next_progress) / 2.0,
-        scheduler=args.lr_scheduler,
-        warmup_ratio=args.warmup_ratio,
-        min_lr_ratio=args.min_lr_ratio,
-    )
 
 
 def adamw(

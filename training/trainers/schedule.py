@@ -1,12 +1,12 @@
 """How far a run has come, and the learning rate that goes with it."""
 
+import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from training.arguments.common import CommonArgs
 from training.runtime.distributed import World
-from training.runtime.optim import step_lr_scale
 
 WARM_UP_STEPS = 10  # of the machine: the first steps are slower and do not tell the pace
 
@@ -107,3 +107,36 @@ class Schedule:
         seconds = self._seconds + steps_ahead * self._last_step_seconds
         by_clock = share + (1 - share) * (seconds - since) / (self._max_seconds - since)
         return max(done, by_clock)
+
+
+def lr_scale(
+    progress: float,
+    *,
+    scheduler: Literal["cosine", "linear", "constant"],
+    warmup_ratio: float,
+    min_lr_ratio: float,
+) -> float:
+    """Learning rate as a share of its peak at `progress` in [0, 1], the share of steps done.
+
+    Rises linearly over `warmup_ratio`, then decays to `min_lr_ratio`.
+    """
+    if progress < warmup_ratio:
+        return progress / warmup_ratio
+    if scheduler == "constant" or warmup_ratio >= 1.0:
+        return 1.0
+    done = min((progress - warmup_ratio) / (1.0 - warmup_ratio), 1.0)
+    shape = 1.0 - done if scheduler == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+    return min_lr_ratio + (1.0 - min_lr_ratio) * shape
+
+
+def step_lr_scale(args: CommonArgs, progress: float, next_progress: float) -> float:
+    """Scale of the step from `progress` to `next_progress`, read half-way between them.
+
+    So neither the first step (scale 0 in a warm-up) nor the last is wasted.
+    """
+    return lr_scale(
+        (progress + next_progress) / 2.0,
+        scheduler=args.lr_scheduler,
+        warmup_ratio=args.warmup_ratio,
+        min_lr_ratio=args.min_lr_ratio,
+    )

@@ -12,10 +12,10 @@ import torch
 
 from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
+from training.judge import Judge
 
 logger = logging.getLogger(__name__)
 
-Judge = Callable[[Sequence[str]], Sequence[float]]
 History = Sequence[Mapping[str, float]]
 Alarm = Callable[[History, PPOArgs], str | None]  # what, figures, which flag; None: all is well
 

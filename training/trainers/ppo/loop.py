@@ -9,6 +9,7 @@ from training.arguments.ppo import PPOArgs
 from training.data.batches import PromptStream
 from training.data.encode import EncodedPrompt
 from training.data.stages import Split
+from training.judge import Judge
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
 from training.runtime.engine import compute_dtype
@@ -16,7 +17,7 @@ from training.runtime.metrics import LOG, MetricLogger
 from training.runtime.out_of_memory import memory_phase
 from training.runtime.profiling import profiled
 from training.runtime.saver import Checkpoints
-from training.trainers.ppo.alarms import AlarmBell, Judge
+from training.trainers.ppo.alarms import AlarmBell
 from training.trainers.ppo.experience import Rollout
 from training.trainers.ppo.metrics import sample_metrics
 from training.trainers.ppo.rollout import RolloutCollector
