@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     {
         "training.arguments",
+        "training.draws",
         "training.intervals",
         "training.judge",
         "training.paths",

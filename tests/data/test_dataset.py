@@ -228,6 +228,21 @@ def test_weights_repeat_rows_of_their_own_path(tmp_path, tokenizer):
     assert [row.prompt_id for row in rows] == list(range(25))
 
 
+def test_the_half_that_a_weight_takes_is_the_same_under_another_path(tmp_path, tokenizer):
+    rows = [{"prompt": f"p{n}"} for n in range(40)]
+    (tmp_path / "elsewhere").mkdir()
+    paths = [
+        write(tmp_path, "data.jsonl", rows),
+        write(tmp_path / "elsewhere", "other.jsonl", rows),
+    ]
+    halves = []
+    for path in paths:
+        args = PPOArgs(data_path=[path], data_weights=[0.5], eval_fraction=0.0)
+        halves.append([row.text for row in load_prompts(args, tokenizer).train])
+    assert halves[0] == halves[1]
+    assert len(halves[0]) == 20
+
+
 def test_prompts_keep_their_fields_and_are_known_by_their_place(tmp_path, tokenizer):
     rows = [{"prompt": f"p{n}", "film": f"f{n}", "year": n} for n in range(50)]
     data = load_prompts(

@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 
@@ -70,19 +72,19 @@ def test_prompts_that_differ_in_case_and_space_stay_together():
 
 @pytest.mark.parametrize(("weight", "count"), [(1, 10), (2, 20), (0.5, 5), (2.3, 23), (0.01, 1)])
 def test_a_weight_multiplies_the_number_of_rows(weight, count):
-    places = weighted(10, weight, "0:path").tolist()
+    places = weighted(10, weight, random.Random(0)).tolist()
     assert len(places) == count
     times = [places.count(n) for n in range(10)]
     assert max(times) - min(times) <= 1
 
 
-def test_the_taken_half_depends_on_the_seed_alone():
-    half = weighted(100, 0.5, "1:path").tolist()
-    assert half == weighted(100, 0.5, "1:path").tolist() == sorted(set(half))
-    assert half != weighted(100, 0.5, "2:path").tolist()
+def test_the_seed_decides_which_half_is_taken():
+    half = weighted(100, 0.5, random.Random(1)).tolist()
+    assert half == weighted(100, 0.5, random.Random(1)).tolist() == sorted(set(half))
+    assert half != weighted(100, 0.5, random.Random(2)).tolist()
 
 
 @pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
 def test_a_weight_that_is_not_positive_is_refused(weight):
     with pytest.raises(UserError, match="--data_weights must be positive"):
-        weighted(10, weight, "0:path")
+        weighted(10, weight, random.Random(0))

@@ -4,13 +4,13 @@ Pure and deterministic: every rank computes the same plan from the same lengths.
 what row i costs; `rows` and batches are lists of row indices.
 """
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
 from training.data.lazy import Lazy
+from training.draws import make_random
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ def epoch_batches(
 ) -> list[list[int]]:
     """One epoch: every row once, rows of like length together, batches in random order."""
     _check_positive("batch_size", batch_size)
-    draw = random.Random(f"epoch {seed} {epoch}")
+    draw = make_random("epoch", seed, epoch)
     order = list(range(len(lengths)))
     draw.shuffle(order)
     window = WINDOW_BATCHES * batch_size
@@ -149,7 +149,7 @@ class PromptStream:
 @lru_cache(maxsize=4)
 def _permutation(count: int, seed: int, epoch: int) -> tuple[int, ...]:
     order = list(range(count))
-    random.Random(f"prompts {seed} {epoch}").shuffle(order)
+    make_random("prompts", seed, epoch).shuffle(order)
     return tuple(order)
 
 

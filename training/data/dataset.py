@@ -29,6 +29,7 @@ from training.data.records import Record, sequences
 from training.data.sources import Convert, Part, has_split, parts_of
 from training.data.splits import Places, held_out, weighted
 from training.data.tables import Encoded, Layout, Rows, Table, write_table
+from training.draws import make_random
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +132,11 @@ def source_of(
     table = Table(work.layout, list(zip(names, files, strict=True)))
     order, start = [], 0
     for path, weight in zip(paths, weights or [1.0] * len(paths), strict=True):
-        count = sum(n for part, n in zip(parts, table.sizes, strict=True) if part.path == path)
-        order.append(start + weighted(count, weight, f"{args.seed}:{path}"))
+        mine = [index for index, part in enumerate(parts) if part.path == path]
+        count = sum(table.sizes[index] for index in mine)
+        # By content, so that the same files under another path give the same rows.
+        draw = make_random("weight", args.seed, *(digests[index] for index in mine))
+        order.append(start + weighted(count, weight, draw))
         start += count
     return Source(table, parts, digests, np.concatenate(order), first_place)
 

@@ -9,6 +9,7 @@ from training.data.lazy import Lazy
 from training.data.outcomes import sequence_lengths
 from training.data.records import Pair
 from training.data.tables import Rows
+from training.draws import make_random
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def regroup(groups: Sequence[EncodedGroup], *, size: int, seed: int, epoch: int)
             shares.append(index)
             continue
         group = groups[index]
-        draw = random.Random(f"{seed}:{epoch}:{index}")
+        draw = make_random(seed, epoch, index, separator=":")
         is_dense = len(group.pairs) > len(group.response_ids)
         parts = (is_dense and _dealt(group, size, draw)) or _cut(group, size, draw)
         shares += [_share(group, index, *part) for part in parts]
@@ -123,7 +124,7 @@ def shuffle_labels(groups: Sequence[EncodedGroup], *, seed: int) -> list[Encoded
     shuffled = []
     for index, group in enumerate(groups):
         order = list(range(len(group.response_ids)))
-        random.Random(f"{seed}:shuffle:{index}").shuffle(order)
+        make_random(seed, "shuffle", index, separator=":").shuffle(order)
         pairs = tuple(
             replace(pair, chosen=order[pair.chosen], rejected=order[pair.rejected])
             for pair in group.pairs
@@ -138,7 +139,7 @@ def nested_part(groups: Sequence[EncodedGroup], share: float, *, seed: int) -> S
     for index, group in enumerate(groups):
         rows_of.setdefault(tuple(group.prompt_ids), []).append(index)
     prompts = list(rows_of)
-    random.Random(f"{seed}:nested").shuffle(prompts)
+    make_random(seed, "nested", separator=":").shuffle(prompts)
     kept = prompts[: max(round(share * len(prompts)), 1)]
     return Shares(groups, sorted(index for prompt in kept for index in rows_of[prompt]))
 

@@ -4,7 +4,6 @@ Rows are named by their place; a row's key is the 64-bit digest of its prompt
 (`contamination.digest`), which two rows share when their prompts say the same.
 """
 
-import hashlib
 import math
 import random
 
@@ -12,21 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.arguments.parsing import UserError
+from training.draws import hash_key
 
 Places = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
 
-def weighted(count: int, weight: float, seed: str) -> Places:
-    """The places of a data path of `count` rows, as often as its weight says.
+def weighted(count: int, weight: float, draw: random.Random) -> Places:
+    """Repeat the `count` rows of a data path by its weight.
 
-    2 takes each row twice, 0.5 a seeded half of the rows, 1.5 each row once and then half of them
+    2 takes each row twice, 0.5 a random half of the rows, 1.5 each row once and then half of them
     again. At least one row is taken.
     """
     if not (weight > 0 and math.isfinite(weight)):
         raise UserError(f"--data_weights must be positive, got {weight}")
     whole, part = divmod(max(round(weight * count), 1), count)
-    extra = random.Random(seed).sample(range(count), part)
+    extra = draw.sample(range(count), part)
     return np.concatenate([np.tile(np.arange(count), whole), np.array(sorted(extra), np.int64)])
 
 
@@ -52,8 +52,7 @@ def held_out(keys: Keys, *, eval_fraction: float, seed: int) -> NDArray[np.bool_
 
 def _places(prompts: Keys, seed: int) -> NDArray[np.float64]:
     """A number in [0, 1) for each key, fixed by the seed: splitmix64's finalizer of their sum."""
-    start = int.from_bytes(hashlib.sha256(f"{seed}".encode()).digest()[:8], "big")
-    mixed = prompts + np.uint64(start)  # all modulo 2**64
+    mixed = prompts + np.uint64(hash_key(seed))  # all modulo 2**64
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)

@@ -1,6 +1,5 @@
 """The loop that stages 1 and 2 share: steps, evaluations, and which model is kept."""
 
-import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ import torch
 
 from training.arguments.common import CommonArgs
 from training.arguments.parsing import GuardStop
+from training.draws import hash_key
 from training.launching import stopping
 from training.runtime.distributed import World
 from training.runtime.metrics import LOG, MetricLogger, Metrics
@@ -124,8 +124,7 @@ def _keep_if_best(
 
 def _seed(seed: int, step: int, rank: int) -> None:
     """Dropout's draws are the step's own, so that a resumed run draws the same."""
-    digest = hashlib.sha256(f"{seed}:{step}:{rank}".encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    torch.manual_seed(hash_key(seed, step, rank) >> 1)
 
 
 def epochs(make: Callable[[int], Sequence[Batch]]) -> Iterator[tuple[Batch, bool]]:

@@ -1,7 +1,6 @@
 """Annotation tasks from sampled responses: which ones, in which order, with which page. Pure."""
 
 import math
-import random
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -9,6 +8,8 @@ from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
 from itertools import combinations
 from typing import Any
+
+from training.draws import make_random
 
 # Label Studio escapes what a Style holds, so that no rule in it may have a > in it.
 PAIRWISE_CONFIG = """\
@@ -99,7 +100,7 @@ def pairwise_tasks(
 
     The first ones use each response once.
     """
-    draw = random.Random(f"pairs {seed}")
+    draw = make_random("pairs", seed)
     order = list(range(len(responses)))
     draw.shuffle(order)
     disjoint = list(zip(order[::2], order[1::2], strict=False))
@@ -122,7 +123,7 @@ def ranker_task(prompt: str, responses: Sequence[Sampled], *, seed: str) -> Task
 
     Label Studio sorts numeric ids, and keeps the given order if nobody moves anything.
     """
-    shuffled = random.Random(f"rank {seed}").sample(list(responses), len(responses))
+    shuffled = make_random("rank", seed).sample(list(responses), len(responses))
     items = [
         {"id": f"a{number}", "title": f"Answer {number}", "body": response.text}
         for number, response in enumerate(shuffled, start=1)

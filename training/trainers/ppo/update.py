@@ -1,6 +1,5 @@
 """One step of stage 3: epochs x minibatches x micro-batches of updates over one rollout."""
 
-import random
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from training.arguments.ppo import PPOArgs
+from training.draws import make_random
 from training.objectives.kl import next_kl_coef
 from training.objectives.ppo import compute_gae
 from training.runtime.distributed import World
@@ -117,7 +117,7 @@ class PPOTrainer:
         minibatches = []
         for epoch in range(self._args.ppo_epochs):
             order = list(range(len(experience.rollout.responses)))
-            random.Random(f"{self._args.seed}:{step}:{epoch}").shuffle(order)
+            make_random(self._args.seed, step, epoch, separator=":").shuffle(order)
             size = self._args.minibatch_size
             minibatches += [order[start : start + size] for start in range(0, len(order), size)]
         for rows in minibatches[self._minibatches :]:
