@@ -198,7 +198,9 @@ def split_sentences(text: str) -> list[str]:
     sentences = []
     for block in blocks:
         plain = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", block.replace("\n", " "))
-        sentences += [s for s in re.split(r"(?<=[.!?:])\s+(?=[A-Z`*])", plain) if len(s.split()) > 2]
+        sentences += [
+            s for s in re.split(r"(?<=[.!?:])\s+(?=[A-Z`*])", plain) if len(s.split()) > 2
+        ]
     return sentences
 
 

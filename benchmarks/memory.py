@@ -218,10 +218,10 @@ def _shape(flags: Any, world: Any, path: str, tokens: int, *, beside: int = 0) -
     """A model's shape and the run's setting, as the dry run has them."""
     from training.estimates.model_sizes import size_of
     from training.models.cpu_blocks import use_cpu_blocks
-    from training.models.loading import empty_causal_lm, load_config
+    from training.models.loading import build_meta_lm, load_config
     from training.preflight.dry_run import setting_of
 
-    lm: Any = empty_causal_lm(load_config(path, flag="", hint=""), tokens)
+    lm: Any = build_meta_lm(load_config(path, flag="", hint=""), tokens)
     use_cpu_blocks(lm)
     return size_of(lm.base_model if beside else lm, beside=beside), setting_of(flags, world, lm)
 

@@ -40,8 +40,8 @@ def ours(args: RolloutBenchmarkArgs, fixed_batches: bool = False) -> Callable[[]
     """A rollout through the hybrid engine's scheduler, weights taken anew each time."""
     import torch
 
-    from training.hybrid_engine.engine import decoder_for
-    from training.hybrid_engine.sampling import SampleKey, Sampling, keyed_uniforms
+    from training.hybrid_engine.engine import choose_decoder
+    from training.hybrid_engine.sampling import SampleKey, Sampling, draw_uniforms
     from training.hybrid_engine.scheduler import Scheduler
     from training.runtime.engine import compute_dtype
 
@@ -49,7 +49,7 @@ def ours(args: RolloutBenchmarkArgs, fixed_batches: bool = False) -> Callable[[]
     lm = _model(args).to(device)
     vocabulary = vocabulary_of(args.size)
     sampling = Sampling(max_new_tokens=args.answer)
-    decoder = decoder_for(lm, compute_dtype(args.dtype, device))
+    decoder = choose_decoder(lm, compute_dtype(args.dtype, device))
     scheduler = Scheduler(
         decoder,
         sampling,
@@ -64,7 +64,7 @@ def ours(args: RolloutBenchmarkArgs, fixed_batches: bool = False) -> Callable[[]
 
     def run() -> float:
         decoder.load(lm)
-        responses = scheduler.run(prompts, keyed_uniforms(keys, args.answer))
+        responses = scheduler.run(prompts, draw_uniforms(keys, args.answer))
         decoder.release()
         return float(responses.mask.sum())
 

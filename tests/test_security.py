@@ -22,7 +22,7 @@ from tests import tiny_models
 from training.arguments.parsing import UserError
 from training.models import loading
 from training.models.loading import load_causal_lm, load_config
-from training.models.scalar import ScalarSettings, load_scalar_model, new_scalar_model
+from training.models.scalar import ScalarSettings, build_scalar_model, load_scalar_model
 from training.models.tokenizers import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,7 +148,7 @@ def test_a_malicious_pickle_of_weights_does_not_run(folder, canary, form):
     with pytest.raises(UserError, match="pickled weights hold more than tensors"):
         load_causal_lm(str(folder), tokenizer, device=CPU, dropout=None)
     with pytest.raises(UserError, match="pickled weights hold more than tensors"):
-        new_scalar_model(str(folder), ScalarSettings(), device=CPU, compute_dtype=torch.float32)
+        build_scalar_model(str(folder), ScalarSettings(), device=CPU, compute_dtype=torch.float32)
     with pytest.raises(UserError):
         load_scalar_model(str(folder), ScalarSettings(), device=CPU, compute_dtype=torch.float32)
     assert not canary.exists()
@@ -162,7 +162,7 @@ def test_pickles_beside_the_weights_are_not_opened(folder, canary, form):
         (folder / name).write_bytes(form(canary))
     tokenizer = load_tokenizer(str(folder), flag="")
     load_causal_lm(str(folder), tokenizer, device=CPU, dropout=None)
-    new_scalar_model(str(folder), ScalarSettings(), device=CPU, compute_dtype=torch.float32)
+    build_scalar_model(str(folder), ScalarSettings(), device=CPU, compute_dtype=torch.float32)
     assert not canary.exists()
 
 
@@ -231,10 +231,10 @@ def test_a_known_model_is_built_without_the_code_beside_it(folder, canary):
 def test_attention_is_ours_whatever_a_config_asks_for(folder, asked):
     file, tokenizer = folder / "config.json", load_tokenizer(str(folder), flag="")
     file.write_text(json.dumps(json.loads(file.read_text()) | {"_attn_implementation": asked}))
-    new = loading.config_from_json(str(file), tokenizer, flag="")
+    new = loading.read_config(str(file), tokenizer, flag="")
     models: list[Any] = [
-        loading.empty_causal_lm(load_config(str(folder), flag="", hint=""), len(tokenizer)),
-        loading.new_causal_lm(new, tokenizer, device=CPU),
+        loading.build_meta_lm(load_config(str(folder), flag="", hint=""), len(tokenizer)),
+        loading.build_causal_lm(new, tokenizer, device=CPU),
         load_causal_lm(str(folder), tokenizer, device=CPU, dropout=None),
     ]
     assert [lm.config._attn_implementation for lm in models] == ["eager"] * 3

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from transformers import PreTrainedTokenizerFast as Fast
 
 from training.models.loading import load_causal_lm
-from training.models.scalar import ScalarModel, ScalarSettings, new_scalar_model
+from training.models.scalar import ScalarModel, ScalarSettings, build_scalar_model
 
 CPU = torch.device("cpu")
 EOS, PAD = "<|endoftext|>", "<|pad|>"
@@ -87,7 +87,9 @@ def load_lm(path: str) -> Any:
 
 def scalar_model(path: str, settings: ScalarSettings, *, tokens: int = 0) -> ScalarModel:
     """The backbone of the model in `path` under a new head, in training mode."""
-    model = new_scalar_model(path, settings, device=CPU, compute_dtype=torch.float32, tokens=tokens)
+    model = build_scalar_model(
+        path, settings, device=CPU, compute_dtype=torch.float32, tokens=tokens
+    )
     return model.train()
 
 

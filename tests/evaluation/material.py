@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast as Fast
 
 from tests.tiny_models import gpt2, write_lm
 from training.models.loading import load_causal_lm, save_causal_lm
-from training.models.scalar import ScalarSettings, new_scalar_model, save_scalar_model
+from training.models.scalar import ScalarSettings, build_scalar_model, save_scalar_model
 from training.models.tokenizers import load_tokenizer
 
 EOS = "<|endoftext|>"
@@ -53,7 +53,7 @@ def write_reward_model(folder: Path, base: Path, *, seed: int = 5) -> Path:
         torch.manual_seed(seed)
         save_causal_lm(lm, lm.state_dict(), tokenizer, Path(sft))
         settings = ScalarSettings(score_mean=0.5, score_std=2.0)
-        model = new_scalar_model(sft, settings, device=cpu, compute_dtype=torch.float32)
+        model = build_scalar_model(sft, settings, device=cpu, compute_dtype=torch.float32)
     weights = {name: tensor.detach() for name, tensor in model.named_parameters()}
     save_scalar_model(model, weights, tokenizer, folder)
     return folder

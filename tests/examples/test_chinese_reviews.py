@@ -19,7 +19,7 @@ from examples.common.fetch import fetch
 from examples.common.prepared import is_prepared
 from tests.examples.chinese_material import build_archive, sentences
 from training.arguments.parsing import UserError
-from training.models.sentencepieces import tokenizer_of, train_model
+from training.models.sentencepieces import make_tokenizer, train_sentencepiece
 from training.paths import cache_dir
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -234,8 +234,8 @@ def test_ten_thousand_real_lines_come_back_whole_with_the_same_ids_after_reload(
     found = list(dict.fromkeys(line for lines in by_label.values() for line in lines))
     lines = [line for line in found if re.search(r"[\u4e00-\u9fff]", line)][:10_000]
     assert len(lines) == 10_000
-    model = train_model(lines[:3000], vocab_size=4096)  # most lines are new to it
-    tokenizer_of(model, name="").save_pretrained(tmp_path)
+    model = train_sentencepiece(lines[:3000], vocab_size=4096)  # most lines are new to it
+    make_tokenizer(model, name="").save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     ids = loaded(lines).input_ids
     assert ids == sentencepiece.SentencePieceProcessor(model_proto=model).encode(lines)

@@ -6,8 +6,8 @@ from torch.testing import assert_close
 
 from tests.tiny_models import CPU, EOS_ID, PAD_ID, POSITIONS, load_lm, rows_of
 from training.data.collate import collate_responses
-from training.hybrid_engine.engine import HybridEngine, decoder_for
-from training.hybrid_engine.sampling import SampleKey, Sampling, keyed_uniforms
+from training.hybrid_engine.engine import HybridEngine, choose_decoder
+from training.hybrid_engine.sampling import SampleKey, Sampling, draw_uniforms
 from training.hybrid_engine.scheduler import Scheduler
 from training.models.policy import Policy
 from training.tensors import scatter_to_mask
@@ -203,8 +203,8 @@ def test_one_new_token_needs_no_further_forward(lm):
 def test_each_token_of_the_first_prompt_is_handed_on_as_it_comes(lm):
     seen: list[int] = []
     sampling = Sampling(max_new_tokens=LIMIT, temperature=TEMPERATURE)
-    decoder = decoder_for(lm, torch.float32)
+    decoder = choose_decoder(lm, torch.float32)
     decoder.load(lm.eval())
     scheduler = Scheduler(decoder, sampling, slots=5, eos_id=EOS_ID, pad_id=PAD_ID, device=CPU)
-    responses = scheduler.run(PROMPTS, keyed_uniforms(KEYS, LIMIT), seen.append)
+    responses = scheduler.run(PROMPTS, draw_uniforms(KEYS, LIMIT), seen.append)
     assert seen == responses.row(0)

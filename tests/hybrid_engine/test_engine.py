@@ -3,7 +3,7 @@ import torch
 
 from tests.tiny_models import CPU, EOS_ID, PAD_ID, load_lm, rows_of
 from training.hybrid_engine.cached_model import CachedModelDecoder
-from training.hybrid_engine.engine import HybridEngine, decoder_for
+from training.hybrid_engine.engine import HybridEngine, choose_decoder
 from training.hybrid_engine.gpt2 import GPT2Decoder
 from training.hybrid_engine.sampling import SampleKey, Sampling
 
@@ -35,8 +35,8 @@ def tokens_of(engine):
 
 def test_gpt2_has_its_own_decoder_and_others_the_generic_one(lm_folders):
     gpt2, llama = load_lm(lm_folders["gpt2"]), load_lm(lm_folders["llama"])
-    assert isinstance(decoder_for(gpt2, torch.float32), GPT2Decoder)
-    assert isinstance(decoder_for(llama, torch.float32), CachedModelDecoder)
+    assert isinstance(choose_decoder(gpt2, torch.float32), GPT2Decoder)
+    assert isinstance(choose_decoder(llama, torch.float32), CachedModelDecoder)
 
 
 def test_generating_leaves_the_weights_bitwise_unchanged(lm, engine):

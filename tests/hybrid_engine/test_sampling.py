@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from training.hybrid_engine.sampling import (
     SampleKey,
     Sampling,
-    keyed_uniforms,
+    draw_uniforms,
     narrow,
     sample_tokens,
 )
@@ -35,22 +35,22 @@ def sample(logits, uniforms, banned_token=BANNED, **fields):
 class TestKeyedUniforms:
     def test_a_key_gives_the_same_numbers_whatever_is_drawn_beside_it(self):
         keys = [replace(KEY, prompt_id=prompt) for prompt in range(5)]
-        together = keyed_uniforms(keys, 7)
+        together = draw_uniforms(keys, 7)
         for row, key in enumerate(keys):
-            assert keyed_uniforms([key], 7)[0].equal(together[row])
-        assert keyed_uniforms(keys[::-1], 7).equal(together.flip(0))
+            assert draw_uniforms([key], 7)[0].equal(together[row])
+        assert draw_uniforms(keys[::-1], 7).equal(together.flip(0))
 
     @pytest.mark.parametrize("field", ["seed", "step", "prompt_id", "sample_index"])
     def test_every_part_of_a_key_counts(self, field):
         keys = [replace(KEY, **{field: value}) for value in range(50)]
-        numbers = keyed_uniforms(keys, 40)
+        numbers = draw_uniforms(keys, 40)
         assert len(numbers.flatten().unique()) > 0.999 * numbers.numel()
         assert numbers.corrcoef().fill_diagonal_(0.0).abs().max() < 0.7  # of 1,225 pairs of rows
 
     @pytest.mark.parametrize("field", ["seed", "step", "prompt_id", "sample_index"])
     def test_numbers_are_uniform_over_keys_as_over_tokens(self, field):
         keys = [replace(KEY, **{field: value}) for value in range(4000)]
-        numbers = keyed_uniforms(keys, 2)
+        numbers = draw_uniforms(keys, 2)
         assert numbers.min() >= TINIEST
         assert numbers.max() <= LARGEST
         for column in numbers.T:
@@ -59,13 +59,13 @@ class TestKeyedUniforms:
 
     def test_large_numbers_are_keys_too(self):
         large = SampleKey(seed=2**40, step=2**33, prompt_id=2**35, sample_index=2**20)
-        assert keyed_uniforms([large], 3).isfinite().all()
+        assert draw_uniforms([large], 3).isfinite().all()
 
 
 class TestSampleTokens:
     @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
     def test_tokens_come_as_often_as_their_probability_says(self, temperature):
-        uniforms = keyed_uniforms([replace(KEY, prompt_id=p) for p in range(4000)], 5).flatten()
+        uniforms = draw_uniforms([replace(KEY, prompt_id=p) for p in range(4000)], 5).flatten()
         tokens, logprobs = sample(LOGITS, uniforms, temperature=temperature)
         scaled = LOGITS / temperature
         scaled[BANNED] = -torch.inf

@@ -10,7 +10,7 @@ from training.data.collate import collate_responses
 from training.hybrid_engine.engine import HybridEngine, _no_gather
 from training.hybrid_engine.sampling import SampleKey, Sampling
 from training.hybrid_engine.view import InferenceView
-from training.models.lora import add_lora, merged
+from training.models.lora import add_lora, merge_lora
 from training.models.policy import Policy
 from training.tensors import scatter_to_mask
 
@@ -56,7 +56,7 @@ def test_without_anything_to_change_it_is_the_trained_model_itself(lm):
 def test_it_holds_the_merged_weights(adapted):
     view = view_of(adapted)
     weights = {name: p.detach() for name, p in adapted.named_parameters()}
-    expected = merged(adapted, weights)
+    expected = merge_lora(adapted, weights)
     found = dict(view.named_parameters())
     assert found.keys() == expected.keys()
     assert_close(found, expected, rtol=1e-6, atol=1e-6)

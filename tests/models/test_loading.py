@@ -22,12 +22,12 @@ from tests.tiny_models import (
 )
 from training.arguments.parsing import UserError
 from training.models.loading import (
+    build_causal_lm,
     check_fits,
-    config_from_json,
+    count_positions,
     load_causal_lm,
     load_config,
-    new_causal_lm,
-    position_limit,
+    read_config,
     save_causal_lm,
 )
 from training.models.tokenizers import GIVE_ONE, load_tokenizer
@@ -147,8 +147,8 @@ def test_a_config_in_json_makes_a_model_of_the_tokenizers_size(tmp_path, tokeniz
         json.dumps({"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}),
         encoding="utf-8",
     )
-    config = config_from_json(str(file), tokenizer, flag="--init_from_scratch")
-    lm: Any = new_causal_lm(config, tokenizer, device=CPU)
+    config = read_config(str(file), tokenizer, flag="--init_from_scratch")
+    lm: Any = build_causal_lm(config, tokenizer, device=CPU)
     assert lm.get_input_embeddings().weight.shape == (len(tokenizer), 16)
     assert (config.eos_token_id, config.pad_token_id) == (EOS_ID, PAD_ID)
 
@@ -158,7 +158,7 @@ def test_a_bad_config_is_one_line_that_names_the_flag(tmp_path, tokenizer, text)
     file = tmp_path / "tiny.json"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"--init_from_scratch: .*tiny\.json is not a model config"):
-        config_from_json(str(file), tokenizer, flag="--init_from_scratch")
+        read_config(str(file), tokenizer, flag="--init_from_scratch")
 
 
 def test_a_missing_model_says_what_to_run(tmp_path):
@@ -202,7 +202,7 @@ def test_a_path_that_is_not_there_is_one_line_without_a_word_of_hubs(
 
 def test_sequences_must_fit_the_position_table(lm_folder):
     config = load_config(lm_folder, flag="--x", hint="")
-    assert position_limit(config) == POSITIONS
+    assert count_positions(config) == POSITIONS
     check_fits(config, POSITIONS, flags="--a 40 and --b 8")
     with pytest.raises(UserError, match=f"--a 40 and --b 9 .* {POSITIONS} positions"):
         check_fits(config, POSITIONS + 1, flags="--a 40 and --b 9")

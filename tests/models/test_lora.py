@@ -12,9 +12,9 @@ from tests.tiny_models import CPU, PAD_ID, build_tokenizer, load_lm, padded, row
 from training.arguments.sft import SFTArgs
 from training.models import lora
 from training.models.cpu_blocks import use_cpu_blocks
-from training.models.lora import add_lora, linear_names, merged, save_adapter
+from training.models.lora import add_lora, list_linear_names, merge_lora, save_adapter
 from training.models.policy import Policy
-from training.models.scalar import ScalarModel, ScalarSettings, new_scalar_model
+from training.models.scalar import ScalarModel, ScalarSettings, build_scalar_model
 from training.objectives.sft import cross_entropy
 
 ARGS = SFTArgs(lora_rank=3, zero_stage=0)
@@ -58,7 +58,7 @@ def weights_of(model):
 
 
 def test_every_linear_layer_of_a_block_gets_one_and_the_head_none(name, lm):
-    assert linear_names(lm) == NAMES[name]
+    assert list_linear_names(lm) == NAMES[name]
     add_lora(lm, ARGS)
     layers = [m for m in lm.modules() if hasattr(m, "base_layer")]
     assert len(layers) == 2 * len({"c_proj2", *NAMES[name]} if name == "gpt2" else NAMES[name])
@@ -112,7 +112,7 @@ def test_a_merged_model_computes_what_the_adapted_one_does(name, lm, lm_folders)
     expected = logits(shake(lm))
     plain = load_lm(lm_folders[name])
     start = logits(plain)
-    missing, unexpected = plain.load_state_dict(merged(lm, weights_of(lm)), strict=False)
+    missing, unexpected = plain.load_state_dict(merge_lora(lm, weights_of(lm)), strict=False)
     assert unexpected == []
     assert set(missing) <= {"lm_head.weight"}  # tied
     assert_close(logits(plain), expected, rtol=1e-4, atol=1e-4)
@@ -131,16 +131,16 @@ def in_bf16(model):
 def test_what_is_written_is_the_unrounded_base_and_the_adapter(name, lm, lm_folders, kind):
     if kind == "scalar":
         path = lm_folders[name]
-        model: Any = new_scalar_model(
+        model: Any = build_scalar_model(
             path, ScalarSettings(), device=CPU, compute_dtype=torch.float32
         )
         add_lora(model.backbone, ARGS)
     else:
         add_lora(model := lm, ARGS)
     shake(model)
-    expected = merged(model, weights_of(model))
+    expected = merge_lora(model, weights_of(model))
     rounded = weights_of(in_bf16(model))
-    found = merged(model, rounded)
+    found = merge_lora(model, rounded)
     assert found.keys() == expected.keys()
     for key, weight in expected.items():
         assert found[key].equal(weight), key
@@ -158,7 +158,7 @@ def test_a_base_that_is_no_longer_what_was_trained_on_is_not_taken(lm, name, lm_
 
     for path, said in ((lm_folders[name], "is no longer what this run began with"), ("/gone", "")):
         lm.base_model.config.name_or_path = path
-        found = merged(lm, weights)
+        found = merge_lora(lm, weights)
         for key in (first, last):
             assert found[key.replace(".base_layer.", ".")].equal(rounded(key))
         assert f"as it was trained with, rounded: {path} {said}".strip() in caplog.text
@@ -189,7 +189,7 @@ def test_peft_reads_the_adapter_of_a_causal_model(name, lm, lm_folders, tmp_path
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_peft_reads_the_adapter_of_a_reward_model_with_its_head(name, lm_folders, tmp_path):
     path = lm_folders[name]
-    model = new_scalar_model(path, ScalarSettings(), device=CPU, compute_dtype=torch.float32)
+    model = build_scalar_model(path, ScalarSettings(), device=CPU, compute_dtype=torch.float32)
     add_lora(model.backbone, ARGS)
     assert trained(model).keys() >= {"head.weight"}
     shake(model)

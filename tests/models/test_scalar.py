@@ -25,8 +25,8 @@ from training.models.scalar import (
     Pooling,
     ScalarModel,
     ScalarSettings,
-    new_head,
-    new_scalar_model,
+    build_head,
+    build_scalar_model,
     pool_prefixes,
 )
 from training.objectives.reward import pairwise_losses
@@ -177,7 +177,7 @@ class TestHeads:
         inputs, expected = worked("head_init")
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            heads: list[Any] = [new_head("linear", inputs["d_model"]) for _ in range(40)]
+            heads: list[Any] = [build_head("linear", inputs["d_model"]) for _ in range(40)]
         weights = torch.cat([head.weight for head in heads])
         # 30,720 draws: the standard error of their spread is 0.4 %.
         assert weights.std().item() == pytest.approx(expected["reward_head_std"], rel=0.02)
@@ -186,7 +186,7 @@ class TestHeads:
     def test_the_mlp_is_the_one_of_the_tutorial_and_ends_likewise(self):
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            heads: list[Any] = [new_head("mlp", 32) for _ in range(40)]
+            heads: list[Any] = [build_head("mlp", 32) for _ in range(40)]
         shapes = [(m.in_features, m.out_features) for m in heads[0] if isinstance(m, nn.Linear)]
         assert shapes == [(32, 512), (512, 1)]
         assert isinstance(heads[0][1], nn.ReLU)
@@ -196,7 +196,7 @@ class TestHeads:
 
     def test_a_new_head_depends_on_its_seed_alone(self, lm_folders):
         def head(seed):
-            model = new_scalar_model(
+            model = build_scalar_model(
                 lm_folders["gpt2"],
                 ScalarSettings(head="mlp"),
                 device=CPU,

@@ -6,7 +6,13 @@ import sentencepiece
 from transformers import AutoTokenizer
 
 from training.arguments.parsing import UserError
-from training.models.sentencepieces import EOS, PAD, load_model, tokenizer_of, train_model
+from training.models.sentencepieces import (
+    EOS,
+    PAD,
+    load_sentencepiece,
+    make_tokenizer,
+    train_sentencepiece,
+)
 
 WORDS = [
     "这个电影很好看，故事简单。演员不错！",
@@ -36,7 +42,7 @@ def lines(count: int, seed: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def model() -> bytes:
-    return train_model(lines(800, seed=0), vocab_size=600)
+    return train_sentencepiece(lines(800, seed=0), vocab_size=600)
 
 
 def other_model(**changes) -> bytes:
@@ -52,7 +58,7 @@ def other_model(**changes) -> bytes:
 
 
 def test_ids_are_those_of_sentencepiece_and_decoding_gives_the_text_back(model, tmp_path):
-    tokenizer = tokenizer_of(model, name="")
+    tokenizer = make_tokenizer(model, name="")
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -96,18 +102,18 @@ def chinese_lines(count: int, seed: int) -> list[str]:
 
 def test_ten_thousand_chinese_lines_come_back_whole_with_the_same_ids_after_reload(tmp_path):
     lines = chinese_lines(10_000, seed=3)
-    model = train_model(lines[:2000], vocab_size=1500)
-    tokenizer_of(model, name="").save_pretrained(tmp_path)
+    model = train_sentencepiece(lines[:2000], vocab_size=1500)
+    make_tokenizer(model, name="").save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     ids = loaded(lines).input_ids
-    assert ids == tokenizer_of(model, name="")(lines).input_ids
+    assert ids == make_tokenizer(model, name="")(lines).input_ids
     assert ids == sentencepiece.SentencePieceProcessor(model_proto=model).encode(lines)
     assert loaded.batch_decode(ids) == lines
 
 
 def test_of_more_characters_than_there_is_room_for_the_frequent_ones_are_pieces():
     lines = [f"很好{chr(0x4E00 + n)}" for n in range(2000)]
-    tokenizer = tokenizer_of(train_model(lines, vocab_size=400), name="")
+    tokenizer = make_tokenizer(train_sentencepiece(lines, vocab_size=400), name="")
     assert len(tokenizer) <= 400
     assert len(tokenizer("很").input_ids) == len(tokenizer("好").input_ids) == 1
     assert len(tokenizer(chr(0x4E00 + 1999)).input_ids) == 3  # its bytes in UTF-8
@@ -118,7 +124,7 @@ def test_words_get_half_of_the_room_where_characters_would_take_all():
     draw = random.Random(0)
     words = ["".join(chr(0x4E00 + draw.randrange(1500)) for _ in range(2)) for _ in range(400)]
     lines = ["".join(draw.choices(words, k=6)) for _ in range(3000)]
-    tokenizer = tokenizer_of(train_model(lines, vocab_size=1000), name="")
+    tokenizer = make_tokenizer(train_sentencepiece(lines, vocab_size=1000), name="")
     pieces = [piece for piece in tokenizer.get_vocab() if not piece.startswith("<")]
     assert sum(len(piece) == 1 for piece in pieces) <= 370  # half of 1000 less the fixed 259
     assert sum(len(piece) > 1 for piece in pieces) >= 300
@@ -126,8 +132,8 @@ def test_words_get_half_of_the_room_where_characters_would_take_all():
 
 def test_a_run_of_one_sign_is_cut_in_one_way_only():
     lines = [f"{word}{'！' * n}" for word in ("很好", "不错") for n in range(9)] * 40
-    model = train_model(lines, vocab_size=320)
-    tokenizer = tokenizer_of(model, name="")
+    model = train_sentencepiece(lines, vocab_size=320)
+    tokenizer = make_tokenizer(model, name="")
     assert not {"！！", "！！！", "！！！！"} & tokenizer.get_vocab().keys()
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     for n in range(1, 12):
@@ -135,7 +141,7 @@ def test_a_run_of_one_sign_is_cut_in_one_way_only():
 
 
 def test_eos_and_pad_are_pieces_of_their_own_that_no_text_makes(model):
-    tokenizer = tokenizer_of(model, name="")
+    tokenizer = make_tokenizer(model, name="")
     assert (tokenizer.eos_token, tokenizer.pad_token) == (EOS, PAD)
     assert tokenizer.eos_token_id != tokenizer.pad_token_id
     assert len(tokenizer) == sentencepiece.SentencePieceProcessor(model_proto=model).vocab_size()
@@ -156,7 +162,7 @@ def test_a_model_from_elsewhere_keeps_its_ids_or_is_refused(changes, tmp_path):
     file = tmp_path / "own.model"
     file.write_bytes(data)
     try:
-        tokenizer = load_model(str(file), flag="--tokenizer_name_or_path")
+        tokenizer = load_sentencepiece(str(file), flag="--tokenizer_name_or_path")
     except UserError as error:
         pytest.fail(f"{changes}: {error}")
     processor = sentencepiece.SentencePieceProcessor(model_proto=data)
@@ -169,11 +175,11 @@ def test_a_file_that_is_no_model_is_named(tmp_path, content):
     file = tmp_path / "broken.model"
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"--flag: .*broken\.model"):
-        load_model(str(file), flag="--flag")
+        load_sentencepiece(str(file), flag="--flag")
 
 
 def test_too_small_a_vocabulary_and_no_text_are_refused():
     with pytest.raises(UserError, match="--vocab_size"):
-        train_model(["text"], vocab_size=100)
+        train_sentencepiece(["text"], vocab_size=100)
     with pytest.raises(UserError, match="no text"):
-        train_model(["", "  "], vocab_size=500)
+        train_sentencepiece(["", "  "], vocab_size=500)

@@ -8,7 +8,7 @@ from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
 from training.arguments.self_check import SelfCheckArgs
 from training.arguments.sft import SFTArgs
-from training.models.folders import weights_errors
+from training.models.folders import explain_weight_errors
 from training.runtime.out_of_memory import advice, is_out_of_memory, memory_phase
 
 
@@ -65,7 +65,7 @@ def test_weights_that_cannot_be_read_for_want_of_memory_are_no_damaged_ones():
     with (
         pytest.raises(UserError, match="out of memory while loading the models"),
         memory_phase("load", SFTArgs()),
-        weights_errors("folder"),
+        explain_weight_errors("folder"),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 

@@ -22,7 +22,7 @@ from tests.stages import mistakes
 from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
 from training.models.loading import load_causal_lm, save_causal_lm
-from training.models.scalar import ScalarSettings, new_scalar_model, save_scalar_model
+from training.models.scalar import ScalarSettings, build_scalar_model, save_scalar_model
 from training.models.tokenizers import load_tokenizer
 from training.runtime import engine
 from training.runtime.distributed import World
@@ -91,7 +91,7 @@ def folders(tmp_path_factory) -> tuple[Path, Path, Path]:
     tokenizer = load_tokenizer(str(base), flag="")
     lm: Any = load_causal_lm(str(base), tokenizer, device=CPU, dropout=None)
     save_causal_lm(lm, dict(lm.named_parameters()), tokenizer, root / "sft")
-    reward = new_scalar_model(
+    reward = build_scalar_model(
         str(root / "sft"), ScalarSettings(), device=CPU, compute_dtype=torch.float32
     )
     save_scalar_model(reward, dict(reward.named_parameters()), tokenizer, root / "reward")

@@ -14,7 +14,7 @@ from tests.stages import material as m
 from tests.stages.processes import ROOT, started
 from training.launching.launch import LAUNCH_ID, _is_dry_run
 from training.models.loading import load_causal_lm, save_causal_lm
-from training.models.scalar import ScalarSettings, new_scalar_model, save_scalar_model
+from training.models.scalar import ScalarSettings, build_scalar_model, save_scalar_model
 from training.models.tokenizers import load_tokenizer
 from training.preflight.words import free_host_memory
 from training.trainers.speed import Speed
@@ -31,7 +31,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = load_tokenizer(str(root / "base"), flag="")
     lm: Any = load_causal_lm(str(root / "base"), tokenizer, device=CPU, dropout=None)
     save_causal_lm(lm, dict(lm.named_parameters()), tokenizer, root / "sft")
-    model = new_scalar_model(
+    model = build_scalar_model(
         str(root / "sft"), ScalarSettings(), device=CPU, compute_dtype=torch.float32
     )
     save_scalar_model(model, dict(model.named_parameters()), tokenizer, root / "reward")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.stages.injected import BAD_PARAMETER
 from tests.stages.material import Material, read_jsonl
 from tests.stages.processes import LAUNCH_SECONDS, all_end_well, started
-from training.models.scalar import ScalarSettings, new_scalar_model, save_scalar_model
+from training.models.scalar import ScalarSettings, build_scalar_model, save_scalar_model
 from training.models.tokenizers import load_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -82,7 +82,7 @@ class Runs:
         self.folder, self.material = folder, material
         self.reward = folder / "scorer"
         tokenizer = load_tokenizer(str(material.base), flag="")
-        model = new_scalar_model(
+        model = build_scalar_model(
             str(material.base),
             ScalarSettings(),
             device=torch.device("cpu"),

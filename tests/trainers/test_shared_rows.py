@@ -13,7 +13,7 @@ from training.data.packing import Document
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.loading import load_causal_lm
 from training.models.policy import Policy
-from training.models.scalar import ScalarSettings, new_scalar_model
+from training.models.scalar import ScalarSettings, build_scalar_model
 from training.objectives.sft import cross_entropy
 
 TEXTS = rows_of([9, 4, 1, 12, 6])
@@ -71,7 +71,7 @@ def policy(prepared):
 def scalar(prepared, pooling):
     path, prepare = prepared
     settings = ScalarSettings("linear", pooling)
-    model = new_scalar_model(path, settings, device=CPU, compute_dtype=torch.float32)
+    model = build_scalar_model(path, settings, device=CPU, compute_dtype=torch.float32)
     prepare(model.backbone)
     return model
 

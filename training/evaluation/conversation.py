@@ -17,7 +17,7 @@ from training.evaluation.sampling import (
     sampling_of,
 )
 from training.hybrid_engine.sampling import SampleKey
-from training.models.loading import position_limit
+from training.models.loading import count_positions
 from training.models.tokenizers import Tokenizer
 from training.runtime.engine import compute_dtype
 
@@ -41,7 +41,7 @@ class Conversation:
         self._policy = load_policy(
             args.model, self._tokenizer, flag="--model", device=device, dtype=dtype
         )
-        self._limit = position_limit(config)
+        self._limit = count_positions(config)
         self._history: list[Message] = []
         self._asked = 0
 

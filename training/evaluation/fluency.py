@@ -8,7 +8,7 @@ import torch
 
 from training.arguments.parsing import UserError
 from training.evaluation.sampling import check_language_model, load_policy, response_logprobs
-from training.models.loading import position_limit
+from training.models.loading import count_positions
 from training.models.policy import Policy
 from training.models.tokenizers import Tokenizer
 
@@ -23,7 +23,7 @@ class Reader:
     ) -> None:
         config, tokenizer = check_language_model(path, flag=FLAG)
         self._tokenizer: Tokenizer = tokenizer
-        self._limit = position_limit(config)
+        self._limit = count_positions(config)
         self._policy: Policy = load_policy(path, tokenizer, flag=FLAG, device=device, dtype=dtype)
         self._token_budget = token_budget
 

@@ -30,13 +30,13 @@ from training.data.sources import read_rows
 from training.evaluation.judge_file import load_judge_file
 from training.evaluation.sampling import check_language_model
 from training.judge import Judge
-from training.models.loading import Config, check_fits, load_config, position_limit
+from training.models.loading import Config, check_fits, count_positions, load_config
 from training.models.scalar import BACKBONE_FOLDER, ScalarSettings, read_settings
 from training.models.tokenizers import (
     Tokenizer,
     check_same_tokenizer,
+    has_same_tokens,
     load_tokenizer,
-    same_tokens,
 )
 from training.runtime.publish import check_complete
 
@@ -77,7 +77,7 @@ class Inputs:
     @property
     def share_tokens(self) -> bool:
         """Whether one side can read the other's tokens, so that there is a KL."""
-        return same_tokens(self.before.tokenizer, self.after.tokenizer)
+        return has_same_tokens(self.before.tokenizer, self.after.tokenizer)
 
 
 def read_inputs(args: EvaluateArgs) -> Inputs:
@@ -157,7 +157,7 @@ def _comparisons(args: EvaluateArgs, tokenizer: Tokenizer, config: Config) -> li
         return []
     convert = partial(rows_of_export, args=args)
     rows = read_rows(args.comparisons_path, stage="reward", split=args.split, convert=convert)
-    room = position_limit(config) or UNLIMITED_LENGTH
+    room = count_positions(config) or UNLIMITED_LENGTH
     outcomes = encode_groups(
         [group_from_row(row, source) for row, source in rows],
         tokenizer,

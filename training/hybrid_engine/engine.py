@@ -16,7 +16,7 @@ from torch import nn
 from training.hybrid_engine.cached_model import CachedModelDecoder
 from training.hybrid_engine.decoder import Decoder, Responses
 from training.hybrid_engine.gpt2 import GPT2Decoder
-from training.hybrid_engine.sampling import SampleKey, Sampling, keyed_uniforms
+from training.hybrid_engine.sampling import SampleKey, Sampling, draw_uniforms
 from training.hybrid_engine.scheduler import Scheduler
 from training.hybrid_engine.view import Gather, InferenceView
 
@@ -54,7 +54,7 @@ class HybridEngine:
         self._device = device
         self._batch_size = batch_size
         self._should_stop = should_stop
-        self._decoder = decoder_for(lm, dtype)
+        self._decoder = choose_decoder(lm, dtype)
         matrix_dtype = None if self._decoder.casts_weights else dtype
         self._view = InferenceView(lm, gather, device, matrix_dtype)
         self._scheduler: Scheduler | None = None
@@ -100,11 +100,11 @@ class HybridEngine:
                 device=self._device,
                 should_stop=self._should_stop,
             )
-        uniforms = keyed_uniforms(keys, self._sampling.max_new_tokens)
+        uniforms = draw_uniforms(keys, self._sampling.max_new_tokens)
         return self._scheduler.run(prompts, uniforms, on_token)
 
 
-def decoder_for(lm: nn.Module, dtype: torch.dtype) -> Decoder:
+def choose_decoder(lm: nn.Module, dtype: torch.dtype) -> Decoder:
     """GPT-2's own decoder, or the generic one for any other architecture."""
     config: Any = lm.config
     if config.model_type == "gpt2" and not config.add_cross_attention:

@@ -36,7 +36,7 @@ class SampleKey:
     sample_index: int
 
 
-def keyed_uniforms(keys: Sequence[SampleKey], count: int) -> Tensor:  # [len(keys), count] fp32
+def draw_uniforms(keys: Sequence[SampleKey], count: int) -> Tensor:  # [len(keys), count] fp32
     """`count` uniforms in [0, 1) for each response, the same whatever else is drawn beside it.
 
     Philox (Salmon et al., SC 2011) is a function of a key and a counter: the key is (seed, step),

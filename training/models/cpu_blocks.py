@@ -46,7 +46,7 @@ def use_cpu_blocks(model: nn.Module) -> None:
             module.forward = partial(_forward, module, module.forward)  # type: ignore[method-assign]
 
 
-def skips_padding(model: nn.Module) -> bool:
+def can_skip_padding(model: nn.Module) -> bool:
     """Whether these blocks are at work in training, whose linear layers leave padding out."""
     blocks = [module for module in model.modules() if isinstance(module, GPT2Block)]
     return bool(blocks) and all(

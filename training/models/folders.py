@@ -31,7 +31,7 @@ CONFIG_ERRORS = (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionEr
                  StrictDataclassError)  # fmt: skip
 
 
-def one_line(error: Exception) -> str:
+def summarize_error(error: Exception) -> str:
     """The first line of what an error says, or of what made it."""
     lines = [line for line in str(error.__cause__ or error).splitlines() if line.strip()]
     return lines[0].strip() if lines else type(error).__name__
@@ -42,7 +42,7 @@ def is_code_refused(error: Exception) -> bool:
     return "trust_remote_code" in str(error)
 
 
-def code_refusal(path: str, *, flag: str) -> UserError:
+def make_code_error(path: str, *, flag: str) -> UserError:
     return UserError(
         f"{flag}: {path} brings code of its own (auto_map), which is never run; use a model whose "
         "type transformers itself knows"
@@ -68,7 +68,7 @@ def read_json(path: Path, flag: str) -> dict[str, Any]:
 
 
 @contextmanager
-def weights_errors(path: str) -> Iterator[None]:
+def explain_weight_errors(path: str) -> Iterator[None]:
     """Inside, weights that cannot be read are one line for the user."""
     try:
         with warnings.catch_warnings():
@@ -82,9 +82,10 @@ def weights_errors(path: str) -> Iterator[None]:
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError, EOFError, SafetensorError) as error:
         if is_code_refused(error):
-            raise code_refusal(path, flag="model") from error
+            raise make_code_error(path, flag="model") from error
+        reason = summarize_error(error)
         raise UserError(
-            f"{path}: its weights cannot be read: {one_line(error)}; copy it again, or make it anew"
+            f"{path}: its weights cannot be read: {reason}; copy the folder again, or recreate it"
         ) from error
 
 

@@ -18,10 +18,10 @@ from training.models.folders import (
     NO_CODE,
     check_loaded,
     check_weights,
-    code_refusal,
+    explain_weight_errors,
     is_code_refused,
-    one_line,
-    weights_errors,
+    make_code_error,
+    summarize_error,
 )
 from training.models.tokenizers import Tokenizer
 from training.paths import is_local, not_there
@@ -51,16 +51,16 @@ def load_config(path: str, *, flag: str, hint: str) -> Config:
         config = AutoConfig.from_pretrained(path, **NO_CODE)
     except (*CONFIG_ERRORS, OSError) as error:
         if is_code_refused(error):
-            raise code_refusal(path, flag=flag) from error
+            raise make_code_error(path, flag=flag) from error
         if not folder.exists():
             raise UserError(f"{flag}: no model in {not_there(path)}; {hint}") from error
-        first_line = one_line(error)
+        first_line = summarize_error(error)
         raise UserError(f"{flag}: {path} has no readable model config: {first_line}") from error
     check_weights(path, flag=flag, hint=hint)
     return config
 
 
-def config_from_json(path: str, tokenizer: Tokenizer, *, flag: str) -> Config:
+def read_config(path: str, tokenizer: Tokenizer, *, flag: str) -> Config:
     """A config for a new model from a JSON file, with the tokenizer's vocabulary."""
     from transformers import AutoConfig
 
@@ -69,9 +69,9 @@ def config_from_json(path: str, tokenizer: Tokenizer, *, flag: str) -> Config:
         config = AutoConfig.for_model(**fields)
         config.vocab_size = len(tokenizer)
         set_token_ids(config, tokenizer)
-        empty_causal_lm(copy.deepcopy(config), len(tokenizer))  # some mistakes show only here
+        build_meta_lm(copy.deepcopy(config), len(tokenizer))  # some mistakes show only here
     except (*CONFIG_ERRORS, OSError) as error:
-        reason = one_line(error)
+        reason = summarize_error(error)
         raise UserError(f"{flag}: {path} is not a model config in JSON: {reason}") from error
     return config
 
@@ -83,7 +83,7 @@ def set_token_ids(config: Config, tokenizer: Tokenizer) -> None:
     config.pad_token_id = tokenizer.pad_token_id
 
 
-def position_limit(config: Config) -> int | None:
+def count_positions(config: Config) -> int | None:
     """Positions the model can tell apart; None when its config names no limit."""
     limit = getattr(config, "max_position_embeddings", None)
     return None if limit is None else int(limit)
@@ -91,7 +91,7 @@ def position_limit(config: Config) -> int | None:
 
 def check_fits(config: Config, tokens: int, *, flags: str) -> None:
     """Raise `UserError` when sequences of `tokens` do not fit the position table."""
-    limit = position_limit(config)
+    limit = count_positions(config)
     if limit is not None and tokens > limit:
         raise UserError(
             f"{flags} make sequences of {tokens} tokens, but the model has {limit} positions; "
@@ -107,7 +107,7 @@ def set_dropout(config: Config, value: float) -> None:
             setattr(config, name, value)
 
 
-def attention_for(device: torch.device) -> str:
+def choose_attention(device: torch.device) -> str:
     """Written-out attention on a CPU, where SDPA's backward is the slower one; else SDPA."""
     return "eager" if device.type == "cpu" else "sdpa"
 
@@ -172,7 +172,7 @@ def read_model(auto: Any, path: str, *, device: torch.device, dropout: float | N
     """The model of a folder in fp32, as the `transformers` class `auto` makes it."""
     from transformers import AutoConfig
 
-    with weights_errors(path):
+    with explain_weight_errors(path):
         config = AutoConfig.from_pretrained(path, **NO_CODE)
         if dropout is not None:
             set_dropout(config, dropout)
@@ -180,7 +180,7 @@ def read_model(auto: Any, path: str, *, device: torch.device, dropout: float | N
             path,
             config=config,
             dtype=torch.float32,
-            attn_implementation=attention_for(device),
+            attn_implementation=choose_attention(device),
             output_loading_info=True,
             **NO_CODE,
         )
@@ -188,17 +188,17 @@ def read_model(auto: Any, path: str, *, device: torch.device, dropout: float | N
     return model
 
 
-def new_causal_lm(config: Config, tokenizer: Tokenizer, *, device: torch.device) -> nn.Module:
+def build_causal_lm(config: Config, tokenizer: Tokenizer, *, device: torch.device) -> nn.Module:
     """A causal LM with random weights, drawn from torch's global generator."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     # Not `from_config`, which under ZeRO-3 draws other weights; the engine shards these as well.
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    config._attn_implementation = attention_for(device)  # whatever the file asks for
+    config._attn_implementation = choose_attention(device)  # whatever the file asks for
     return _finish(model_class(config).float(), tokenizer)
 
 
-def empty_causal_lm(config: Config, tokens: int) -> nn.Module:
+def build_meta_lm(config: Config, tokens: int) -> nn.Module:
     """The causal LM of a config on the meta device: shapes with no memory behind them.
 
     It has a row for each of `tokens` tokens.

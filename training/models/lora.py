@@ -40,7 +40,7 @@ def add_lora(model: nn.Module, args: CommonArgs) -> None:
     config = peft.LoraConfig(
         r=args.lora_rank,
         lora_alpha=args.lora_alpha or 2.0 * args.lora_rank,  # type: ignore[arg-type]  # a float will do
-        target_modules=linear_names(model),
+        target_modules=list_linear_names(model),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
     with torch.random.fork_rng():
@@ -48,7 +48,7 @@ def add_lora(model: nn.Module, args: CommonArgs) -> None:
         peft.inject_adapter_in_model(config, model, adapter_name=ADAPTER)
 
 
-def linear_names(model: Any) -> list[str]:
+def list_linear_names(model: Any) -> list[str]:
     """Last parts of the names of all linear layers but the LM head."""
     head = model.get_output_embeddings()
     return sorted(
@@ -60,7 +60,7 @@ def linear_names(model: Any) -> list[str]:
     )
 
 
-def merged(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def merge_lora(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights of the base that `model` was read from, its adapters added: the plain model.
 
     `weights` are those of `model` by name; sums are made in fp32.

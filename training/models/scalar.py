@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from training.arguments.parsing import UserError
-from training.models.folders import check_weights, read_json, read_tensor, weights_errors
+from training.models.folders import check_weights, explain_weight_errors, read_json, read_tensor
 from training.models.loading import (
     fuse_gelu,
     mask_inputs,
@@ -83,7 +83,7 @@ class ScalarModel(nn.Module):
         super().__init__()
         width = backbone.config.hidden_size
         self.backbone = backbone
-        self.head = new_head(settings.head, width)
+        self.head = build_head(settings.head, width)
         self.settings = settings
         self.compute_dtype = compute_dtype
 
@@ -110,7 +110,7 @@ class ScalarModel(nn.Module):
         return readings.gather(1, last_position(attention_mask)[:, None]).squeeze(1)
 
 
-def new_head(kind: Head, width: int) -> nn.Module:
+def build_head(kind: Head, width: int) -> nn.Module:
     """A head from `width` to 1; its last layer is N(0, 1 / sqrt(width + 1)) (arXiv:1909.08593)."""
     if kind == "linear":
         head: nn.Module = nn.Linear(width, 1, bias=False)  # as in sequence classification
@@ -129,7 +129,7 @@ def read_settings(path: str, *, flag: str, hint: str) -> ScalarSettings:
     folder = Path(path).expanduser()
     if (folder / SETTINGS_FILE).is_file():
         settings = _settings(folder / SETTINGS_FILE, flag=flag, hint=hint)
-        check_weights(backbone_folder(path, settings), flag=flag, hint=hint)
+        check_weights(find_backbone(path, settings), flag=flag, hint=hint)
         return settings
     if not (folder / "config.json").is_file():
         raise UserError(f"{flag}: no reward model in {path}; {hint}")
@@ -145,7 +145,7 @@ def read_settings(path: str, *, flag: str, hint: str) -> ScalarSettings:
     return ScalarSettings()
 
 
-def backbone_folder(path: str, settings: ScalarSettings) -> str:
+def find_backbone(path: str, settings: ScalarSettings) -> str:
     """Where the backbone's config and weights lie."""
     return path if settings.is_plain else str(Path(path) / BACKBONE_FOLDER)
 
@@ -206,11 +206,11 @@ def load_scalar_model(
 ) -> ScalarModel:
     """A saved scalar model with dropout off; sharded if the caller holds `sharded_init` open."""
     folder = Path(path)
-    source = backbone_folder(path, settings)
-    model = new_scalar_model(
+    source = find_backbone(path, settings)
+    model = build_scalar_model(
         source, settings, device=device, compute_dtype=compute_dtype, tokens=tokens
     )
-    with weights_errors(path):
+    with explain_weight_errors(path):
         if settings.is_plain:
             model.head.load_state_dict({"weight": read_tensor(folder, "score.weight")})
         else:
@@ -218,7 +218,7 @@ def load_scalar_model(
     return model
 
 
-def new_scalar_model(
+def build_scalar_model(
     path: str,
     settings: ScalarSettings,
     *,

@@ -31,7 +31,7 @@ PROBES = (
 Tokenizer = Any
 
 
-def train_model(texts: Iterable[str], *, vocab_size: int) -> bytes:
+def train_sentencepiece(texts: Iterable[str], *, vocab_size: int) -> bytes:
     """A unigram model of these texts (Kudo, arXiv:1804.10959), as the bytes of a `.model` file.
 
     `vocab_size` counts EOS, PAD, the unknown and 256 bytes; texts of few different characters may
@@ -130,16 +130,16 @@ def _lines(texts: Iterable[str]) -> Iterable[str]:
         raise UserError("--tokenizer sentencepiece: --data_path holds no text to train on")
 
 
-def load_model(path: str, *, flag: str) -> Tokenizer:
+def load_sentencepiece(path: str, *, flag: str) -> Tokenizer:
     """The tokenizer of a `.model` file."""
     try:
         data = Path(path).expanduser().read_bytes()
     except OSError as error:
         raise UserError(f"{flag}: {path} cannot be read: {error.strerror}") from error
-    return tokenizer_of(data, name=f"{flag}: {path}")
+    return make_tokenizer(data, name=f"{flag}: {path}")
 
 
-def tokenizer_of(data: bytes, *, name: str) -> Tokenizer:
+def make_tokenizer(data: bytes, *, name: str) -> Tokenizer:
     """A fast tokenizer with the ids of a SentencePiece model; EOS and PAD are added if missing."""
     import sentencepiece
     from transformers import PreTrainedTokenizerFast

@@ -55,10 +55,10 @@ def _byte_tokenizer() -> Tokenizer:
 
 def write_random_scorer(model: str, folder: Path, *, flag: str) -> str:
     """A reward model with an untrained head on the causal LM of `model`, in stage 2's format."""
-    from training.models.scalar import ScalarSettings, new_scalar_model, save_scalar_model
+    from training.models.scalar import ScalarSettings, build_scalar_model, save_scalar_model
 
     tokenizer = load_tokenizer(model, flag=flag)
-    scorer = new_scalar_model(
+    scorer = build_scalar_model(
         model,
         ScalarSettings(head="mlp"),  # which any architecture can be saved with
         device=torch.device("cpu"),

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from training.arguments.parsing import UserError
-from training.models.folders import NO_CODE, code_refusal, is_code_refused
-from training.models.sentencepieces import load_model
+from training.models.folders import NO_CODE, is_code_refused, make_code_error
+from training.models.sentencepieces import load_sentencepiece
 from training.paths import is_local, not_there
 
 PAD_TOKEN = "<|pad|>"
@@ -26,14 +26,14 @@ def load_tokenizer(path: str, *, flag: str) -> Tokenizer:
     is_here = Path(path).expanduser().exists()
     nothing_there = f"{flag}: no tokenizer in {not_there(path)}; {GIVE_ONE}"
     if path.endswith(".model") and not Path(path).expanduser().is_dir():
-        return load_model(path, flag=flag)
+        return load_sentencepiece(path, flag=flag)
     if is_local(path) and not is_here:
         raise UserError(nothing_there)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **NO_CODE)
     except Exception as error:  # tokenizers raises a bare one for a file that it cannot read
         if is_code_refused(error):
-            raise code_refusal(path, flag=flag) from error
+            raise make_code_error(path, flag=flag) from error
         if not is_here:
             raise UserError(nothing_there) from error
         raise UserError(f"{flag}: no tokenizer can be loaded from {path}: {error}") from error
@@ -46,7 +46,7 @@ def load_tokenizer(path: str, *, flag: str) -> Tokenizer:
     return tokenizer
 
 
-def same_tokens(first: Tokenizer, second: Tokenizer) -> bool:
+def has_same_tokens(first: Tokenizer, second: Tokenizer) -> bool:
     """Whether both give every token the same id."""
     same: bool = first.get_vocab() == second.get_vocab()
     return same and first.eos_token_id == second.eos_token_id
@@ -54,7 +54,7 @@ def same_tokens(first: Tokenizer, second: Tokenizer) -> bool:
 
 def check_same_tokenizer(first: Tokenizer, second: Tokenizer, first_path: str, path: str) -> None:
     """Raise `UserError` unless both give every token the same id."""
-    if not same_tokens(first, second):
+    if not has_same_tokens(first, second):
         raise UserError(
             f"the tokenizers of {first_path} and {path} differ ({len(first)} and {len(second)} "
             "tokens); train the reward model from the same stage-1 model"

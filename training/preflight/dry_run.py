@@ -34,8 +34,8 @@ from training.estimates.model_sizes import size_of
 from training.estimates.shapes import REDUCE_BUCKET, Setting, Work
 from training.launching.launch import LAUNCH_ID
 from training.models import scalar
-from training.models.cpu_blocks import skips_padding, use_cpu_blocks
-from training.models.loading import empty_causal_lm, load_config, set_dropout
+from training.models.cpu_blocks import can_skip_padding, use_cpu_blocks
+from training.models.loading import build_meta_lm, load_config, set_dropout
 from training.models.lora import add_lora
 from training.models.tokenizers import Tokenizer
 from training.preflight import words as words
@@ -97,7 +97,7 @@ def sft(args: SFTArgs) -> None:
         if args.dropout >= 0:
             set_dropout(config, args.dropout)
         data = load_sft(replace(args, data_cache=False), tokenizer)
-        lm = _prepared(empty_causal_lm(config, len(tokenizer)), args)
+        lm = _prepared(build_meta_lm(config, len(tokenizer)), args)
         lengths = [len(text.input_ids) for text in data.train]
         targets = [sum(text.loss_mask) for text in data.train]
         samples = [Sample(0, (length,)) for length in lengths]
@@ -190,7 +190,7 @@ def _alone(world: World) -> World:
 
 def _without_dropout(config: Any, tokenizer: Tokenizer) -> nn.Module:
     set_dropout(config, 0.0)
-    return empty_causal_lm(config, len(tokenizer))
+    return build_meta_lm(config, len(tokenizer))
 
 
 def _scorer(args: PPOArgs, tokenizer: Tokenizer) -> nn.Module:
@@ -198,7 +198,7 @@ def _scorer(args: PPOArgs, tokenizer: Tokenizer) -> nn.Module:
     flag, hint = "--reward_model_name_or_path", ppo_setup.RUN_STAGE_2
     path = args.reward_model_name_or_path
     settings = scalar.read_settings(path, flag=flag, hint=hint)
-    folder = scalar.backbone_folder(path, settings)
+    folder = scalar.find_backbone(path, settings)
     return _without_dropout(load_config(folder, flag=flag, hint=hint), tokenizer)
 
 
@@ -214,7 +214,7 @@ def setting_of(args: CommonArgs, world: World, lm: nn.Module) -> Setting:
     """What memory depends on beside the model's shape."""
     zero = ds_config.build(args, world.size).get("zero_optimization", {})
     is_cpu = world.device.type == "cpu"
-    whole = is_cpu and args.zero_stage < 3 and skips_padding(lm)
+    whole = is_cpu and args.zero_stage < 3 and can_skip_padding(lm)
     return Setting(
         zero_stage=args.zero_stage,
         ranks=world.size,

@@ -9,7 +9,7 @@ from training.arguments.ppo import PPOArgs
 from training.arguments.self_check import SelfCheckArgs
 from training.data.chat import plain_ids
 from training.data.encode import EncodedPrompt
-from training.models.loading import load_config, position_limit
+from training.models.loading import count_positions, load_config
 from training.models.tiny import write_random_scorer, write_tiny_lm
 from training.models.tokenizers import Tokenizer
 from training.preflight.self_check import SelfCheck
@@ -41,7 +41,7 @@ def check_folders(args: SelfCheckArgs, world: World, scratch: Path) -> None:
     reward_model = args.reward_model or write_random_scorer(
         model, scratch / "reward_model", flag="--model"
     )
-    limit = position_limit(config) or 2**30
+    limit = count_positions(config) or 2**30
     new_tokens = min(args.max_new_tokens, max(limit // 2, 1))
     settings = PPOArgs(
         output_dir=str(scratch / "output"),

@@ -7,7 +7,7 @@ from training.data.encode import EncodedGroup, EncodedText
 from training.data.stages import Split
 from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import SampleKey, Sampling
-from training.models.loading import position_limit
+from training.models.loading import count_positions
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine, gathered
@@ -27,7 +27,7 @@ def sample_responses(
     """Responses to the prompts of the first held-out rows, beside the ones they should have."""
     rows = (data.held_out or data.train)[:COUNT]
     prompts = [_before_first_target(row) for row in rows]
-    limit = position_limit(actor.module.lm.config) or args.max_length
+    limit = count_positions(actor.module.lm.config) or args.max_length
     room = min(NEW_TOKENS, limit - max(map(len, prompts)))
     if room < 1:
         return []

@@ -5,7 +5,7 @@ from typing import Any
 from training.arguments.reward import RewardArgs
 from training.arguments.sft import SFTArgs
 from training.data.packing import RowRules
-from training.models.cpu_blocks import skips_padding
+from training.models.cpu_blocks import can_skip_padding
 from training.models.loading import can_read_blocks, check_packing
 
 # Hidden sizes of width at which a row's attention costs as much as the rest of its tokens:
@@ -20,5 +20,5 @@ def row_rules(args: SFTArgs | RewardArgs, backbone: Any, *, longest_row: int) ->
     if not can_read_blocks(config):
         packing = "never"
     width = ATTENTION_WIDTH * config.hidden_size
-    padding_cost = 0.0 if skips_padding(backbone) else 1.0
+    padding_cost = 0.0 if can_skip_padding(backbone) else 1.0
     return RowRules(packing, args.micro_batch_tokens, longest_row, width, padding_cost)

@@ -19,7 +19,7 @@ def save_policy(engine: TrainingEngine, tokenizer: Tokenizer, world: World, fold
     """Publish the engine's causal LM as a Hugging Face folder, LoRA merged and beside it."""
     lm = engine.module.lm
     weights = full_weights(lm, world)
-    plain = lora.merged(lm, weights)
+    plain = lora.merge_lora(lm, weights)
 
     def write(folder: Path) -> None:
         save_causal_lm(lm, plain, tokenizer, folder)
@@ -40,7 +40,7 @@ def save_critic(models: Models, tokenizer: Tokenizer, world: World, folder: Path
     prefix = f"{module.lm.base_model_prefix}."
     parts = {
         f"backbone.{name.removeprefix(prefix)}": weight
-        for name, weight in lora.merged(module.lm, inside).items()
+        for name, weight in lora.merge_lora(module.lm, inside).items()
         if name.startswith(prefix)
     }
     parts |= {
@@ -56,7 +56,7 @@ def save_scalar(engine: TrainingEngine, tokenizer: Tokenizer, world: World, fold
     """Publish the engine's scalar model as it is, LoRA merged and beside it."""
     model: ScalarModel = engine.module
     weights = full_weights(model, world)
-    plain = lora.merged(model, weights)
+    plain = lora.merge_lora(model, weights)
 
     def write(folder: Path) -> None:
         save_scalar_model(model, plain, tokenizer, folder)

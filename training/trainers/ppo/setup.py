@@ -20,7 +20,7 @@ from training.models.lora import add_lora
 from training.models.policy import ActorCritic, Policy
 from training.models.scalar import (
     ScalarSettings,
-    backbone_folder,
+    find_backbone,
     load_scalar_model,
     read_settings,
     refuse_scalar_model,
@@ -76,7 +76,7 @@ def check_stages(args: PPOArgs, world: World) -> tuple[Tokenizer, ScalarSettings
     lengths = f"--max_prompt_length {args.max_prompt_length} and --max_new_tokens "
     lengths += f"{args.max_new_tokens} can"
     check_fits(config, length, flags=lengths)
-    folder = backbone_folder(scorer, settings)
+    folder = find_backbone(scorer, settings)
     scorer_config = load_config(folder, flag=scorer_flag, hint=RUN_STAGE_2)
     check_fits(scorer_config, length, flags=f"{scorer_flag} {scorer}: {lengths}")
     for name in ("rollout_batch_size", "minibatch_size"):

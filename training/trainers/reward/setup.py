@@ -15,8 +15,8 @@ from training.models.lora import add_lora
 from training.models.scalar import (
     ScalarModel,
     ScalarSettings,
+    build_scalar_model,
     check_can_classify,
-    new_scalar_model,
     refuse_scalar_model,
 )
 from training.models.tokenizers import Tokenizer, load_tokenizer
@@ -49,7 +49,7 @@ def check_backbone(args: RewardArgs) -> Tokenizer:
 
 def new_reward_model(args: RewardArgs, world: World, tokenizer: Tokenizer) -> ScalarModel:
     """The stage-1 backbone with a new head, dropout off."""
-    return new_scalar_model(
+    return build_scalar_model(
         args.model_name_or_path,
         ScalarSettings(head=args.head, pooling=args.pooling),
         device=world.device,

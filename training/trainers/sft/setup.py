@@ -13,18 +13,18 @@ from training.data.stages import plain_texts
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.loading import (
     Config,
+    build_causal_lm,
     check_fits,
     check_packing,
-    config_from_json,
     load_causal_lm,
     load_config,
-    new_causal_lm,
+    read_config,
     set_dropout,
 )
 from training.models.lora import add_lora
 from training.models.policy import Policy
 from training.models.scalar import refuse_scalar_model
-from training.models.sentencepieces import tokenizer_of, train_model
+from training.models.sentencepieces import make_tokenizer, train_sentencepiece
 from training.models.tokenizers import Tokenizer, load_tokenizer
 from training.paths import (
     EXAMPLE_CONFIG,
@@ -78,7 +78,7 @@ def starting_model(args: SFTArgs, tokenizer: Tokenizer, device: torch.device) ->
     if dropout is not None:
         set_dropout(config, dropout)
     logger.info("model: a new %s from %s", config.model_type, _config_file(args))
-    return new_causal_lm(config, tokenizer, device=device)
+    return build_causal_lm(config, tokenizer, device=device)
 
 
 def _config_file(args: SFTArgs) -> str:
@@ -93,7 +93,7 @@ def check_starting_model(args: SFTArgs, tokenizer: Tokenizer) -> Config:
         config = load_config(base, flag="--model_name_or_path", hint=hint)
         refuse_scalar_model(base, flag="--model_name_or_path", hint=hint)
     else:
-        config = config_from_json(_config_file(args), tokenizer, flag="--init_from_scratch")
+        config = read_config(_config_file(args), tokenizer, flag="--init_from_scratch")
     check_packing(config, args.packing)
     check_fits(config, args.max_length, flags=f"--max_length {args.max_length} can")
     return config
@@ -107,13 +107,13 @@ def stage1_tokenizer(args: SFTArgs, world: World) -> Tokenizer:
     if world.is_main:
         try:
             # A list, so that a bad row is named here, not within the library, which holds all text.
-            model = train_model(list(plain_texts(args)), vocab_size=args.vocab_size)
+            model = train_sentencepiece(list(plain_texts(args)), vocab_size=args.vocab_size)
         except UserError as error:
             mistake = str(error)
     model, mistake = world.gather((model, mistake))[0]
     if mistake:
         raise UserError(mistake)  # on every rank: the others must not wait for this one
-    return tokenizer_of(model, name="--tokenizer sentencepiece")
+    return make_tokenizer(model, name="--tokenizer sentencepiece")
 
 
 def sft_engine(lm: nn.Module, args: SFTArgs, world: World, tokenizer: Tokenizer) -> TrainingEngine:
