@@ -8,7 +8,7 @@ from typing import Any
 from examples.common.prepared import read_jsonl
 from training.arguments.parsing import UserError
 from training.evaluation.judges import SentimentJudge
-from training.evaluation.statistics import bootstrap_interval, paired_wins
+from training.evaluation.statistics import bootstrap_interval, compute_wins
 from training.judge import Judge
 
 HELD_OUT = 0.1  # of the judge's own reviews
@@ -45,6 +45,6 @@ def agreement(
                 prompts.append(group["prompt"])
     if not better:
         raise UserError(f"the example's test split has no pair at least {least_gap:g} apart")
-    wins = paired_wins(worse, better)
+    wins = compute_wins(worse, better)
     low, high = bootstrap_interval(wins, prompts, seed=0)
     return float(wins.mean()), low, high, len(wins)

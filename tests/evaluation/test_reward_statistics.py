@@ -29,7 +29,7 @@ from training.evaluation.reward_model.slices import (
     length_edges,
     quantile_edges,
 )
-from training.evaluation.statistics import ratio_interval, share_interval
+from training.evaluation.statistics import compute_proportion_interval, linearized_interval
 
 
 def array(*values):
@@ -126,26 +126,26 @@ def test_probability_has_no_overflow():
 
 def test_the_interval_of_a_ratio_by_hand():
     # Group sums of residuals are -0.5 and 0.5: sqrt(2 x 0.5) / 4 = 0.25.
-    low, high = ratio_interval(array(1, 0, 1, 1), np.array([0, 0, 1, 1]))
+    low, high = linearized_interval(array(1, 0, 1, 1), np.array([0, 0, 1, 1]))
     assert (low, high) == pytest.approx((0.75 - 0.25 * 1.959964, 0.75 + 0.25 * 1.959964), abs=1e-6)
     with pytest.raises(ValueError, match="one group"):
-        ratio_interval(array(1, 0), np.array([3, 3]))
+        linearized_interval(array(1, 0), np.array([3, 3]))
 
 
 def test_linearised_and_resampled_intervals_agree_where_one_takes_over_from_the_other():
     draw = np.random.default_rng(0)
     groups = np.repeat(np.arange(500), 3)
     values = (draw.random(1500) < np.repeat(draw.random(500), 3)).astype(float)
-    resampled = share_interval(values, groups, seed=0)
-    assert resampled == pytest.approx(ratio_interval(values, groups), abs=0.004)
+    resampled = compute_proportion_interval(values, groups, seed=0)
+    assert resampled == pytest.approx(linearized_interval(values, groups), abs=0.004)
     more = np.append(groups, 500)  # 501 groups: linearised
     values = np.append(values, 1.0)
-    assert share_interval(values, more, seed=0) == ratio_interval(values, more)
+    assert compute_proportion_interval(values, more, seed=0) == linearized_interval(values, more)
 
 
 def test_shares_of_single_outcomes_have_wilsons_interval():
     # z = 1.96, 8 of 10: centre (0.8 + 0.19207) / 1.38415, published as 0.490 to 0.943.
-    low, high = share_interval(array(*[1] * 8, 0, 0), np.arange(10), seed=0)
+    low, high = compute_proportion_interval(array(*[1] * 8, 0, 0), np.arange(10), seed=0)
     assert (low, high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
 
 
@@ -153,11 +153,13 @@ def test_shares_of_single_outcomes_have_wilsons_interval():
 def test_groups_that_are_all_right_or_all_wrong_still_have_an_interval(value, expected):
     # Wilson's for 3 of 3: n / (n + z^2) = 3 / 6.84146.
     outcomes, groups = np.full(6, value), np.array([0, 0, 1, 1, 2, 2])
-    assert share_interval(outcomes, groups, seed=0) == pytest.approx(expected, abs=1e-4)
+    assert compute_proportion_interval(outcomes, groups, seed=0) == pytest.approx(
+        expected, abs=1e-4
+    )
 
 
 def test_one_group_alone_is_one_trial_of_wilsons():
-    low, high = share_interval(array(1, 1, 0, 1), np.zeros(4, dtype=int), seed=0)
+    low, high = compute_proportion_interval(array(1, 1, 0, 1), np.zeros(4, dtype=int), seed=0)
     # (0.75 + 1.92073 -+ 1.959964 sqrt(0.1875 + 0.96036)) / 4.84146
     assert (low, high) == pytest.approx((0.1179, 0.9854), abs=1e-4)
 

@@ -4,17 +4,17 @@ import pytest
 from training.evaluation.statistics import (
     best_of_n_kl,
     bootstrap_interval,
-    paired_wins,
+    compute_wins,
 )
 
 
 def test_a_tie_counts_one_half():
-    assert paired_wins([1.0, 2.0, 3.0, 4.0], [2.0, 2.0, 1.0, 9.0]).mean() == 0.625
+    assert compute_wins([1.0, 2.0, 3.0, 4.0], [2.0, 2.0, 1.0, 9.0]).mean() == 0.625
 
 
 def test_swapping_the_sides_turns_the_win_rate_around():
     before, after = [0.1, 0.2, 0.3, 0.3], [0.2, 0.1, 0.3, 0.4]
-    assert paired_wins(before, after).mean() == 1.0 - paired_wins(after, before).mean()
+    assert compute_wins(before, after).mean() == 1.0 - compute_wins(after, before).mean()
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_swapping_the_sides_turns_the_win_rate_around():
 )
 def test_sides_that_cannot_be_paired_are_refused(before, after):
     with pytest.raises(ValueError, match="paired comparison"):
-        paired_wins(before, after)
+        compute_wins(before, after)
 
 
 def test_an_interval_of_equal_values_is_that_value():
@@ -68,13 +68,6 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         low, high = bootstrap_interval(values, groups, samples=400, seed=trial)
         covered += low <= 0.0 <= high
     assert 0.89 <= covered / 200 <= 0.99
-
-
-def test_a_higher_level_gives_a_wider_interval():
-    values, groups = np.random.default_rng(0).random(50), [str(n // 5) for n in range(50)]
-    low, high = bootstrap_interval(values, groups, seed=0)
-    wide_low, wide_high = bootstrap_interval(values, groups, level=0.99, seed=0)
-    assert wide_low < low < high < wide_high
 
 
 def test_values_without_groups_are_refused():

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from training.evaluation.judges import score_all
-from training.evaluation.statistics import bootstrap_interval, paired_wins
+from training.evaluation.statistics import bootstrap_interval, compute_wins
 from training.evaluation.text_metrics import (
     distinct_n,
     duplicate_share,
@@ -55,7 +55,7 @@ def compare(
     summary: Summary = {"prompts": len(before), "groups": len(set(groups))}
 
     def wins(name: str, side: str) -> dict[str, Any]:
-        won = paired_wins(judged["before"][name], judged[side][name])
+        won = compute_wins(judged["before"][name], judged[side][name])
         interval = bootstrap_interval(won, groups, samples=samples, seed=seed)
         return {"win_rate": float(won.mean()), "win_rate_ci": list(interval)}
 

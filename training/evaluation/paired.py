@@ -19,7 +19,7 @@ from training.evaluation.sampling import (
     response_texts,
     sample_responses,
 )
-from training.evaluation.statistics import best_of_n_kl, bootstrap_interval, paired_wins
+from training.evaluation.statistics import best_of_n_kl, bootstrap_interval, compute_wins
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.policy import Policy
 from training.models.scalar import ScalarModel, load_scalar_model
@@ -149,7 +149,7 @@ class PairedEvaluation:
         for side, values in scores.items():
             if side == "before":
                 continue
-            wins = paired_wins(scores["before"], values)
+            wins = compute_wins(scores["before"], values)
             interval = bootstrap_interval(wins, self._inputs.groups, seed=self._args.seed)
             win = {"win_rate": float(wins.mean()), "win_rate_ci": list(interval)}
             if side == "after":

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from training.evaluation.charts import Interval, interval_chart
+from training.evaluation.charts import Interval, draw_interval_chart
 from training.evaluation.comparison import (
     Summary,
     judge_names,
@@ -19,15 +19,16 @@ from training.evaluation.comparison import (
     reward_model_lines,
     table_rows,
 )
-from training.evaluation.page import PAGE
-from training.evaluation.parts import (
+from training.evaluation.page import (
     Rows,
-    broken,
-    how_to_read,
-    learning_curves,
-    side_by_side,
-    table,
-    tiles,
+    render_all_clear,
+    render_learning_curves,
+    render_notes,
+    render_side_by_side,
+    render_table,
+    render_tiles,
+    render_warnings,
+    write_page,
 )
 
 NOTES: dict[str, list[str]] = {
@@ -74,16 +75,15 @@ def write_report(
         _headline(summary, title, labels, groups_are),
         _guards(summary, kl_target),
         "<h2>The comparison</h2>",
-        table(table_rows(summary, labels=labels)),
+        render_table(table_rows(summary, labels=labels)),
         _win_rates(summary, labels),
         _reward_model(summary),
         _samples(samples, labels),
-        learning_curves(curves),
-        how_to_read(notes or NOTES),
+        render_learning_curves(curves),
+        render_notes(notes or NOTES),
         _footer(summary),
     ]
-    page = PAGE.substitute(title=escape(title), body="\n".join(part for part in body if part))
-    Path(path).write_text(page, encoding="utf-8")
+    write_page(path, title, body)
 
 
 def _headline(summary: Summary, title: str, labels: tuple[str, str], groups_are: str) -> str:
@@ -113,18 +113,18 @@ def _tiles(summary: Summary, labels: tuple[str, str]) -> str:
     cells.append((f"{distinct['after']:.2f}", f"distinct-2, from {distinct['before']:.2f}"))
     unit = length_unit(summary)
     cells.append((f"{length['after']:.1f}", f"{unit} a response, from {length['before']:.1f}"))
-    return tiles(cells)
+    return render_tiles(cells)
 
 
 def _guards(summary: Summary, kl_target: float | None) -> str:
     warnings = list_warnings(summary, kl_target)
     if not warnings:
         kl = "KL, repetition" if kl_target and summary.get("kl") is not None else "Repetition"
-        return (
-            f'<div class="guards"><strong>All guards hold.</strong> {kl}, length and duplicates '
-            "are within bounds, so the win rate can be read as it stands.</div>"
+        return render_all_clear(
+            "No warnings.",
+            f"{kl}, length and duplicates are within bounds, so the win rate can be trusted.",
         )
-    return broken("Do not trust the win rate of this run.", warnings)
+    return render_warnings("Do not trust the win rate of this run.", warnings)
 
 
 def _win_rates(summary: Summary, labels: tuple[str, str]) -> str:
@@ -139,7 +139,7 @@ def _win_rates(summary: Summary, labels: tuple[str, str]) -> str:
     if not rows:
         return ""
     low = 0.0 if any(row.low < 0.3 for row in rows) else 0.3
-    chart = interval_chart(rows, low=low, high=1.0, reference=0.5)
+    chart = draw_interval_chart(rows, low=low, high=1.0, reference=0.5)
     return (
         f"<h3>Win rate over {escape(labels[0])}, with 95 % intervals; 0.5 is a draw</h3>"
         f'<div class="card">{chart}</div>'
@@ -162,7 +162,7 @@ def _reward_model(summary: Summary) -> str:
     if not rows:
         lines = "".join(f"<p>{escape(line)}</p>" for line in reward_model_lines(summary))
         return f'<h2>The reward model</h2><div class="card">{lines}</div>' if lines else ""
-    chart = interval_chart(rows, low=0.4, high=1.0, reference=0.5)
+    chart = draw_interval_chart(rows, low=0.4, high=1.0, reference=0.5)
     human = (
         "; the diamond is how often one human rater a side agrees with the average of all raters"
         if any(row.mark is not None for row in rows)
@@ -183,7 +183,7 @@ def _samples(samples: Rows, labels: tuple[str, str]) -> str:
 
 def _sample(sample: Mapping[str, Any], labels: tuple[str, str]) -> str:
     sides = zip(("before", "after"), labels, strict=True)
-    return side_by_side(
+    return render_side_by_side(
         str(sample["prompt"]), ((side, label, sample[side]) for side, label in sides)
     )
 

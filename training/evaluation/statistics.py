@@ -1,4 +1,4 @@
-"""Paired comparisons and their uncertainty. Pure functions of numbers."""
+"""Paired comparisons and 95 % intervals. Pure functions of numbers."""
 
 from collections.abc import Sequence
 from math import log
@@ -7,20 +7,20 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from training.intervals import wilson_interval
+from training.intervals import LEVEL, wilson_interval
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# With more groups linearisation gives the same interval at a fraction of the time.
-MOST_RESAMPLED = 500
+# With more groups linearisation gives the same interval in a fraction of the time.
+MAX_RESAMPLED_GROUPS = 500
 
 
-def paired_wins(
+def compute_wins(
     before: Sequence[float],  # [N]
     after: Sequence[float],  # [N]
 ) -> Floats:  # [N]
-    """1 where the second side scores higher, 0 where lower, 1/2 where they tie."""
+    """Return 1 where `after` scores higher, 0 where it scores lower, 1/2 for a tie."""
     if len(before) != len(after):
         raise ValueError(f"a paired comparison needs equal counts, got {len(before)}, {len(after)}")
     if not len(before):
@@ -36,10 +36,9 @@ def bootstrap_interval(
     groups: Sequence[str] | Ints,  # [N]
     *,
     samples: int = 2000,
-    level: float = 0.95,
     seed: int,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean, drawing whole groups with replacement.
+    """Percentile interval of the mean, resampling whole groups with replacement.
 
     Values of one group (responses about one film) are not independent, so the group is the unit.
     """
@@ -54,17 +53,15 @@ def bootstrap_interval(
     # How often each group is drawn in each resample: [samples, G].
     draws = generator.multinomial(count, np.full(count, 1.0 / count), size=samples)
     means = (draws @ sums) / (draws @ sizes)
-    low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    low, high = np.quantile(means, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
     return float(low), float(high)
 
 
-def ratio_interval(
+def linearized_interval(
     values: Floats,  # [N]
     groups: Ints,  # [N]
-    *,
-    level: float = 0.95,
 ) -> tuple[float, float]:
-    """Normal interval of the mean of values that come in groups, by linearisation.
+    """Normal interval of the mean of grouped values, by linearisation.
 
     The mean is a ratio of sums over groups; its variance is that of the residuals' group sums,
     G / (G - 1) sum_g (sum_g - mean n_g)^2 / N^2 (Cochran, Sampling Techniques, 1977, 6.3).
@@ -74,47 +71,46 @@ def ratio_interval(
     count = len(residuals)
     if count < 2:
         raise ValueError("one group alone does not say how much groups differ")
-    half = NormalDist().inv_cdf((1.0 + level) / 2.0) * float(
+    half = NormalDist().inv_cdf((1.0 + LEVEL) / 2.0) * float(
         np.sqrt(count / (count - 1) * np.square(residuals).sum()) / len(values)
     )
     return float(values.mean()) - half, float(values.mean()) + half
 
 
-def mean_interval(
+def compute_mean_interval(
     values: Floats,  # [N]
     groups: Ints,  # [N]
     *,
     seed: int,
 ) -> tuple[float, float]:
-    """95 % interval of the mean of values that come in groups, however many groups there are."""
-    if len(np.unique(groups)) > MOST_RESAMPLED:
-        return ratio_interval(values, groups)
+    """Interval of the mean of grouped values, for any number of groups."""
+    if len(np.unique(groups)) > MAX_RESAMPLED_GROUPS:
+        return linearized_interval(values, groups)
     return bootstrap_interval(values, groups, seed=seed)
 
 
-def share_interval(
+def compute_proportion_interval(
     outcomes: Floats,  # [N], each in [0, 1]
     groups: Ints,  # [N]
     *,
     seed: int,
 ) -> tuple[float, float]:
-    """95 % interval of a share whose outcomes come in groups.
+    """Interval of a proportion of grouped outcomes.
 
-    Wilson's where each outcome has a group of its own. Where all outcomes are right, or all wrong,
-    resampling finds no spread: then Wilson's with groups, not outcomes, as trials; and so for one
-    group, which says little of others: one trial.
+    Wilson's if each outcome is its own group. If all outcomes are equal, resampling finds no
+    spread: then Wilson's with the groups as trials. One group counts as one trial.
     """
     count, mean = len(np.unique(groups)), float(outcomes.mean())
     if count == len(outcomes):
         return wilson_interval(float(outcomes.sum()), len(outcomes))
     if count == 1 or mean in (0.0, 1.0):
         return wilson_interval(mean * count, count)
-    low, high = mean_interval(outcomes, groups, seed=seed)
+    low, high = compute_mean_interval(outcomes, groups, seed=seed)
     return max(low, 0.0), min(high, 1.0)
 
 
 def best_of_n_kl(n: int) -> float:
-    """An upper bound of the KL that best-of-n spends, in nats: log n - (n - 1) / n.
+    """Upper bound of the KL of best-of-n sampling, in nats: log n - (n - 1) / n.
 
     Exact when no two responses score the same (arXiv:2401.01879).
     """

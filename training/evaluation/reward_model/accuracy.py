@@ -29,7 +29,11 @@ from training.evaluation.reward_model.slices import (
     length_edges,
     quantile_edges,
 )
-from training.evaluation.statistics import Floats, mean_interval, share_interval
+from training.evaluation.statistics import (
+    Floats,
+    compute_mean_interval,
+    compute_proportion_interval,
+)
 
 WORST = 20  # pairs to read
 
@@ -87,7 +91,7 @@ def evaluation_metrics(
         metrics["score/eval_turned"] = float(turned.mean())
     if held.is_decided.any() and np.isfinite(scores).all():
         right, clusters = accuracy_of(difference, held), held.cluster[held.is_decided]
-        low, high = share_interval(right, clusters, seed=seed)
+        low, high = compute_proportion_interval(right, clusters, seed=seed)
         metrics |= {
             "accuracy/eval_low": low,
             "accuracy/eval_high": high,
@@ -168,7 +172,7 @@ def _interval(values: Floats, clusters: Any, seed: int) -> list[float] | None:
     """None where one prompt alone does not say how much prompts differ."""
     if len(np.unique(clusters)) < 2:
         return None
-    return list(mean_interval(values, clusters, seed=seed))
+    return list(compute_mean_interval(values, clusters, seed=seed))
 
 
 def worst_pairs(held: HeldOutPairs, difference: Floats, count: int = WORST) -> list[Report]:

@@ -5,16 +5,22 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from training.evaluation.charts import Dot, Interval, interval_chart, reliability_chart
-from training.evaluation.page import PAGE
-from training.evaluation.parts import (
+from training.evaluation.charts import (
+    Dot,
+    Interval,
+    draw_interval_chart,
+    draw_reliability_chart,
+)
+from training.evaluation.page import (
     Charts,
     Rows,
-    broken,
-    how_to_read,
-    learning_curves,
-    side_by_side,
-    tiles,
+    render_all_clear,
+    render_learning_curves,
+    render_notes,
+    render_side_by_side,
+    render_tiles,
+    render_warnings,
+    write_page,
 )
 from training.evaluation.reward_model.warnings import length_range
 
@@ -61,13 +67,12 @@ def write_reward_page(report: Report, worst: Rows, metrics: Rows, path: Path) ->
         body += [_baselines(report), _calibration(report), *_slices(report)]
     body += [
         _data_sizes(report),
-        learning_curves({"": metrics}, charts=DRIFT, heading="Score drift over evaluations"),
-        learning_curves({"": metrics}),
+        render_learning_curves({"": metrics}, charts=DRIFT, heading="Score drift over evaluations"),
+        render_learning_curves({"": metrics}),
         _worst(worst),
-        how_to_read(NOTES),
+        render_notes(NOTES),
     ]
-    page = PAGE.substitute(title=escape(title), body="\n".join(part for part in body if part))
-    path.write_text(page, encoding="utf-8")
+    write_page(path, title, body)
 
 
 def _headline(report: Report) -> str:
@@ -99,17 +104,18 @@ def _headline(report: Report) -> str:
     ]
     if correlation is not None:
         cells.append((f"{correlation:+.2f}", "correlation of score and length"))
-    return lead + tiles(cells)
+    return lead + render_tiles(cells)
 
 
 def _warnings(report: Report) -> str:
     if not report["warnings"]:
-        return (
-            '<div class="guards"><strong>No warnings.</strong> Enough is held out, it is better '
-            "than luck and than counting tokens, and about as sure as it is right.</div>"
+        return render_all_clear(
+            "No warnings.",
+            "Enough is held out, it is better than luck and than counting tokens, and about as "
+            "sure as it is right.",
         )
     sentences = (_sentence(warning["text"]) for warning in report["warnings"])
-    return broken("Before you trust this reward model:", sentences)
+    return render_warnings("Before you trust this reward model:", sentences)
 
 
 def _sentence(text: str) -> str:
@@ -125,7 +131,7 @@ def _accuracies(title: str, rows: Iterable[Interval]) -> str:
     if not found:
         return ""
     low = 0.0 if any(row.low < 0.3 for row in found) else 0.3
-    chart = interval_chart(found, low=low, high=1.0, reference=0.5)
+    chart = draw_interval_chart(found, low=low, high=1.0, reference=0.5)
     return f'<h3>{escape(title)}</h3><div class="card">{chart}</div>'
 
 
@@ -152,7 +158,7 @@ def _calibration(report: Report) -> str:
         '<div class="charts"><figure class="card"><figcaption>Reliability'
         "<span>across: its chance for the side that it prefers; up: the share of people who "
         "agree. Dots below the line: over-confident</span></figcaption>"
-        f"{reliability_chart(dots)}</figure></div>"
+        f"{draw_reliability_chart(dots)}</figure></div>"
     )
 
 
@@ -218,7 +224,7 @@ def _worst_pair(pair: Mapping[str, Any]) -> str:
     ]
     lead = f"people prefer it ({pair['label']:.0%})" + (f"; {', '.join(votes)}" if votes else "")
     trail = f"the model prefers it, by {-pair['score_difference']:.2f}"
-    return side_by_side(
+    return render_side_by_side(
         f"{pair['prompt']}\n{pair['source']}",
         (("before", lead, pair["better"]), ("after", trail, pair["worse"])),
     )

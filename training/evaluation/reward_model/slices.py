@@ -9,7 +9,7 @@ import numpy as np
 
 from training.data.annotation.agreement import agreement_with_others
 from training.evaluation.reward_model.held_out_pairs import TIE, HeldOutPairs
-from training.evaluation.statistics import Floats, Ints, share_interval
+from training.evaluation.statistics import Floats, Ints, compute_proportion_interval
 
 QUARTERS = 4
 RATERS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # edges of the share of raters who agree
@@ -21,7 +21,7 @@ def accuracy_slice(right: Floats, clusters: Ints, *, seed: int) -> Slice:
     """pairs, accuracy and its 95 % interval."""
     if not len(right):
         return {"pairs": 0, "accuracy": None, "interval": None}
-    interval = share_interval(right, clusters, seed=seed)
+    interval = compute_proportion_interval(right, clusters, seed=seed)
     return {"pairs": len(right), "accuracy": float(right.mean()), "interval": list(interval)}
 
 
@@ -45,12 +45,12 @@ def accuracy_by(
     return found
 
 
-def quantile_edges(values: Floats, *, bins: int = QUARTERS) -> list[float]:
+def quantile_edges(values: Floats) -> list[float]:
     """Edges that part the known values into about equally many; fewer where values repeat."""
     known = values[~np.isnan(values)]
     if not len(known):
         return []
-    edges = np.unique(np.quantile(known, np.linspace(0.0, 1.0, bins + 1)))
+    edges = np.unique(np.quantile(known, np.linspace(0.0, 1.0, QUARTERS + 1)))
     return [float(edge) for edge in (edges if len(edges) > 1 else np.repeat(edges, 2))]
 
 
