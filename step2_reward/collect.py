@@ -10,8 +10,8 @@ from training.arguments.parsing import INTERRUPTED, parse_args
 def main() -> None:
     args = parse_args(CollectArgs)
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
-    from training.evaluation.collection import Collector, write_tasks
-    from training.evaluation.upload import Upload
+    from training.evaluation.annotation_tasks import Collector, write_tasks
+    from training.evaluation.annotation_upload import Upload
     from training.runtime import process
 
     with process.session(args) as device:

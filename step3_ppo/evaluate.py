@@ -11,16 +11,16 @@ from training.arguments.parsing import INTERRUPTED, parse_args
 def main() -> None:
     args = parse_args(EvaluateArgs)
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
-    from training.evaluation.comparison import format_table, list_warnings
+    from training.evaluation.evaluator import Evaluator
     from training.evaluation.inputs import read_inputs
-    from training.evaluation.paired import PairedEvaluation
-    from training.evaluation.results import REPORT, side_labels, start_output, write_results
+    from training.evaluation.output_files import REPORT, side_labels, start_output, write_results
+    from training.evaluation.summary import format_table, list_warnings
     from training.runtime import process
 
     with process.session(args) as device:
         inputs = read_inputs(args)
         folder = start_output(args)
-        evaluation = PairedEvaluation(args, inputs, device)
+        evaluation = Evaluator(args, inputs, device)
         summary = evaluation.run()
         write_results(args, summary, inputs.texts, evaluation.sides, inputs.notes)
 

@@ -11,8 +11,8 @@ from training.evaluation.charts import (
     draw_line_chart,
     format_number,
 )
-from training.evaluation.comparison import compare
 from training.evaluation.report import read_metrics, write_report
+from training.evaluation.summary import compare
 
 VOID = {"meta", "br", "img", "link"}
 NASTY = "<script>alert('x')</script> & \"quoted\" <b>"

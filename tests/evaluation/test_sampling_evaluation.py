@@ -15,9 +15,9 @@ from tests.evaluation.material import byte_tokenizer, read_jsonl, write_jsonl, w
 from training.arguments.parsing import UserError
 from training.data.encode import EncodedGroup
 from training.data.records import Pair
+from training.evaluation.evaluator import Evaluator
 from training.evaluation.inputs import read_inputs
-from training.evaluation.paired import PairedEvaluation
-from training.evaluation.results import side_labels, start_output, write_results
+from training.evaluation.output_files import side_labels, start_output, write_results
 from training.evaluation.reward_model.accuracy import accuracy_entry
 from training.evaluation.sampling import (
     load_policy,
@@ -43,7 +43,7 @@ def sampled(evaluate_args):
 
 def evaluated(args):
     """The evaluation and its summary."""
-    evaluation = PairedEvaluation(args, read_inputs(args), CPU)
+    evaluation = Evaluator(args, read_inputs(args), CPU)
     return evaluation, evaluation.run()
 
 
@@ -334,7 +334,7 @@ def test_the_files_hold_every_pair_and_the_summary_its_keys(evaluate_args, made)
     )
     inputs = read_inputs(args)
     folder = start_output(args)
-    evaluation = PairedEvaluation(args, inputs, CPU)
+    evaluation = Evaluator(args, inputs, CPU)
     write_results(args, evaluation.run(), inputs.texts, evaluation.sides, None)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     keys = """judge.before judge.after judge.win_rate judge.win_rate_ci length.before length.after

@@ -10,15 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from training.evaluation.charts import Interval, draw_interval_chart
-from training.evaluation.comparison import (
-    Summary,
-    judge_names,
-    length_unit,
-    list_warnings,
-    other_sides,
-    reward_model_lines,
-    table_rows,
-)
 from training.evaluation.page import (
     Rows,
     render_all_clear,
@@ -29,6 +20,15 @@ from training.evaluation.page import (
     render_tiles,
     render_warnings,
     write_page,
+)
+from training.evaluation.summary import (
+    Summary,
+    judge_names,
+    length_unit,
+    list_warnings,
+    other_sides,
+    reward_model_lines,
+    table_rows,
 )
 
 NOTES: dict[str, list[str]] = {

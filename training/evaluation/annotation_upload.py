@@ -9,7 +9,7 @@ from training.arguments.collect import CollectArgs
 from training.arguments.parsing import UserError
 from training.data.annotation.exchange import Pushed, check_project, push
 from training.data.annotation.server import Server
-from training.evaluation.collection import PAGES, task_files
+from training.evaluation.annotation_tasks import PAGES, task_files
 
 
 class Upload:

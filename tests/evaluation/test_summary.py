@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from training.evaluation.comparison import compare, format_table, list_warnings, table_rows
+from training.evaluation.summary import compare, format_table, list_warnings, table_rows
 
 BEFORE = ["plain words here now", "some more plain words", "a dull thing it is", "nothing to say"]
 AFTER = ["good plain words here", "some good good words", "a dull thing again", "good to say it"]

@@ -8,8 +8,8 @@ from typing import Any
 
 from training.arguments.evaluate import EvaluateArgs
 from training.arguments.parsing import UserError
-from training.evaluation.comparison import Summary
 from training.evaluation.report import read_metrics, write_report
+from training.evaluation.summary import Summary
 
 SUMMARY, REPORT = "summary.json", "report.html"
 

@@ -8,10 +8,10 @@ import torch
 from tests.evaluation.material import prompts, write_jsonl
 from tests.tiny_models import CPU, PAD_ID, build_tokenizer, gpt2, write_lm
 from training.arguments.parsing import UserError
-from training.evaluation.comparison import format_table
-from training.evaluation.fluency import Reader
+from training.evaluation.evaluator import Evaluator
 from training.evaluation.inputs import read_inputs
-from training.evaluation.paired import PairedEvaluation
+from training.evaluation.perplexity import Reader
+from training.evaluation.summary import format_table
 
 TOKENIZER = build_tokenizer()
 WORDS = len(TOKENIZER)
@@ -81,7 +81,7 @@ def test_an_evaluation_reads_both_sides_and_what_people_answered(evaluate_args, 
     args = evaluate_args(**flags, judge_text="prompt_and_response")
     inputs = read_inputs(args)
     assert inputs.human == [row["prompt"] + row["response"] for row in rows]
-    evaluation = PairedEvaluation(args, inputs, CPU)
+    evaluation = Evaluator(args, inputs, CPU)
     summary = evaluation.run()
     reader = Reader(str(made / "other_words"), device=CPU, dtype=torch.float32, token_budget=10_000)
     expected = {

@@ -31,7 +31,7 @@ from training.data.files import write_text
 from training.data.outcomes import collected
 from training.data.records import Prompt, prompt_from_row
 from training.data.sources import read_rows
-from training.evaluation.predictions import Predictor
+from training.evaluation.annotation_predictions import Predictor
 from training.evaluation.sampling import (
     check_language_model,
     hybrid_engine,

@@ -11,8 +11,8 @@ from tests.evaluation.material import write_material
 from training.arguments.collect import CollectArgs
 from training.arguments.parsing import UserError
 from training.data.annotation.tasks import likeness
-from training.evaluation import predictions, sampling
-from training.evaluation.collection import Collector, write_tasks
+from training.evaluation import annotation_predictions, sampling
+from training.evaluation.annotation_tasks import Collector, write_tasks
 
 CPU = torch.device("cpu")
 
@@ -138,7 +138,7 @@ def test_a_prediction_is_the_scores_of_the_reward_model(args, made, monkeypatch)
         told.append((inputs, found))
         return found
 
-    monkeypatch.setattr(predictions, "response_scores", watched)
+    monkeypatch.setattr(annotation_predictions, "response_scores", watched)
     unsorted = collected(args).tasks["pairwise"]
     predicted = collected(args, reward_model=str(made / "reward")).tasks["pairwise"]
     (_, _, responses), scores = told[0]

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from training.arguments.evaluate import EvaluateArgs
-from training.evaluation.comparison import Summary, compare
-from training.evaluation.fluency import Reader
 from training.evaluation.inputs import Inputs, Side
+from training.evaluation.perplexity import Reader
 from training.evaluation.reward_model.accuracy import accuracy_entry
 from training.evaluation.sampling import (
     load_policy,
@@ -20,6 +19,7 @@ from training.evaluation.sampling import (
     sample_responses,
 )
 from training.evaluation.statistics import best_of_n_kl, bootstrap_interval, compute_wins
+from training.evaluation.summary import Summary, compare
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.policy import Policy
 from training.models.scalar import ScalarModel, load_scalar_model
@@ -31,7 +31,7 @@ SHOWN_SAMPLES = 10
 SCORE = "reward_model_score"  # the entry of the summary that is the reward model's own opinion
 
 
-class PairedEvaluation:
+class Evaluator:
     """Models in, summary out. The response to a prompt is sample 0 of its model; best-of-n draws
     further samples of the `before` model, so that its pairs are of independent draws.
     """
