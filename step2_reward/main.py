@@ -29,7 +29,7 @@ def main() -> None:
         from training.preflight import dry_run
 
         return dry_run.reward(args)
-    from training.data.groups import nested_part
+    from training.data.groups import take_prompts
     from training.data.stages import Split, load_comparisons, load_normalization_prompts
     from training.runtime import distributed, publish
     from training.runtime.resume import find_checkpoint
@@ -47,7 +47,7 @@ def main() -> None:
         run = train(args, world, tokenizer, data, own, found)
         points = []
         for share in sorted(set(args.data_size_curve) - {1.0}):  # the whole was just trained on
-            part = Split(nested_part(data.train, share, seed=args.seed), data.held_out)
+            part = Split(take_prompts(data.train, share, seed=args.seed), data.held_out)
             setup.announce_part(share, part.train, data.train)
             part_args = args_of_part(args, share)
             found = find_checkpoint(part_args, world)

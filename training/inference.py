@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from training.data.batches import micro_batches
+from training.data.batches import plan_micro_batches
 from training.data.collate import TokenBatch, collate_responses
 from training.models.scalar import ScalarModel
 from training.runtime.distributed import World
@@ -35,7 +35,7 @@ class ResponseForwards:
         self._pad_id = pad_id
         self._world = world
         lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-        own = micro_batches(range(len(lengths)), lengths, token_budget=token_budget)
+        own = plan_micro_batches(range(len(lengths)), lengths, token_budget=token_budget)
         most = int(world.all_max(torch.tensor(float(len(own)), device=world.device)))
         self._plan = own + [[] for _ in range(most - len(own))]
         widths = torch.tensor([len(response) for response in responses], device=world.device)

@@ -5,8 +5,8 @@ import pytest
 
 from training.data.batches import (
     PromptStream,
-    epoch_batches,
-    micro_batches,
+    plan_epoch,
+    plan_micro_batches,
     plan_step,
     split_for_rank,
 )
@@ -23,14 +23,14 @@ def flat(batches):
 @pytest.mark.parametrize("count", [1, 7, 64, 1000])
 @pytest.mark.parametrize("batch_size", [1, 8, 33])
 def test_an_epoch_has_every_row_once(count, batch_size):
-    batches = epoch_batches(random_lengths(count), batch_size, seed=3, epoch=0)
+    batches = plan_epoch(random_lengths(count), batch_size, seed=3, epoch=0)
     assert sorted(flat(batches)) == list(range(count))
     assert sorted(map(len, batches), reverse=True)[:-1] == [batch_size] * (len(batches) - 1)
 
 
 def test_an_epochs_order_follows_seed_and_epoch():
     def order(seed, epoch):
-        return epoch_batches(random_lengths(200), 8, seed=seed, epoch=epoch)
+        return plan_epoch(random_lengths(200), 8, seed=seed, epoch=epoch)
 
     assert order(1, 1) == order(1, 1)
     assert order(1, 1) != order(1, 2)
@@ -44,7 +44,7 @@ def test_rows_of_like_length_share_a_batch():
         padded = sum(max(lengths[row] for row in batch) * len(batch) for batch in batches)
         return padded / sum(lengths) - 1
 
-    bucketed = epoch_batches(lengths, 16, seed=0, epoch=0)
+    bucketed = plan_epoch(lengths, 16, seed=0, epoch=0)
     rows = list(range(2000))
     random.Random(0).shuffle(rows)
     assert waste([rows[i : i + 16] for i in range(0, 2000, 16)]) > 0.6
@@ -53,7 +53,7 @@ def test_rows_of_like_length_share_a_batch():
 
 def test_batches_do_not_come_in_order_of_length():
     lengths = random_lengths(2000)
-    longest = [max(lengths[r] for r in b) for b in epoch_batches(lengths, 16, seed=0, epoch=0)]
+    longest = [max(lengths[r] for r in b) for b in plan_epoch(lengths, 16, seed=0, epoch=0)]
     falls = sum(a > b for a, b in pairwise(longest))
     assert 0.3 < falls / len(longest) < 0.7
 
@@ -84,14 +84,14 @@ def test_a_ranks_share_by_hand():
 def test_micro_batches_by_hand():
     lengths = [3, 9, 4, 2, 4, 30]
     # 30 is over the budget and alone; 9 + a second row would be 18; then 4 x 3 rows; then 2.
-    plan = micro_batches(range(6), lengths, token_budget=12)
+    plan = plan_micro_batches(range(6), lengths, token_budget=12)
     assert plan == [[5], [1], [2, 4, 0], [3]]
 
 
 @pytest.mark.parametrize("budget", [1, 50, 120, 1000, 10**9])
 def test_micro_batches_keep_to_the_budget_and_lose_no_row(budget):
     lengths = random_lengths(300)
-    plan = micro_batches(range(300), lengths, token_budget=budget)
+    plan = plan_micro_batches(range(300), lengths, token_budget=budget)
     assert sorted(flat(plan)) == list(range(300))
     for rows in plan:
         assert len(rows) == 1 or max(lengths[row] for row in rows) * len(rows) <= budget
@@ -102,7 +102,7 @@ def test_micro_batches_of_groups_keep_to_the_budget_after_padding(budget):
     draw = random.Random(3)
     lengths = [draw.randint(1, 60) for _ in range(200)]
     counts = [draw.randint(1, 9) for _ in range(200)]
-    plan = micro_batches(range(200), lengths, token_budget=budget, counts=counts)
+    plan = plan_micro_batches(range(200), lengths, token_budget=budget, counts=counts)
     assert sorted(row for batch in plan for row in batch) == list(range(200))
     for batch in plan:
         padded = max(lengths[row] for row in batch) * sum(counts[row] for row in batch)
@@ -141,9 +141,9 @@ def test_a_prompt_stream_gives_any_step_directly():
 
 def test_impossible_sizes_are_refused():
     with pytest.raises(ValueError, match="batch_size"):
-        epoch_batches([1], 0, seed=0, epoch=0)
+        plan_epoch([1], 0, seed=0, epoch=0)
     with pytest.raises(ValueError, match="token_budget"):
-        micro_batches([0], [1], token_budget=0)
+        plan_micro_batches([0], [1], token_budget=0)
     with pytest.raises(ValueError, match="rank"):
         split_for_rank([0], [1], rank=2, size=2)
     with pytest.raises(ValueError, match="count"):

@@ -1,11 +1,11 @@
 import pytest
 
 from training.arguments.parsing import UserError
-from training.data.chat import chat_ids, load_chat_template
+from training.data.chat import load_chat_template, tokenize_chat
 from training.data.encode import encode_conversations, encode_prompts
-from training.data.messages import Message
-from training.data.outcomes import collected
+from training.data.outcomes import collect_rows
 from training.data.records import Conversation, Prompt
+from training.data.values import Message
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n"
@@ -32,7 +32,7 @@ def encode(tokenizer, turns, template=None, max_length=200):
         max_length=max_length,
         chat_template=template,
     )
-    encoded, report = collected(outcomes, f"--max_length {max_length}")
+    encoded, report = collect_rows(outcomes, f"--max_length {max_length}")
     return encoded[0], report
 
 
@@ -160,7 +160,7 @@ def test_a_template_that_fails_names_the_row(tokenizer, template):
 
 
 def test_ids_for_a_reply_end_where_the_assistant_goes_on(tokenizer):
-    ids, mask = chat_ids(TURNS[:2], tokenizer, EOS_STYLE, "a:1", reply=True)
+    ids, mask = tokenize_chat(TURNS[:2], tokenizer, EOS_STYLE, "a:1", reply=True)
     assert tokenizer.decode(ids).endswith("[user]What is new?\n[assistant]")
     assert not any(mask)
 

@@ -7,15 +7,15 @@ import pytest
 
 from training.arguments.parsing import UserError
 from training.data.encode import Outcome, encode_conversations, encode_groups, encode_prompts
-from training.data.messages import Message
 from training.data.records import (
     Conversation,
     Demonstration,
     Pair,
-    group_from_row,
-    prompt_from_row,
-    sft_record_from_row,
+    parse_group,
+    parse_prompt,
+    parse_sft_row,
 )
+from training.data.values import Message
 
 E = TypeVar("E")
 HERE = "hh.jsonl:7"
@@ -55,14 +55,14 @@ def dialogue(prompt: str = ASKED, chosen: str = " Water.", rejected: str = " No.
     ],
 )
 def test_a_dialogue_is_split_behind_the_last_shared_assistant(row, prompt, responses):
-    group = group_from_row(row, HERE)
+    group = parse_group(row, HERE)
     assert (group.prompt, group.responses) == (prompt, responses)
     assert group.messages == ()
     assert group.pairs == (Pair(0, 1),)
 
 
 def test_a_dialogue_may_carry_margin_weight_and_label():
-    (pair,) = group_from_row(dialogue(margin=0.5, weight=2, label=0.8), HERE).pairs
+    (pair,) = parse_group(dialogue(margin=0.5, weight=2, label=0.8), HERE).pairs
     assert pair == Pair(0, 1, 0.8, 2.0, 0.5)
 
 
@@ -88,7 +88,7 @@ TURNS = [user("What is rain?"), assistant("Water."), user("And snow?")]
     ],
 )
 def test_lists_of_messages_share_their_first_turns(row):
-    group = group_from_row(row, HERE)
+    group = parse_group(row, HERE)
     assert group.messages == tuple(Message(**turn) for turn in TURNS)
     assert group.prompt == "user: What is rain?\nassistant: Water.\nuser: And snow?"
     assert group.responses == ("Ice.", "Dust.")
@@ -96,7 +96,7 @@ def test_lists_of_messages_share_their_first_turns(row):
 
 def test_a_text_prompt_stands_before_sides_that_are_one_answer_each():
     row = {"prompt": "Why?", "chosen": [assistant("So.")], "rejected": [assistant("No.")]}
-    assert group_from_row(row, HERE).messages == (Message("user", "Why?"),)
+    assert parse_group(row, HERE).messages == (Message("user", "Why?"),)
 
 
 NO_SHARED = r"hh.jsonl:7: 'chosen' and 'rejected' do not share a prompt.*Assistant"
@@ -126,31 +126,31 @@ SAME_BUT = "hh.jsonl:7: 'chosen' and 'rejected' must be the same messages but fo
 )
 def test_a_comparison_without_a_shared_prompt_is_named(row, message):
     with pytest.raises(UserError, match=message) as caught:
-        group_from_row(row, HERE)
+        parse_group(row, HERE)
     assert str(caught.value).startswith(f"{HERE}: ")
 
 
 def test_stage_1_learns_from_the_chosen_side():
-    assert sft_record_from_row(dialogue(), HERE) == Demonstration(ASKED, " Water.", HERE)
+    assert parse_sft_row(dialogue(), HERE) == Demonstration(ASKED, " Water.", HERE)
     row = {"prompt": "p", "chosen": "good", "rejected": "bad"}
-    assert sft_record_from_row(row, HERE) == Demonstration("p", "good", HERE)
+    assert parse_sft_row(row, HERE) == Demonstration("p", "good", HERE)
     messages = (*(Message(**turn) for turn in TURNS), Message("assistant", "Ice."))
     rows: list[dict[str, Any]] = [
         {"chosen": [*TURNS, assistant("Ice.")], "rejected": [*TURNS, assistant("Dust.")]},
         {"prompt": TURNS, "response": "Ice."},
     ]
     for row in rows:
-        assert sft_record_from_row(row, HERE) == Conversation(messages, HERE)
+        assert parse_sft_row(row, HERE) == Conversation(messages, HERE)
 
 
 def test_stage_3_asks_the_prompt():
-    assert prompt_from_row(dialogue(), HERE, 3).text == ASKED
+    assert parse_prompt(dialogue(), HERE, 3).text == ASKED
     for row in ({"prompt": TURNS}, {"chosen": [*TURNS, assistant("a")],
                                     "rejected": [*TURNS, assistant("b")]}):  # fmt: skip
-        prompt = prompt_from_row(row, HERE, 3)
+        prompt = parse_prompt(row, HERE, 3)
         assert prompt.messages == tuple(Message(**turn) for turn in TURNS)
     with pytest.raises(UserError, match="'prompt' of a prompt must end with a user turn"):
-        prompt_from_row({"prompt": TURNS[:2]}, HERE, 3)
+        parse_prompt({"prompt": TURNS[:2]}, HERE, 3)
 
 
 def kept(outcome: Outcome[E]) -> E:
@@ -171,10 +171,10 @@ def test_the_three_stages_see_the_same_tokens_of_a_conversation(tokenizer, chat_
     row = {"chosen": [*TURNS, assistant("Ice.")], "rejected": [*TURNS, assistant("No, dust.")]}
     chats = {"tokenizer": tokenizer, "chat_template": chat_template}
     (grouped,) = encode_groups(
-        [group_from_row(row, HERE)], max_length=500, prompt_template="{prompt}", **chats
+        [parse_group(row, HERE)], max_length=500, prompt_template="{prompt}", **chats
     )
     (prompted,) = encode_prompts(
-        [prompt_from_row(row, HERE, 0)],
+        [parse_prompt(row, HERE, 0)],
         max_prompt_length=500,
         prompt_template="{prompt}",
         overlong="error",
@@ -190,7 +190,7 @@ def test_the_three_stages_see_the_same_tokens_of_a_conversation(tokenizer, chat_
 
 
 def test_a_long_answer_of_a_conversation_is_cut_before_eos(tokenizer):
-    record = group_from_row({"prompt": [user("a")], "chosen": "0123456789", "rejected": "z"}, HERE)
+    record = parse_group({"prompt": [user("a")], "chosen": "0123456789", "rejected": "z"}, HERE)
     encode = partial(
         encode_groups, [record], tokenizer, prompt_template="{prompt}", chat_template=None
     )

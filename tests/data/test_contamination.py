@@ -5,10 +5,10 @@ from training.data import contamination
 from training.data.contamination import HeldOutNGrams, digest, question, sharing
 from training.data.records import (
     Text,
-    conversation_from_row,
-    group_from_row,
-    prompt_from_row,
-    sft_record_from_row,
+    parse_conversation,
+    parse_group,
+    parse_prompt,
+    parse_sft_row,
 )
 
 HELD = "The quick brown fox jumps over the lazy dog while seven old men watch quietly."  # 14 words
@@ -74,8 +74,8 @@ def test_nothing_is_shared_with_nothing():
 
 def test_the_question_of_a_record_is_its_prompt_or_text():
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-    assert question(sft_record_from_row({"prompt": "q", "response": "a"}, "x:1")) == "q"
-    assert question(conversation_from_row({"messages": turns}, "x:1")) == "q"
-    assert question(group_from_row({"prompt": "q", "chosen": "a", "rejected": "b"}, "x:1")) == "q"
-    assert question(prompt_from_row({"prompt": "q"}, "x:1", 0)) == "q"
+    assert question(parse_sft_row({"prompt": "q", "response": "a"}, "x:1")) == "q"
+    assert question(parse_conversation({"messages": turns}, "x:1")) == "q"
+    assert question(parse_group({"prompt": "q", "chosen": "a", "rejected": "b"}, "x:1")) == "q"
+    assert question(parse_prompt({"prompt": "q"}, "x:1", 0)) == "q"
     assert question(Text("t", "x:1")) == "t"

@@ -13,9 +13,9 @@ from training.arguments.ppo import PPOArgs
 from training.arguments.reward import RewardArgs
 from training.arguments.sft import SFTArgs
 from training.data import cache, tables
-from training.data.batches import epoch_batches
-from training.data.blocks import Blocks, text_lengths
-from training.data.dataset import tokenizer_digest
+from training.data.batches import plan_epoch
+from training.data.blocks import Blocks, measure_texts
+from training.data.dataset import hash_tokenizer
 from training.data.encode import EncodedText, encode_demonstrations, encode_texts
 from training.data.records import Demonstration, Pair, Text
 from training.data.stages import (
@@ -86,7 +86,7 @@ def test_cached_or_not_rows_and_batches_are_the_same(tmp_path, place, tokenizer,
     for side in ("train", "held_out"):
         rows = [list(getattr(data, side)) for data in (plain, written, read)]
         assert rows[0] == rows[1] == rows[2] != []
-    batches = [epoch_batches(data.train.lengths, 8, seed=3, epoch=2) for data in (plain, read)]
+    batches = [plan_epoch(data.train.lengths, 8, seed=3, epoch=2) for data in (plain, read)]
     assert batches[0] == batches[1]
 
 
@@ -113,7 +113,7 @@ def test_blocks_are_cut_from_all_texts_in_one_row(tmp_path, tokenizer, block):
     expected = [EncodedText(ids, [False] + [True] * (len(ids) - 1)) for ids in cut if len(ids) > 1]
     assert list(blocks) == expected
     assert [blocks[-1], blocks[: len(expected)]] == [expected[-1], expected]
-    assert text_lengths(blocks) == text_lengths(expected)
+    assert measure_texts(blocks) == measure_texts(expected)
     with pytest.raises(IndexError):
         blocks[len(expected)]
 
@@ -191,9 +191,9 @@ def test_another_tokenizer_has_another_digest(tokenizer, chat_tokenizer):
     import copy
 
     with_template = copy.deepcopy(tokenizer)
-    assert tokenizer_digest(with_template) == tokenizer_digest(tokenizer)
+    assert hash_tokenizer(with_template) == hash_tokenizer(tokenizer)
     with_template.chat_template = "{{ messages }}"
-    digests = {tokenizer_digest(t) for t in (tokenizer, chat_tokenizer, with_template)}
+    digests = {hash_tokenizer(t) for t in (tokenizer, chat_tokenizer, with_template)}
     assert len(digests) == 3
 
 

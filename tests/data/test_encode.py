@@ -8,7 +8,7 @@ from training.data.encode import (
     encode_prompts,
     encode_texts,
 )
-from training.data.outcomes import EncodeReport, collected
+from training.data.outcomes import EncodeReport, collect_rows
 from training.data.records import Demonstration, Pair, Prompt, ResponseGroup, Text
 
 
@@ -17,7 +17,7 @@ def demonstrations(tokenizer, *rows, max_length=64, prompt_template="{prompt}"):
     outcomes = encode_demonstrations(
         records, tokenizer, max_length=max_length, prompt_template=prompt_template
     )
-    return collected(outcomes, f"--max_length {max_length}")
+    return collect_rows(outcomes, f"--max_length {max_length}")
 
 
 def groups(tokenizer, *records, max_length=64, prompt_template="{prompt}"):
@@ -28,7 +28,7 @@ def groups(tokenizer, *records, max_length=64, prompt_template="{prompt}"):
         prompt_template=prompt_template,
         chat_template=None,
     )
-    return collected(outcomes, f"--max_length {max_length}")
+    return collect_rows(outcomes, f"--max_length {max_length}")
 
 
 def prompts(tokenizer, *texts, overlong="error", max_prompt_length=64, prompt_template="{prompt}"):
@@ -41,12 +41,12 @@ def prompts(tokenizer, *texts, overlong="error", max_prompt_length=64, prompt_te
         chat_template=None,
         overlong=overlong,
     )
-    return collected(outcomes, f"--max_prompt_length {max_prompt_length}")
+    return collect_rows(outcomes, f"--max_prompt_length {max_prompt_length}")
 
 
 def texts(tokenizer, *texts):
     outcomes = encode_texts([Text(text, "a:1") for text in texts], tokenizer)
-    return collected(outcomes, "no limit")
+    return collect_rows(outcomes, "no limit")
 
 
 def targets(encoded):

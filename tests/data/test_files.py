@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from training.arguments.parsing import UserError
-from training.data.files import read_file, rows_of_text, write_text
+from training.data.files import parse_rows, read_file, write_text
 
 
 @pytest.mark.parametrize(
@@ -20,10 +20,10 @@ from training.data.files import read_file, rows_of_text, write_text
 def test_what_will_stand_in_a_file_is_read_as_the_file_is(tmp_path, name, text):
     path = tmp_path / name
     path.write_bytes(text.encode())
-    rows = rows_of_text(str(path), text, stage="reward")
+    rows = parse_rows(str(path), text, stage="reward")
     assert rows == read_file(str(path), stage="reward") != []
     with pytest.raises(UserError, match=r"a\.jsonl:2: not valid JSON"):
-        rows_of_text("a.jsonl", '{"a": 1}\n{', stage="reward")
+        parse_rows("a.jsonl", '{"a": 1}\n{', stage="reward")
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):

@@ -14,24 +14,24 @@ from hypothesis import strategies as st
 from tests.data.annotation.test_fuzz import ANYTHING, attempt
 from training.arguments.parsing import UserError
 from training.data.contamination import digest, question
-from training.data.files import iter_file, read_file
+from training.data.files import iterate_file, read_file
 from training.data.records import (
     Record,
-    group_from_row,
-    prompt_from_row,
+    parse_group,
+    parse_prompt,
+    parse_sft_row,
+    parse_text,
     sequences,
-    sft_record_from_row,
-    text_from_row,
 )
 
 MANY = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 FROM_ROW: dict[str, Callable[[Any, str], Record]] = {
-    "sft": sft_record_from_row,
-    "reward": group_from_row,
-    "ppo": partial(prompt_from_row, prompt_id=0),
-    "pretrain": text_from_row,
+    "sft": parse_sft_row,
+    "reward": parse_group,
+    "ppo": partial(parse_prompt, prompt_id=0),
+    "pretrain": parse_text,
 }
 KEYS = ["prompt", "response", "chosen", "rejected", "messages", "text", "responses", "pairs"]
 TURN = st.fixed_dictionaries(
@@ -45,7 +45,7 @@ VALUE = ANYTHING | st.lists(TURN, max_size=4) | SIDE | st.text(max_size=9)
 def read_all(path: str, stage: str = "sft") -> tuple[int, list[str]]:
     """How many rows there are, and what is wrong with the others."""
     mistakes: list[str] = []
-    rows = list(iter_file(path, stage=stage, fail=lambda error: mistakes.append(str(error))))
+    rows = list(iterate_file(path, stage=stage, fail=lambda error: mistakes.append(str(error))))
     assert all(source.startswith(f"{path}:") for _, source in rows)
     assert all(mistake.startswith(path) and "\n" not in mistake for mistake in mistakes)
     return len(rows), mistakes

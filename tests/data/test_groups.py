@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 import pytest
 
 from training.data.encode import EncodedGroup
-from training.data.groups import lengths_of, nested_part, regroup, shuffle_labels
+from training.data.groups import measure_groups, shuffle_labels, split_groups, take_prompts
 from training.data.records import Pair
 
 
@@ -35,12 +35,12 @@ SPARSE = [(i, i + 1) for i in range(9)]
 
 def test_a_group_that_fits_is_left_alone():
     group = group_of(4, [(0, 1), (2, 3)])
-    assert list(regroup([group], size=4, seed=0, epoch=3)) == [group]
+    assert list(split_groups([group], size=4, seed=0, epoch=3)) == [group]
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 9])
 def test_a_dense_group_is_dealt_into_parts_without_overlap(size):
-    parts = list(regroup([group_of(10, DENSE)], size=size, seed=0, epoch=0))
+    parts = list(split_groups([group_of(10, DENSE)], size=size, seed=0, epoch=0))
     members = [ids[0] for part in parts for ids in part.response_ids]
     assert len(set(members)) == len(members)
     assert all(2 <= len(part.response_ids) <= size for part in parts)
@@ -51,16 +51,16 @@ def test_a_dense_group_is_dealt_into_parts_without_overlap(size):
 
 def test_over_epochs_every_comparison_of_a_dense_group_is_seen():
     group = group_of(10, DENSE)
-    dealt = [list(regroup([group], size=4, seed=0, epoch=epoch)) for epoch in range(40)]
+    dealt = [list(split_groups([group], size=4, seed=0, epoch=epoch)) for epoch in range(40)]
     seen = [compared(parts) for parts in dealt]
     assert set().union(*seen) == set(DENSE)
-    assert list(regroup([group], size=4, seed=0, epoch=1)) == dealt[1]
+    assert list(split_groups([group], size=4, seed=0, epoch=1)) == dealt[1]
     assert seen[0] != seen[1]
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])
 def test_a_sparse_group_is_cut_along_its_comparisons_and_loses_none(size):
-    parts = list(regroup([group_of(10, SPARSE)], size=size, seed=0, epoch=0))
+    parts = list(split_groups([group_of(10, SPARSE)], size=size, seed=0, epoch=0))
     assert compared(parts) == Counter(SPARSE)
     assert all(len(part.response_ids) <= size for part in parts)
 
@@ -69,7 +69,7 @@ def test_a_dense_group_whose_deal_parts_all_pairs_is_cut_instead():
     # All comparisons are with response 0 or 1: parts of 2 often hold none of them.
     star = [(hub, leaf) for hub in (0, 1) for leaf in range(2, 10)]
     for epoch in range(30):
-        assert compared(list(regroup([group_of(10, star)], size=2, seed=0, epoch=epoch)))
+        assert compared(list(split_groups([group_of(10, star)], size=2, seed=0, epoch=epoch)))
 
 
 def test_shuffled_labels_keep_the_number_of_comparisons_and_move_the_responses():
@@ -87,7 +87,7 @@ def test_shuffled_labels_keep_the_number_of_comparisons_and_move_the_responses()
 @pytest.mark.parametrize("seed", range(5))
 def test_parts_of_the_prompts_are_nested_and_keep_a_prompts_rows_together(seed):
     groups = [EncodedGroup([n // 2], [[1], [2]], (Pair(0, 1),), f"r{n}") for n in range(20)]
-    parts = [nested_part(groups, share, seed=seed) for share in (0.01, 0.25, 0.5, 1.0)]
+    parts = [take_prompts(groups, share, seed=seed) for share in (0.01, 0.25, 0.5, 1.0)]
     sources = [[group.source for group in part] for part in parts]
     assert [len(part) for part in parts] == [2, 4, 10, 20]  # 0.25 of 10 prompts is 2 (2.5)
     for smaller, larger in pairwise(sources):
@@ -101,15 +101,15 @@ def test_parts_of_the_prompts_are_nested_and_keep_a_prompts_rows_together(seed):
 def test_a_part_of_a_part_that_is_made_when_asked_for_is_regrouped_as_a_list_is():
     groups = [group_of(3 + n % 6, SPARSE[: 2 + n % 6], f"r{n}") for n in range(12)]
     groups = [EncodedGroup([n], g.response_ids, g.pairs, g.source) for n, g in enumerate(groups)]
-    part = nested_part(nested_part(groups, 0.8, seed=0), 0.5, seed=1)
+    part = take_prompts(take_prompts(groups, 0.8, seed=0), 0.5, seed=1)
     assert part.counts == [len(group.response_ids) for group in part]
-    assert part.lengths == lengths_of(list(part))
-    lazily = regroup(part, size=3, seed=2, epoch=1)
-    at_once = regroup(list(part), size=3, seed=2, epoch=1)
+    assert part.lengths == measure_groups(list(part))
+    lazily = split_groups(part, size=3, seed=2, epoch=1)
+    at_once = split_groups(list(part), size=3, seed=2, epoch=1)
     assert list(lazily) == list(at_once)
     assert lazily.lengths == at_once.lengths
     assert lazily.counts == [len(group.response_ids) for group in at_once]
 
 
 def test_longest_counts_the_prompt():
-    assert lengths_of([group_of(5, [(0, 1)])]) == [2 + 5]
+    assert measure_groups([group_of(5, [(0, 1)])]) == [2 + 5]

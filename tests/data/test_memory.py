@@ -23,9 +23,9 @@ import pyarrow, pyarrow.parquet, transformers, training.data.stages
 from transformers import PreTrainedTokenizerFast
 from training.arguments.reward import RewardArgs
 from training.arguments.sft import SFTArgs
-from training.data.batches import epoch_batches
+from training.data.batches import plan_epoch
 from training.data.files import read_file
-from training.data.groups import regroup
+from training.data.groups import split_groups
 from training.data.stages import load_comparisons, load_sft
 
 stage, path, tokenizer, room = sys.argv[1:]
@@ -49,10 +49,10 @@ if stage == "pretrain":
     lengths = rows.lengths
 else:
     groups = load_comparisons(RewardArgs(**common), tokenizer).train
-    rows = regroup(groups, size=12, seed=0, epoch=0)
+    rows = split_groups(groups, size=12, seed=0, epoch=0)
     lengths = rows.lengths
 tokens = 0
-for batch in epoch_batches(lengths, 32, seed=0, epoch=0):
+for batch in plan_epoch(lengths, 32, seed=0, epoch=0):
     for index in batch:
         row = rows[index]
         if stage == "pretrain":

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from training.data.batches import micro_batches
+from training.data.batches import plan_micro_batches
 from training.data.packing import (
     NOTHING,
     RowRules,
     Sample,
-    best_fit,
-    packed_micro_batches,
-    padded_tokens,
+    count_padded_tokens,
+    pack_best_fit,
+    pack_micro_batches,
     plan_packed_step,
     plan_rows,
 )
@@ -42,46 +42,46 @@ def held(plan):
 
 def test_best_fit_by_hand():
     # 7 opens a bin; 6 another; 3 fits the first best; 2 and 2 fit the second; 12 stands alone.
-    assert best_fit([2, 7, 3, 12, 6, 2], 10) == [[3], [1, 2], [4, 0, 5]]
-    assert best_fit([], 10) == []
+    assert pack_best_fit([2, 7, 3, 12, 6, 2], 10) == [[3], [1, 2], [4, 0, 5]]
+    assert pack_best_fit([], 10) == []
 
 
 @pytest.mark.parametrize("capacity", [1, 30, 61, 500])
 def test_bins_hold_each_length_once_and_none_beyond_its_capacity(capacity):
     draw = random.Random(0)
     lengths = [draw.randint(1, 60) for _ in range(300)]
-    bins = best_fit(lengths, capacity)
+    bins = pack_best_fit(lengths, capacity)
     assert sorted(place for held in bins for place in held) == list(range(300))
     assert all(sum(lengths[p] for p in held) <= capacity or len(held) == 1 for held in bins)
-    assert best_fit(lengths, capacity) == bins
+    assert pack_best_fit(lengths, capacity) == bins
 
 
 @pytest.mark.parametrize("samples", [texts(150), groups(60)], ids=["texts", "groups"])
 @pytest.mark.parametrize("capacity", [40, 64, 150])
 def test_packed_micro_batches_lose_no_sequence_and_keep_to_their_bounds(samples, capacity):
     chosen = range(3, len(samples))
-    plan = packed_micro_batches(chosen, samples, token_budget=300, capacity=capacity)
+    plan = pack_micro_batches(chosen, samples, token_budget=300, capacity=capacity)
     sequences, lengths = held(plan)
     assert sorted(sequences) == [(i, k) for i in chosen for k in range(len(samples[i].responses))]
     assert all(n <= max(capacity, max(s.longest for s in samples)) for n in lengths)
-    assert all(padded_tokens(m.rows) <= 300 or len(m.samples) == 1 for m in plan)
+    assert all(count_padded_tokens(m.rows) <= 300 or len(m.samples) == 1 for m in plan)
     for micro_batch in plan:  # a sample is nowhere else: its comparisons need all its scores
         assert {doc.sample for row in micro_batch.rows for doc in row} == set(micro_batch.samples)
-    again = packed_micro_batches(chosen, samples, token_budget=300, capacity=capacity)
+    again = pack_micro_batches(chosen, samples, token_budget=300, capacity=capacity)
     assert again == plan
 
 
 def test_a_shared_prompt_stands_once_in_a_row():
-    plan = packed_micro_batches([0], [Sample(10, (3, 4, 5))], token_budget=99, capacity=22)
+    plan = pack_micro_batches([0], [Sample(10, (3, 4, 5))], token_budget=99, capacity=22)
     assert held(plan) == ([(0, 0), (0, 1), (0, 2)], [22])
-    halves = packed_micro_batches([0], [Sample(10, (3, 4, 5))], token_budget=99, capacity=19)
+    halves = pack_micro_batches([0], [Sample(10, (3, 4, 5))], token_budget=99, capacity=19)
     assert held(halves)[1] == [19, 13]
 
 
 def test_never_is_the_plan_of_length_sorted_rows():
     samples = texts(80)
     plan = plan_rows(range(80), samples, replace(RULES, packing="never"))
-    expected = micro_batches(range(80), [s.longest for s in samples], token_budget=200)
+    expected = plan_micro_batches(range(80), [s.longest for s in samples], token_budget=200)
     assert [list(m.samples) for m in plan] == expected
     assert all(len(row) == 1 for m in plan for row in m.rows)
 

@@ -4,18 +4,18 @@ import math
 import pytest
 
 from training.arguments.parsing import UserError
-from training.data.messages import Message
 from training.data.records import (
     Conversation,
     Demonstration,
     Pair,
-    conversation_from_row,
-    demonstration_from_row,
-    group_from_row,
-    prompt_from_row,
-    sft_record_from_row,
-    text_from_row,
+    parse_conversation,
+    parse_demonstration,
+    parse_group,
+    parse_prompt,
+    parse_sft_row,
+    parse_text,
 )
+from training.data.values import Message
 
 HERE = "rows.jsonl:7"
 USER = {"role": "user", "content": "Hi"}
@@ -24,23 +24,23 @@ REPLY = {"role": "assistant", "content": "Hello"}
 
 def group(**changes):
     row = {"prompt": "p", "responses": ["a", "b", "c"], "pairs": [[0, 1]]}
-    return group_from_row(row | changes, HERE)
+    return parse_group(row | changes, HERE)
 
 
 def test_a_demonstration_keeps_prompt_response_and_source():
-    record = demonstration_from_row({"prompt": "p", "response": " r", "id": 3}, HERE)
+    record = parse_demonstration({"prompt": "p", "response": " r", "id": 3}, HERE)
     assert record == Demonstration("p", " r", HERE)
 
 
 def test_a_comparison_becomes_a_group_of_two():
-    record = group_from_row({"prompt": "p", "chosen": "a", "rejected": "b"}, HERE)
+    record = parse_group({"prompt": "p", "chosen": "a", "rejected": "b"}, HERE)
     assert record.responses == ("a", "b")
     assert record.pairs == (Pair(0, 1),)
 
 
 def test_a_comparison_from_csv_has_its_numbers_as_text_and_blanks_as_defaults():
     row = {"prompt": "p", "chosen": "a", "rejected": "b", "label": "0.75", "margin": ""}
-    assert group_from_row(row, HERE).pairs == (Pair(0, 1, label=0.75, margin=0.0),)
+    assert parse_group(row, HERE).pairs == (Pair(0, 1, label=0.75, margin=0.0),)
 
 
 @pytest.mark.parametrize(
@@ -77,31 +77,31 @@ def test_gaps_go_with_the_pairs_in_order():
 )
 def test_a_comparison_may_say_who_judged_it(columns, votes):
     row = {"prompt": "p", "chosen": "a", "rejected": "b", **columns}
-    assert group_from_row(row, HERE).pairs[0].votes == votes
+    assert parse_group(row, HERE).pairs[0].votes == votes
     label = columns.get("label")
     pair = {"chosen": 0, "rejected": 1, "label": label, **columns}
     assert group(pairs=[pair]).pairs[0].votes == votes
 
 
 def test_a_row_with_messages_is_a_conversation_and_one_with_null_messages_is_not():
-    assert isinstance(sft_record_from_row({"messages": [USER, REPLY]}, HERE), Conversation)
+    assert isinstance(parse_sft_row({"messages": [USER, REPLY]}, HERE), Conversation)
     row = {"messages": None, "prompt": "p", "response": "r"}
-    assert isinstance(sft_record_from_row(row, HERE), Demonstration)
+    assert isinstance(parse_sft_row(row, HERE), Demonstration)
 
 
 def test_an_empty_system_turn_is_no_turn():
     messages = [{"role": "system", "content": ""}, USER, REPLY]
-    record = conversation_from_row({"messages": messages}, HERE)
+    record = parse_conversation({"messages": messages}, HERE)
     assert record.messages == (Message("user", "Hi"), Message("assistant", "Hello"))
 
 
 def test_a_prompt_keeps_its_number_and_other_text_columns():
-    prompt = prompt_from_row({"prompt": "p", "movie": "Sea", "year": 1999}, HERE, 4)
+    prompt = parse_prompt({"prompt": "p", "movie": "Sea", "year": 1999}, HERE, 4)
     assert (prompt.prompt_id, prompt.text, prompt.fields) == (4, "p", {"movie": "Sea"})
 
 
 def test_a_prompt_conversation_keeps_its_turns_and_reads_as_text():
-    prompt = prompt_from_row({"messages": [USER, REPLY, USER]}, HERE, 0)
+    prompt = parse_prompt({"messages": [USER, REPLY, USER]}, HERE, 0)
     assert len(prompt.messages) == 3
     assert prompt.text == "user: Hi\nassistant: Hello\nuser: Hi"
 
@@ -109,39 +109,39 @@ def test_a_prompt_conversation_keeps_its_turns_and_reads_as_text():
 DEMO = {"prompt": "p", "response": "r"}
 COMPARISON = {"prompt": "p", "chosen": "a", "rejected": "b"}
 BAD_ROWS = [
-    (demonstration_from_row, {"prompt": "p", "answer": "r"}, "'prompt' and 'response'"),
-    (demonstration_from_row, {**DEMO, "response": ""}, "'response' is empty"),
-    (demonstration_from_row, {**DEMO, "response": " \n"}, "'response' is empty"),
-    (demonstration_from_row, {**DEMO, "prompt": None}, "'prompt' must be text, got null"),
-    (demonstration_from_row, {**DEMO, "response": 5}, r"must be text, got 5 \(int\)"),
-    (demonstration_from_row, {**DEMO, "response": math.nan}, r"must be text, got nan"),
-    (demonstration_from_row, {**DEMO, "response": b"r"}, r"must be text, got b'r' \(bytes\)"),
-    (demonstration_from_row, {**DEMO, "response": "\ud83d"}, "half a surrogate pair"),
-    (text_from_row, {"prompt": "p"}, r"needs 'text', got keys \['prompt'\]"),
-    (text_from_row, {"text": ["a"]}, "'text' must be text"),
-    (conversation_from_row, {"messages": "Hi"}, "'messages' must be a list"),
-    (conversation_from_row, {"messages": []}, "'messages' is an empty list"),
-    (conversation_from_row, {"messages": [USER]}, "no assistant turn"),
-    (conversation_from_row, {"messages": [REPLY, USER]}, "must be the user's"),
-    (conversation_from_row, {"messages": [USER, {"role": "bot", "content": "x"}]}, "role 'bot'"),
-    (conversation_from_row, {"messages": [USER, {"role": "assistant"}]}, r"messages\[1\] needs"),
-    (conversation_from_row, {"messages": [USER, {**REPLY, "content": None}]}, "got null"),
-    (conversation_from_row, {"messages": [USER, {**REPLY, "content": ""}]}, "is empty"),
-    (conversation_from_row, {"messages": [USER, {**USER, "role": "system"}]}, "only the first"),
-    (group_from_row, {"prompt": "p", "chosen": "a"}, "'prompt', 'chosen' and 'rejected'"),
-    (group_from_row, {**COMPARISON, "rejected": "a"}, "are the same text"),
-    (group_from_row, {**COMPARISON, "votes": {"ann": 2}}, "'votes' of 'ann' must lie between"),
-    (group_from_row, {**COMPARISON, "votes": {"ann": "no"}}, "must be a finite number, got 'no'"),
-    (group_from_row, {**COMPARISON, "annotator": "\ud83d"}, "half a surrogate pair"),
-    (group_from_row, {**COMPARISON, "rejected": ""}, "'rejected' is empty"),
-    (group_from_row, {**COMPARISON, "label": 1.5}, "between 0 and 1, got 1.5"),
-    (group_from_row, {**COMPARISON, "label": math.nan}, "'label' must be a finite number, got nan"),
-    (group_from_row, {**COMPARISON, "label": True}, "'label' must be a finite number, got True"),
-    (group_from_row, {**COMPARISON, "label": "high"}, "'label' must be a finite number"),
-    (group_from_row, {**COMPARISON, "weight": 0}, "'weight' must be positive"),
-    (group_from_row, {**COMPARISON, "weight": 10**400}, "'weight' must be a finite number"),
-    (group_from_row, {**COMPARISON, "margin": -1}, "'margin' must not be negative"),
-    (group_from_row, {"prompt": "p", "responses": ["a", "b"]}, "'responses' and 'pairs'"),
+    (parse_demonstration, {"prompt": "p", "answer": "r"}, "'prompt' and 'response'"),
+    (parse_demonstration, {**DEMO, "response": ""}, "'response' is empty"),
+    (parse_demonstration, {**DEMO, "response": " \n"}, "'response' is empty"),
+    (parse_demonstration, {**DEMO, "prompt": None}, "'prompt' must be text, got null"),
+    (parse_demonstration, {**DEMO, "response": 5}, r"must be text, got 5 \(int\)"),
+    (parse_demonstration, {**DEMO, "response": math.nan}, r"must be text, got nan"),
+    (parse_demonstration, {**DEMO, "response": b"r"}, r"must be text, got b'r' \(bytes\)"),
+    (parse_demonstration, {**DEMO, "response": "\ud83d"}, "half a surrogate pair"),
+    (parse_text, {"prompt": "p"}, r"needs 'text', got keys \['prompt'\]"),
+    (parse_text, {"text": ["a"]}, "'text' must be text"),
+    (parse_conversation, {"messages": "Hi"}, "'messages' must be a list"),
+    (parse_conversation, {"messages": []}, "'messages' is an empty list"),
+    (parse_conversation, {"messages": [USER]}, "no assistant turn"),
+    (parse_conversation, {"messages": [REPLY, USER]}, "must be the user's"),
+    (parse_conversation, {"messages": [USER, {"role": "bot", "content": "x"}]}, "role 'bot'"),
+    (parse_conversation, {"messages": [USER, {"role": "assistant"}]}, r"messages\[1\] needs"),
+    (parse_conversation, {"messages": [USER, {**REPLY, "content": None}]}, "got null"),
+    (parse_conversation, {"messages": [USER, {**REPLY, "content": ""}]}, "is empty"),
+    (parse_conversation, {"messages": [USER, {**USER, "role": "system"}]}, "only the first"),
+    (parse_group, {"prompt": "p", "chosen": "a"}, "'prompt', 'chosen' and 'rejected'"),
+    (parse_group, {**COMPARISON, "rejected": "a"}, "are the same text"),
+    (parse_group, {**COMPARISON, "votes": {"ann": 2}}, "'votes' of 'ann' must lie between"),
+    (parse_group, {**COMPARISON, "votes": {"ann": "no"}}, "must be a finite number, got 'no'"),
+    (parse_group, {**COMPARISON, "annotator": "\ud83d"}, "half a surrogate pair"),
+    (parse_group, {**COMPARISON, "rejected": ""}, "'rejected' is empty"),
+    (parse_group, {**COMPARISON, "label": 1.5}, "between 0 and 1, got 1.5"),
+    (parse_group, {**COMPARISON, "label": math.nan}, "'label' must be a finite number, got nan"),
+    (parse_group, {**COMPARISON, "label": True}, "'label' must be a finite number, got True"),
+    (parse_group, {**COMPARISON, "label": "high"}, "'label' must be a finite number"),
+    (parse_group, {**COMPARISON, "weight": 0}, "'weight' must be positive"),
+    (parse_group, {**COMPARISON, "weight": 10**400}, "'weight' must be a finite number"),
+    (parse_group, {**COMPARISON, "margin": -1}, "'margin' must not be negative"),
+    (parse_group, {"prompt": "p", "responses": ["a", "b"]}, "'responses' and 'pairs'"),
 ]
 
 
@@ -192,16 +192,16 @@ def test_a_bad_group_is_named_in_one_line(changes, message):
 )
 def test_a_bad_prompt_is_named_in_one_line(row, message):
     with pytest.raises(UserError, match=message):
-        prompt_from_row(row, HERE, 0)
+        parse_prompt(row, HERE, 0)
 
 
 def test_an_error_shows_only_the_head_of_a_long_value():
     with pytest.raises(UserError) as caught:
-        demonstration_from_row({"prompt": "p", "response": ["word"] * 500}, HERE)
+        parse_demonstration({"prompt": "p", "response": ["word"] * 500}, HERE)
     assert len(str(caught.value)) < 200
 
 
 def test_a_nan_label_in_json_is_refused():
     row = json.loads('{"prompt": "p", "chosen": "a", "rejected": "b", "label": NaN}')
     with pytest.raises(UserError, match="finite"):
-        group_from_row(row, HERE)
+        parse_group(row, HERE)

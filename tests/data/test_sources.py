@@ -8,7 +8,7 @@ import pytest
 
 from training.arguments.parsing import UserError
 from training.data import sources
-from training.data.records import demonstration_from_row, group_from_row
+from training.data.records import parse_demonstration, parse_group
 from training.data.sources import has_split, read_rows
 from training.paths import cache_dir
 
@@ -61,13 +61,13 @@ def test_parquet_gives_the_same_rows(tmp_path):
 def test_parquet_pairs_survive_its_types(tmp_path):
     row = {"prompt": "p", "responses": ["a", "b"], "pairs": [[0.0, 1.0, 0.8]], "chosen": None}
     ((read_row, source),) = read(write_parquet(tmp_path / "a.parquet", [row]), stage="reward")
-    assert group_from_row(read_row, source).pairs[0].label == 0.8
+    assert parse_group(read_row, source).pairs[0].label == 0.8
 
 
 def test_parquet_numbers_are_not_taken_for_text(tmp_path):
     ((row, source),) = read(write_parquet(tmp_path / "a.parquet", [{"prompt": 1, "response": 2}]))
     with pytest.raises(UserError, match=r"a.parquet:row 1: 'prompt' must be text, got 1 \(int\)"):
-        demonstration_from_row(row, source)
+        parse_demonstration(row, source)
 
 
 def test_a_source_is_the_line_where_the_row_starts(tmp_path):
@@ -139,7 +139,7 @@ def test_a_bad_file_is_named_with_its_line(tmp_path, name, content, message):
 def test_a_csv_without_the_needed_column_is_named_at_its_first_row(tmp_path):
     row, source = read(write(tmp_path / "a.csv", "prompt,answer\np,r\n"))[0]
     with pytest.raises(UserError, match=r"a.csv:2: .*got keys \['answer', 'prompt'\]"):
-        demonstration_from_row(row, source)
+        parse_demonstration(row, source)
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "./missing", "a/b/c", "/missing"])

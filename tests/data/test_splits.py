@@ -5,7 +5,7 @@ import pytest
 
 from training.arguments.parsing import UserError
 from training.data.contamination import digest
-from training.data.splits import held_out, weighted
+from training.data.splits import held_out, repeat_by_weight
 
 RECORDS = [(f"prompt {n % 40}", n) for n in range(200)]
 
@@ -72,19 +72,19 @@ def test_prompts_that_differ_in_case_and_space_stay_together():
 
 @pytest.mark.parametrize(("weight", "count"), [(1, 10), (2, 20), (0.5, 5), (2.3, 23), (0.01, 1)])
 def test_a_weight_multiplies_the_number_of_rows(weight, count):
-    places = weighted(10, weight, random.Random(0)).tolist()
+    places = repeat_by_weight(10, weight, random.Random(0)).tolist()
     assert len(places) == count
     times = [places.count(n) for n in range(10)]
     assert max(times) - min(times) <= 1
 
 
 def test_the_seed_decides_which_half_is_taken():
-    half = weighted(100, 0.5, random.Random(1)).tolist()
-    assert half == weighted(100, 0.5, random.Random(1)).tolist() == sorted(set(half))
-    assert half != weighted(100, 0.5, random.Random(2)).tolist()
+    half = repeat_by_weight(100, 0.5, random.Random(1)).tolist()
+    assert half == repeat_by_weight(100, 0.5, random.Random(1)).tolist() == sorted(set(half))
+    assert half != repeat_by_weight(100, 0.5, random.Random(2)).tolist()
 
 
 @pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
 def test_a_weight_that_is_not_positive_is_refused(weight):
     with pytest.raises(UserError, match="--data_weights must be positive"):
-        weighted(10, weight, random.Random(0))
+        repeat_by_weight(10, weight, random.Random(0))

@@ -10,7 +10,7 @@ import torch
 from tests.evaluation.material import write_material
 from training.arguments.collect import CollectArgs
 from training.arguments.parsing import UserError
-from training.data.annotation.tasks import likeness
+from training.data.annotation.tasks import measure_likeness
 from training.evaluation import annotation_predictions, sampling
 from training.evaluation.annotation_tasks import Collector, write_tasks
 
@@ -49,7 +49,7 @@ def test_each_distinct_prompt_gets_responses_that_differ(args):
         texts = [item["body"] for item in task["data"]["items"]]
         assert 2 <= len(texts) <= 3
         assert all(text.strip() for text in texts)
-        assert all(likeness(a, b) <= 0.9 for a in texts for b in texts if a is not b)
+        assert all(measure_likeness(a, b) <= 0.9 for a in texts for b in texts if a is not b)
     temperatures = {o["temperature"] for t in tasks for o in t["data"]["origins"].values()}
     assert temperatures == {0.7, 1.0, 1.3}
 

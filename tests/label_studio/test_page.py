@@ -12,7 +12,7 @@ import pytest
 from tests.label_studio.people import Person
 from tests.label_studio.server import EMAIL, PASSWORD, NotInstalledError, with_playwright
 from tests.label_studio.test_round_trip import pair, write_tasks
-from training.data.annotation.tasks import RANKER_CONFIG, with_prediction
+from training.data.annotation.tasks import RANKER_CONFIG, add_prediction
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -71,7 +71,7 @@ def test_the_page_of_comparisons_shows_both_answers_and_takes_a_click(
 ):
     plain = pair(1)
     plain["data"] |= {"answer1": "The left answer.", "answer2": "右边的回答 👩\u200d🚀"}
-    guessed = [with_prediction(pair(n), (0.0, 3.0), model_version="reward") for n in (2, 3)]
+    guessed = [add_prediction(pair(n), (0.0, 3.0), model_version="reward") for n in (2, 3)]
     project = pushed(command, server, write_tasks(tmp_path, [plain, *guessed]), "page of pairs")
     steps = [("question 1", "The left answer."), ("question 2", "")]
     seen = look(project, tmp_path / "page.png", "question 1", *steps)

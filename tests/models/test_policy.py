@@ -7,8 +7,8 @@ from torch.testing import assert_close
 from tests.tiny_models import CPU, EOS_ID, PAD_ID, load_lm, padded, rows_of
 from training.data.collate import collate
 from training.data.encode import encode_conversations, encode_demonstrations
-from training.data.messages import Message
 from training.data.records import Conversation, Demonstration
+from training.data.values import Message
 from training.models.loading import load_causal_lm
 from training.models.policy import Policy
 from training.objectives.sft import cross_entropy

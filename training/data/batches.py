@@ -17,7 +17,7 @@ T = TypeVar("T")
 WINDOW_BATCHES = 16  # rows of like length are sought among this many batches
 
 
-def epoch_batches(
+def plan_epoch(
     lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int
 ) -> list[list[int]]:
     """One epoch: every row once, rows of like length together, batches in random order."""
@@ -53,7 +53,7 @@ def split_for_rank(
     return [batch[place] for place in sorted(mine)]
 
 
-def micro_batches(
+def plan_micro_batches(
     rows: Sequence[int],
     lengths: Sequence[int] | Mapping[int, int],
     *,
@@ -94,7 +94,7 @@ def plan_step(
     """
     costs = [c * n for c, n in zip(lengths, counts, strict=True)] if counts else lengths
     plans = [
-        micro_batches(
+        plan_micro_batches(
             split_for_rank(batch, costs, rank=each, size=size),
             lengths,
             token_budget=token_budget,

@@ -6,7 +6,7 @@ import numpy as np
 
 from training.data.encode import EncodedText
 from training.data.lazy import Lazy
-from training.data.tables import Rows
+from training.data.tables import TableView
 
 
 class Blocks(Lazy[EncodedText]):
@@ -16,7 +16,7 @@ class Blocks(Lazy[EncodedText]):
     of one token is left out. A block is put together when it is asked for.
     """
 
-    def __init__(self, texts: Rows[EncodedText], block: int) -> None:
+    def __init__(self, texts: TableView[EncodedText], block: int) -> None:
         if block < 2:
             raise ValueError(f"block must be at least 2, got {block}")
         self._texts = texts
@@ -44,8 +44,8 @@ class Blocks(Lazy[EncodedText]):
         return ids
 
 
-def text_lengths(texts: Sequence[EncodedText]) -> list[int]:
+def measure_texts(texts: Sequence[EncodedText]) -> list[int]:
     """Tokens of each text."""
-    if isinstance(texts, Rows | Blocks):
+    if isinstance(texts, TableView | Blocks):
         return texts.lengths
     return [len(text.input_ids) for text in texts]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.arguments.parsing import UserError
-from training.data.messages import Message
+from training.data.values import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +36,7 @@ def load_chat_template(path: str) -> str | None:
     return text
 
 
-def chat_ids(
+def tokenize_chat(
     messages: Sequence[Message],
     tokenizer: "PreTrainedTokenizerBase",
     chat_template: str | None,
@@ -72,7 +72,7 @@ def chat_ids(
     return ids, mask
 
 
-def plain_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
+def tokenize_plain(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text: nothing added, and special tokens' text kept as mere text."""
     if not texts:
         return []
@@ -163,11 +163,11 @@ def _segment_ids(
     text: str, tokenizer: "PreTrainedTokenizerBase", specials: list[str], *, literal: bool
 ) -> list[int]:
     if literal:
-        return plain_ids(tokenizer, [text])[0]
+        return tokenize_plain(tokenizer, [text])[0]
     ids: list[int] = []
     for number, piece in enumerate(_HIDDEN.split(text)):
         if number % 2:  # the number of a hidden special token
-            ids += plain_ids(tokenizer, [specials[int(piece)]])[0]
+            ids += tokenize_plain(tokenizer, [specials[int(piece)]])[0]
         elif piece:
             # Here special tokens are the template's own, so they count.
             ids += tokenizer(

@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from training.data.packing import Rows
+from training.data.packing import RowPlan
 from training.tensors import block_attention_mask, right_pad
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ def collate_responses(
 
 
 def collate_texts(
-    rows: Rows,
+    rows: RowPlan,
     texts: BySample[Sequence[int]],
     targets: BySample[Sequence[bool]],
     *,
@@ -83,7 +83,7 @@ def collate_texts(
 
 
 def collate_groups(
-    rows: Rows,
+    rows: RowPlan,
     prompts: BySample[Sequence[int]],
     responses: BySample[Sequence[Sequence[int]]],
     *,

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.arguments.parsing import UserError
-from training.data.checks import need_keys, show, text_value
-from training.data.messages import Message, as_lines, messages_value
+from training.data.values import Message, as_lines, read_messages, read_text, require_keys, show
 
 ANSWER = "\n\nAssistant:"
 SIDES = ("chosen", "rejected")
@@ -25,19 +24,19 @@ class Comparison:
     messages: tuple[Message, ...] = ()  # the prompt's, empty unless it is a conversation
 
 
-def comparison_from_row(row: Mapping[str, Any], source: str) -> Comparison:
+def parse_comparison(row: Mapping[str, Any], source: str) -> Comparison:
     """{"chosen", "rejected"} with or without a `prompt`, of text or of messages."""
     if any(side not in row for side in SIDES):
         other = "or 'prompt', 'responses' and 'pairs'"
-        need_keys(row, ("prompt", *SIDES), "a comparison", source, other)
+        require_keys(row, ("prompt", *SIDES), "a comparison", source, other)
     sides = [row[side] for side in SIDES]
     if isinstance(row.get("prompt"), list | tuple) or any(isinstance(s, list) for s in sides):
         comparison = _of_messages(row, source)
     elif row.get("prompt") is None:
         comparison = _of_dialogues(row, source)
     else:
-        prompt = text_value(row["prompt"], "prompt", source)
-        chosen, rejected = (text_value(row[side], side, source) for side in SIDES)
+        prompt = read_text(row["prompt"], "prompt", source)
+        chosen, rejected = (read_text(row[side], side, source) for side in SIDES)
         comparison = Comparison(prompt, (chosen, rejected))
     if comparison.responses[0] == comparison.responses[1]:
         raise UserError(
@@ -53,8 +52,8 @@ def _of_dialogues(row: Mapping[str, Any], source: str) -> Comparison:
     if not any(isinstance(side, str) and ANSWER in side for side in sides):
         other = f"or sides that begin with the same dialogue, up to {ANSWER!r}"
         given = {key: value for key, value in row.items() if key != "prompt"}
-        need_keys(given, ("prompt", *SIDES), "a comparison", source, other)
-    chosen, rejected = (text_value(row[side], side, source) for side in SIDES)
+        require_keys(given, ("prompt", *SIDES), "a comparison", source, other)
+    chosen, rejected = (read_text(row[side], side, source) for side in SIDES)
     if chosen == rejected:
         return Comparison("", (chosen, rejected))
     differ = (n for n, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
@@ -66,17 +65,17 @@ def _of_dialogues(row: Mapping[str, Any], source: str) -> Comparison:
         )
     end += len(ANSWER)
     first, second = (
-        text_value(text[end:], f"{side} after the prompt", source)
+        read_text(text[end:], f"{side} after the prompt", source)
         for side, text in zip(SIDES, (chosen, rejected), strict=True)
     )
-    return Comparison(text_value(chosen[:end], "prompt", source), (first, second))
+    return Comparison(read_text(chosen[:end], "prompt", source), (first, second))
 
 
 def _of_messages(row: Mapping[str, Any], source: str) -> Comparison:
     """The turns that both sides begin with, and the one assistant turn that each ends with."""
     given = row.get("prompt")
     chosen, rejected = (
-        messages_value(_whole(given, row[side], side, source), side, source) for side in SIDES
+        read_messages(_whole(given, row[side], side, source), side, source) for side in SIDES
     )
     if chosen == rejected:
         return Comparison("", (chosen[-1].content, rejected[-1].content))
@@ -98,9 +97,9 @@ def _of_messages(row: Mapping[str, Any], source: str) -> Comparison:
 def _whole(prompt: Any, side: Any, name: str, source: str) -> Any:
     """All messages of a side: its own, after those of the prompt unless it repeats them."""
     if isinstance(side, str):
-        side = [{"role": "assistant", "content": text_value(side, name, source)}]
+        side = [{"role": "assistant", "content": read_text(side, name, source)}]
     if not isinstance(side, list | tuple) or not side:
-        return side  # `messages_value` says what is wrong with it
+        return side  # `read_messages` says what is wrong with it
     if isinstance(prompt, str):  # the user's first words, mostly repeated in the sides
         starts = isinstance(side[0], Mapping) and side[0].get("role") == "assistant"
         return [{"role": "user", "content": prompt}, *side] if starts else side

@@ -36,10 +36,10 @@ def question(record: Record) -> str:
 
 def digest(text: str) -> int:
     """64 bits of the text's hash, the same for texts that differ in case and white space alone."""
-    return exact_digest(" ".join(text.lower().split()))
+    return hash_text(" ".join(text.lower().split()))
 
 
-def exact_digest(text: str) -> int:
+def hash_text(text: str) -> int:
     """64 bits of the text's hash."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 

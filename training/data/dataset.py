@@ -23,12 +23,12 @@ from training.data import contamination
 from training.data.annotation.export import is_export
 from training.data.cache import cached, in_memory
 from training.data.encode import EncodedGroup, EncodedPrompt, EncodedText, Outcome
-from training.data.files import Row, raise_it
+from training.data.files import Row, raise_error
 from training.data.outcomes import EncodeReport
 from training.data.records import Record, sequences
-from training.data.sources import Convert, Part, has_split, parts_of
-from training.data.splits import Places, held_out, weighted
-from training.data.tables import Encoded, Layout, Rows, Table, write_table
+from training.data.sources import Convert, DataFile, find_data_files, has_split
+from training.data.splits import Places, held_out, repeat_by_weight
+from training.data.tables import Encoded, Layout, Table, TableView, write_table
 from training.draws import make_random
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Source(Generic[E]):
     """The encoded rows of some data paths; `order` has the rows that are read, path by path."""
 
     table: Table[E]
-    parts: list[Part]
+    parts: list[DataFile]
     digests: list[str]  # of the parts' content
     order: Places
     first_place: int  # of the rows of `order` in all data
@@ -72,7 +72,7 @@ class Source(Generic[E]):
         """The keys of the rows of `order`."""
         return np.asarray(self.table.numbers("key")[self.order], np.uint64)
 
-    def rows(self, places: Places, limit: str) -> tuple[Rows[E], EncodeReport]:
+    def rows(self, places: Places, limit: str) -> tuple[TableView[E], EncodeReport]:
         """The rows at these places of `order`, less those of which nothing is left; the account."""
         taken = self.order[places]
         is_kept = self.table.numbers("longest")[taken] > 0
@@ -82,10 +82,10 @@ class Source(Generic[E]):
         )
         dropped = int((~is_kept).sum())
         report = EncodeReport(len(taken), cut, dropped, tokens, limit, dropped_pairs)
-        return Rows(self.table, taken[is_kept], places[is_kept] + self.first_place), report
+        return TableView(self.table, taken[is_kept], places[is_kept] + self.first_place), report
 
 
-def load(args: CommonArgs, work: Work[R, E]) -> tuple[Rows[E], Rows[E]]:
+def load(args: CommonArgs, work: Work[R, E]) -> tuple[TableView[E], TableView[E]]:
     """Training and held-out rows.
 
     Held-out data is --eval_data_path where given; else the data's own dev split, if every path has
@@ -109,7 +109,7 @@ def load(args: CommonArgs, work: Work[R, E]) -> tuple[Rows[E], Rows[E]]:
     rows, report = train.rows(np.flatnonzero(is_train), work.limit)
     logger.info("data: %s", report.summary())
     if not len(held):
-        return rows, Rows(evaluation.table, held, held)
+        return rows, TableView(evaluation.table, held, held)
     held_rows, report = evaluation.rows(held[: args.max_eval_rows or None], work.limit)
     logger.info("held out: %s", report.summary())
     return rows, held_rows
@@ -125,7 +125,7 @@ def source_of(
     first_place: int = 0,
 ) -> Source[E]:
     """The rows of these paths, each path's as often as its weight says."""
-    parts = parts_of(paths, stage=work.stage, split=split)
+    parts = find_data_files(paths, stage=work.stage, split=split)
     digests = [part.digest() for part in parts]
     files = [_encoded_file(args, work, *pair) for pair in zip(parts, digests, strict=True)]
     names = [part.name for part in parts]
@@ -136,12 +136,12 @@ def source_of(
         count = sum(table.sizes[index] for index in mine)
         # By content, so that the same files under another path give the same rows.
         draw = make_random("weight", args.seed, *(digests[index] for index in mine))
-        order.append(start + weighted(count, weight, draw))
+        order.append(start + repeat_by_weight(count, weight, draw))
         start += count
     return Source(table, parts, digests, np.concatenate(order), first_place)
 
 
-def _encoded_file(args: CommonArgs, work: Work[R, E], part: Part, digest: str) -> Any:
+def _encoded_file(args: CommonArgs, work: Work[R, E], part: DataFile, digest: str) -> Any:
     """The Arrow file of a part, from the cache where it may be kept."""
 
     def write(sink: Any) -> None:
@@ -157,13 +157,13 @@ def _encoded_file(args: CommonArgs, work: Work[R, E], part: Part, digest: str) -
         "rows": work.stage,
         "layout": str(work.layout.schema),
         "settings": dict(work.settings),
-        "tokenizer": tokenizer_digest(work.tokenizer),
+        "tokenizer": hash_tokenizer(work.tokenizer),
         "versions": [version(name) for name in ("transformers", "tokenizers", "pyarrow")],
     }
     return cached(key, part.name, write)
 
 
-def tokenizer_digest(tokenizer: Tokenizer) -> str:
+def hash_tokenizer(tokenizer: Tokenizer) -> str:
     """The hash of all that a tokenizer writes when it is saved: tokens, rules, chat template."""
     found = hashlib.sha256(type(tokenizer).__name__.encode())
     with tempfile.TemporaryDirectory() as folder:
@@ -174,12 +174,12 @@ def tokenizer_digest(tokenizer: Tokenizer) -> str:
     return found.hexdigest()
 
 
-def _is_export(work: Work[R, E], part: Part) -> bool:
-    first = next(part.rows(raise_it), None) if work.convert else None
+def _is_export(work: Work[R, E], part: DataFile) -> bool:
+    first = next(part.rows(raise_error), None) if work.convert else None
     return first is not None and is_export(first[0])
 
 
-def _batches(work: Work[R, E], part: Part) -> Iterator[list[Encoded[E]]]:
+def _batches(work: Work[R, E], part: DataFile) -> Iterator[list[Encoded[E]]]:
     batch: list[R] = []
     characters = 0
     for record in _records(work, part):
@@ -192,15 +192,15 @@ def _batches(work: Work[R, E], part: Part) -> Iterator[list[Encoded[E]]]:
     yield _encoded_batch(work, part, batch)
 
 
-def _records(work: Work[R, E], part: Part) -> Iterator[R]:
-    rows: Iterable[Row] = part.rows(raise_it)
+def _records(work: Work[R, E], part: DataFile) -> Iterator[R]:
+    rows: Iterable[Row] = part.rows(raise_error)
     if work.convert:
         rows = work.convert(rows, part.name)
     for row, source in rows:
         yield work.from_row(row, source)
 
 
-def _encoded_batch(work: Work[R, E], part: Part, batch: list[R]) -> list[Encoded[E]]:
+def _encoded_batch(work: Work[R, E], part: DataFile, batch: list[R]) -> list[Encoded[E]]:
     return [
         Encoded(
             record.source.removeprefix(part.name),

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from training.arguments.parsing import UserError
-from training.data.chat import chat_ids, plain_ids
-from training.data.messages import Message
+from training.data.chat import tokenize_chat, tokenize_plain
 from training.data.records import (
     Conversation,
     Demonstration,
@@ -19,6 +18,7 @@ from training.data.records import (
     ResponseGroup,
     Text,
 )
+from training.data.values import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,7 +82,7 @@ def encode_demonstrations(
     """Prompt and response with loss on the response; too long a response is cut before EOS."""
     eos = _eos(tokenizer)
     prompts = _prompt_ids([record.prompt for record in records], tokenizer, prompt_template)
-    responses = plain_ids(tokenizer, [record.response for record in records])
+    responses = tokenize_plain(tokenizer, [record.response for record in records])
     encoded: list[Outcome[EncodedText]] = []
     for record, prompt, response in zip(records, prompts, responses, strict=True):
         ids = _fit(prompt, response, eos, max_length)
@@ -108,7 +108,7 @@ def encode_conversations(
     for record in records:
         last = max(i for i, turn in enumerate(record.messages) if turn.role == "assistant")
         turns = record.messages[: last + 1]
-        ids, mask = chat_ids(turns, tokenizer, chat_template, record.source, reply=False)
+        ids, mask = tokenize_chat(turns, tokenizer, chat_template, record.source, reply=False)
         ids, mask = _end_with_eos(ids, mask, eos)
         cut = len(ids) > max_length
         if cut:
@@ -148,7 +148,7 @@ def encode_texts(
 ) -> list[Outcome[EncodedText]]:
     """Each text's tokens and EOS, uncut: `blocks.Blocks` cuts. All are targets."""
     eos = _eos(tokenizer)
-    texts = plain_ids(tokenizer, [record.text for record in records])
+    texts = tokenize_plain(tokenizer, [record.text for record in records])
     return [Outcome(EncodedText([*ids, eos], [True] * (len(ids) + 1))) for ids in texts]
 
 
@@ -164,7 +164,7 @@ def encode_groups(
     eos = _eos(tokenizer)
     plain = [record for record in records if not record.messages]
     prompts = iter(_prompt_ids([record.prompt for record in plain], tokenizer, prompt_template))
-    flat = iter(plain_ids(tokenizer, [text for record in plain for text in record.responses]))
+    flat = iter(tokenize_plain(tokenizer, [text for record in plain for text in record.responses]))
     encoded: list[Outcome[EncodedGroup]] = []
     for record in records:
         if record.messages:
@@ -198,11 +198,11 @@ def _chat_group(
 
     Together they are the tokens that stage 1 learns from, up to the answer's end.
     """
-    prompt, _ = chat_ids(record.messages, tokenizer, chat_template, record.source, reply=True)
+    prompt, _ = tokenize_chat(record.messages, tokenizer, chat_template, record.source, reply=True)
     responses = []
     for text in record.responses:
         turns = (*record.messages, Message("assistant", text))
-        ids, mask = chat_ids(turns, tokenizer, chat_template, record.source, reply=False)
+        ids, mask = tokenize_chat(turns, tokenizer, chat_template, record.source, reply=False)
         ids, _ = _end_with_eos(ids, mask, eos)
         responses.append(ids[len(prompt) : -1])
     return prompt, responses
@@ -224,7 +224,7 @@ def encode_prompts(
     for record in records:
         if record.messages:
             source = record.source
-            ids, _ = chat_ids(record.messages, tokenizer, chat_template, source, reply=True)
+            ids, _ = tokenize_chat(record.messages, tokenizer, chat_template, source, reply=True)
         else:
             ids = next(from_text)
         if not ids:
@@ -256,7 +256,7 @@ def _prompt_ids(
     prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", template: str
 ) -> list[list[int]]:
     template = check_prompt_template(template)
-    return plain_ids(tokenizer, [template.replace("{prompt}", prompt) for prompt in prompts])
+    return tokenize_plain(tokenizer, [template.replace("{prompt}", prompt) for prompt in prompts])
 
 
 def _fit(prompt: list[int], response: list[int], eos: int, max_length: int) -> list[int] | None:

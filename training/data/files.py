@@ -28,17 +28,17 @@ PARQUET_ROWS = 256  # read at once
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
-def raise_it(error: UserError) -> None:
+def raise_error(error: UserError) -> None:
     """The usual `Fail`: the first mistake ends the reading."""
     raise error
 
 
-def read_file(path: str, *, stage: str, fail: Fail = raise_it) -> list[Row]:
+def read_file(path: str, *, stage: str, fail: Fail = raise_error) -> list[Row]:
     """All rows of one file."""
-    return list(iter_file(path, stage=stage, fail=fail))
+    return list(iterate_file(path, stage=stage, fail=fail))
 
 
-def iter_file(path: str, *, stage: str, fail: Fail = raise_it) -> Iterator[Row]:
+def iterate_file(path: str, *, stage: str, fail: Fail = raise_error) -> Iterator[Row]:
     """The rows of one file, by its suffix; at least one, or else `fail` is told."""
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
@@ -60,9 +60,9 @@ def iter_file(path: str, *, stage: str, fail: Fail = raise_it) -> Iterator[Row]:
         fail(UserError(f"{path}: the file has no rows"))
 
 
-def rows_of_text(path: str, text: str, *, stage: str) -> list[Row]:
+def parse_rows(path: str, text: str, *, stage: str) -> list[Row]:
     """All rows of what will stand in a text file."""
-    return list(_rows(path, partial(io.StringIO, text), stage, raise_it))
+    return list(_rows(path, partial(io.StringIO, text), stage, raise_error))
 
 
 def _rows(path: str, lines: Lines, stage: str, fail: Fail) -> Iterator[Row]:
@@ -72,7 +72,7 @@ def _rows(path: str, lines: Lines, stage: str, fail: Fail) -> Iterator[Row]:
     if suffix in (".csv", ".tsv"):
         return _csv_rows(path, lines(""), "," if suffix == ".csv" else "\t", fail)
     if suffix == ".json":
-        return _json_rows(path, _numbered(path, lines(None), raise_it), fail)
+        return _json_rows(path, _numbered(path, lines(None), raise_error), fail)
     numbered = _numbered(path, lines(None), fail)
     if suffix == ".txt":
         return _text_rows(path, numbered, stage)
@@ -196,7 +196,7 @@ def _csv_rows(path: str, lines: Iterable[str], delimiter: str, fail: Fail) -> It
 def _csv_header(cells: list[str], source: str) -> list[str]:
     header = [cell.strip() for cell in cells]
     for name in header:
-        _is_utf8(name, source, raise_it)
+        _is_utf8(name, source, raise_error)
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise UserError(f"{source}: the header names a column twice: {twice}")
@@ -244,7 +244,7 @@ def _text_rows(path: str, lines: Iterable[tuple[int, str]], stage: str) -> Itera
         yield {"text": "\n".join(block)}, f"{path}:{start}"
 
 
-def as_text(value: Any) -> str:
+def format_json(value: Any) -> str:
     """JSON that people read."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from training.data.encode import EncodedGroup
 from training.data.lazy import Lazy
-from training.data.outcomes import sequence_lengths
+from training.data.outcomes import count_tokens
 from training.data.records import Pair
-from training.data.tables import Rows
+from training.data.tables import TableView
 from training.draws import make_random
 
 
@@ -44,7 +44,7 @@ class Shares(Lazy[EncodedGroup]):
     @property
     def lengths(self) -> list[int]:
         """Tokens of each one's longest sequence."""
-        lengths = lengths_of(self._groups)
+        lengths = measure_groups(self._groups)
         return [lengths[s] if isinstance(s, int) else s.longest for s in self._shares]
 
     @property
@@ -54,7 +54,7 @@ class Shares(Lazy[EncodedGroup]):
         return [counts[s] if isinstance(s, int) else len(s.responses) for s in self._shares]
 
 
-def regroup(groups: Sequence[EncodedGroup], *, size: int, seed: int, epoch: int) -> Shares:
+def split_groups(groups: Sequence[EncodedGroup], *, size: int, seed: int, epoch: int) -> Shares:
     """Groups of at most `size` responses.
 
     A larger group whose responses meet often is dealt anew into parts each epoch; comparisons
@@ -133,7 +133,7 @@ def shuffle_labels(groups: Sequence[EncodedGroup], *, seed: int) -> list[Encoded
     return shuffled
 
 
-def nested_part(groups: Sequence[EncodedGroup], share: float, *, seed: int) -> Shares:
+def take_prompts(groups: Sequence[EncodedGroup], share: float, *, seed: int) -> Shares:
     """The groups of a share of the prompts, in their order; a smaller share is part of a larger."""
     rows_of: dict[tuple[int, ...], list[int]] = {}
     for index, group in enumerate(groups):
@@ -144,14 +144,14 @@ def nested_part(groups: Sequence[EncodedGroup], share: float, *, seed: int) -> S
     return Shares(groups, sorted(index for prompt in kept for index in rows_of[prompt]))
 
 
-def lengths_of(groups: Sequence[EncodedGroup]) -> list[int]:
+def measure_groups(groups: Sequence[EncodedGroup]) -> list[int]:
     """Tokens of each group's prompt with its longest response."""
-    if isinstance(groups, Rows | Shares):
+    if isinstance(groups, TableView | Shares):
         return groups.lengths
-    return [max(sequence_lengths(group)) for group in groups]
+    return [max(count_tokens(group)) for group in groups]
 
 
 def _counts(groups: Sequence[EncodedGroup]) -> list[int]:
-    if isinstance(groups, Rows | Shares):
+    if isinstance(groups, TableView | Shares):
         return groups.counts
     return [len(group.response_ids) for group in groups]

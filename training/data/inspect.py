@@ -16,20 +16,20 @@ from typing import Any
 
 from training.arguments.inspection import InspectArgs
 from training.arguments.parsing import UserError, exit_with_user_error, parse_args, with_flag
-from training.data.annotation.convert import rows_of_export
+from training.data.annotation.convert import convert_if_export
 from training.data.contamination import NGRAM, digest, question, sharing
-from training.data.files import Row, as_text, write_text
+from training.data.files import Row, format_json, write_text
 from training.data.records import (
     Conversation,
     Demonstration,
     Record,
     ResponseGroup,
     Text,
-    group_from_row,
-    prompt_from_row,
+    parse_group,
+    parse_prompt,
+    parse_sft_row,
+    parse_text,
     sequences,
-    sft_record_from_row,
-    text_from_row,
 )
 from training.data.sources import read_rows
 from training.paths import not_there
@@ -37,10 +37,10 @@ from training.paths import not_there
 BINS = 8  # of the histogram of lengths
 
 FROM_ROW: dict[str, Callable[[Any, str], Record]] = {
-    "sft": sft_record_from_row,
-    "reward": group_from_row,
-    "ppo": partial(prompt_from_row, prompt_id=0),
-    "pretrain": text_from_row,
+    "sft": parse_sft_row,
+    "reward": parse_group,
+    "ppo": partial(parse_prompt, prompt_id=0),
+    "pretrain": parse_text,
 }
 
 
@@ -102,7 +102,7 @@ def _rows(args: InspectArgs, paths: Sequence[str], split: str, errors: list[str]
     if args.stage == "auto" and any(path.endswith(".txt") for path in paths):
         raise UserError("a .txt file may hold prompts or texts: give --stage ppo or pretrain")
     stage = "reward" if args.stage == "auto" else args.stage
-    convert = partial(rows_of_export, args=args) if stage == "reward" else None
+    convert = partial(convert_if_export, args=args) if stage == "reward" else None
 
     def note(error: UserError) -> None:
         errors.append(str(error))
@@ -218,10 +218,10 @@ def _measure(args: InspectArgs) -> tuple[Callable[[Record], list[int]], str]:
     if not args.tokenizer_name_or_path:
         return _characters, "characters"
     from training.data.chat import load_chat_template
-    from training.data.lengths import token_lengths
+    from training.data.outcomes import count_record_tokens
 
     tokens = partial(
-        token_lengths,
+        count_record_tokens,
         tokenizer=_tokenizer(args.tokenizer_name_or_path),
         prompt_template=args.prompt_template,
         chat_template=load_chat_template(args.chat_template),
@@ -276,7 +276,7 @@ def main() -> None:
     try:
         findings = inspect(args)
         if args.report:
-            write_text(args.report, as_text(findings.as_json()), "--report")
+            write_text(args.report, format_json(findings.as_json()), "--report")
     except UserError as error:
         exit_with_user_error("inspect", str(error))
     sys.stdout.write("\n".join(in_words(findings, args.max_length, args.show)) + "\n")

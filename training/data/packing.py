@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from training.data.batches import micro_batches, split_for_rank
+from training.data.batches import plan_micro_batches, split_for_rank
 
 Packing = Literal["auto", "always", "never"]
 LEAST_SAVING = 0.15  # below it, which is as near as `cost` is, `auto` keeps sequences apart
@@ -40,7 +40,7 @@ class Document:
     tokens: int
 
 
-Rows = Sequence[Sequence[Document]]
+RowPlan = Sequence[Sequence[Document]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class MicroBatch:
     """Whole samples, and the rows that hold them; empty for a rank that has none left."""
 
     samples: tuple[int, ...]
-    rows: Rows
+    rows: RowPlan
 
 
 NOTHING = MicroBatch((), ())
@@ -69,19 +69,19 @@ class RowRules:
     attention_width: float
     padding_cost: float
 
-    def cost(self, rows: Rows) -> float:
+    def cost(self, rows: RowPlan) -> float:
         """What it takes to compute these rows together, in tokens without attention."""
-        real, padded, width = sum(map(_tokens, rows)), padded_tokens(rows), _width(rows)
+        real, padded, width = sum(map(_tokens, rows)), count_padded_tokens(rows), _width(rows)
         padding = self.padding_cost * (padded - real)
         return real + padding + padded * width / self.attention_width
 
 
-def padded_tokens(rows: Rows) -> int:
+def count_padded_tokens(rows: RowPlan) -> int:
     """Tokens of these rows, padded to the longest of them."""
     return _width(rows) * len(rows)
 
 
-def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+def pack_best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Bins of places in `lengths`, each of at most `capacity`; a longer one stands alone.
 
     Best fit decreasing: longest first, each into the fullest bin that has room.
@@ -99,7 +99,7 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return bins
 
 
-def packed_micro_batches(
+def pack_micro_batches(
     chosen: Sequence[int], samples: Sequence[Sample], *, token_budget: int, capacity: int
 ) -> list[MicroBatch]:
     """Whole samples in rows of at most `capacity` tokens, which only a sequence alone exceeds.
@@ -118,7 +118,7 @@ def packed_micro_batches(
         fitting = bisect_right(
             counts[:most],
             token_budget,
-            key=lambda count: padded_tokens(_packed(order[:count], samples, capacity)),
+            key=lambda count: count_padded_tokens(_packed(order[:count], samples, capacity)),
         )
         taken, order = order[: max(fitting, 1)], order[max(fitting, 1) :]
         plan.append(MicroBatch(tuple(taken), _packed(taken, samples, capacity)))
@@ -144,7 +144,7 @@ def plan_rows(
     cost, capacity = min((rules.cost(_packed(chosen, samples, c)), c) for c in capacities)
     if rules.packing == "auto" and cost > most:
         return apart
-    return packed_micro_batches(chosen, samples, token_budget=rules.token_budget, capacity=capacity)
+    return pack_micro_batches(chosen, samples, token_budget=rules.token_budget, capacity=capacity)
 
 
 def plan_packed_step(
@@ -165,7 +165,7 @@ def _apart(chosen: Sequence[int], samples: Sequence[Sample], token_budget: int) 
     """Micro-batches of rows of one sequence each, longest first."""
     lengths = {index: samples[index].longest for index in chosen}
     counts = {index: len(samples[index].responses) for index in chosen}
-    plan = micro_batches(chosen, lengths, token_budget=token_budget, counts=counts)
+    plan = plan_micro_batches(chosen, lengths, token_budget=token_budget, counts=counts)
     return [
         MicroBatch(
             tuple(places),
@@ -179,15 +179,15 @@ def _apart(chosen: Sequence[int], samples: Sequence[Sample], token_budget: int) 
     ]
 
 
-def _packed(chosen: Sequence[int], samples: Sequence[Sample], capacity: int) -> Rows:
+def _packed(chosen: Sequence[int], samples: Sequence[Sample], capacity: int) -> RowPlan:
     documents = [doc for index in chosen for doc in _documents(index, samples[index], capacity)]
-    bins = best_fit([document.tokens for document in documents], capacity)
+    bins = pack_best_fit([document.tokens for document in documents], capacity)
     return [[documents[place] for place in sorted(places)] for places in bins]
 
 
 def _documents(index: int, sample: Sample, capacity: int) -> list[Document]:
     """The sample in as few documents of at most `capacity` tokens as best fit finds."""
-    bins = best_fit(sample.responses, capacity - sample.prompt)
+    bins = pack_best_fit(sample.responses, capacity - sample.prompt)
     return [
         Document(index, tuple(places), sample.prompt + sum(sample.responses[p] for p in places))
         for places in map(sorted, bins)
@@ -208,5 +208,5 @@ def _tokens(row: Sequence[Document]) -> int:
     return sum(document.tokens for document in row)
 
 
-def _width(rows: Rows) -> int:
+def _width(rows: RowPlan) -> int:
     return max(map(_tokens, rows), default=0)

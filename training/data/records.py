@@ -9,16 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from training.arguments.parsing import UserError
-from training.data.checks import (
-    index_value,
-    list_value,
-    need_keys,
-    number_value,
+from training.data.comparisons import parse_comparison
+from training.data.values import (
+    Message,
+    as_lines,
+    read_index,
+    read_list,
+    read_messages,
+    read_number,
+    read_prompt_messages,
+    read_text,
+    require_keys,
     show,
-    text_value,
 )
-from training.data.comparisons import comparison_from_row
-from training.data.messages import Message, as_lines, messages_value, prompt_messages
 
 PAIR_KEYS = ("chosen", "rejected", "label", "weight", "margin", "gap", "annotator", "votes")
 
@@ -84,49 +87,49 @@ class Prompt:
     messages: tuple[Message, ...] = field(default=())  # empty unless the row is a conversation
 
 
-def demonstration_from_row(row: Mapping[str, Any], source: str) -> Demonstration:
+def parse_demonstration(row: Mapping[str, Any], source: str) -> Demonstration:
     """{"prompt", "response"} -> Demonstration."""
-    need_keys(row, ("prompt", "response"), "a demonstration", source, "or 'messages'")
-    prompt, response = text_value(row["prompt"], "prompt", source), row["response"]
-    return Demonstration(prompt, text_value(response, "response", source), source)
+    require_keys(row, ("prompt", "response"), "a demonstration", source, "or 'messages'")
+    prompt, response = read_text(row["prompt"], "prompt", source), row["response"]
+    return Demonstration(prompt, read_text(response, "response", source), source)
 
 
-def conversation_from_row(row: Mapping[str, Any], source: str) -> Conversation:
+def parse_conversation(row: Mapping[str, Any], source: str) -> Conversation:
     """{"messages": [{"role", "content"}, ...]} with an assistant turn -> Conversation."""
-    need_keys(row, ("messages",), "a conversation", source)
-    messages = messages_value(row["messages"], "messages", source)
+    require_keys(row, ("messages",), "a conversation", source)
+    messages = read_messages(row["messages"], "messages", source)
     if not any(message.role == "assistant" for message in messages):
         raise UserError(f"{source}: 'messages' has no assistant turn, so nothing to learn from")
     return Conversation(messages, source)
 
 
-def sft_record_from_row(row: Mapping[str, Any], source: str) -> Demonstration | Conversation:
+def parse_sft_row(row: Mapping[str, Any], source: str) -> Demonstration | Conversation:
     """A conversation where the row has one, else a demonstration; of a comparison the chosen side.
 
     A `prompt` may be a list of messages.
     """
     if row.get("messages") is not None:
-        return conversation_from_row(row, source)
+        return parse_conversation(row, source)
     if row.get("response") is None and row.get("chosen") is not None:
-        found = comparison_from_row(row, source)
+        found = parse_comparison(row, source)
         if not found.messages:
             return Demonstration(found.prompt, found.responses[0], source)
         return Conversation((*found.messages, Message("assistant", found.responses[0])), source)
     if isinstance(row.get("prompt"), list | tuple):
-        need_keys(row, ("response",), "a demonstration", source, "or 'messages'")
-        messages = prompt_messages(row["prompt"], "prompt", source)
-        response = text_value(row["response"], "response", source)
+        require_keys(row, ("response",), "a demonstration", source, "or 'messages'")
+        messages = read_prompt_messages(row["prompt"], "prompt", source)
+        response = read_text(row["response"], "response", source)
         return Conversation((*messages, Message("assistant", response)), source)
-    return demonstration_from_row(row, source)
+    return parse_demonstration(row, source)
 
 
-def text_from_row(row: Mapping[str, Any], source: str) -> Text:
+def parse_text(row: Mapping[str, Any], source: str) -> Text:
     """{"text"} -> Text."""
-    need_keys(row, ("text",), "plain text for language modelling", source)
-    return Text(text_value(row["text"], "text", source), source)
+    require_keys(row, ("text",), "plain text for language modelling", source)
+    return Text(read_text(row["text"], "text", source), source)
 
 
-def prompt_from_row(row: Mapping[str, Any], source: str, prompt_id: int) -> Prompt:
+def parse_prompt(row: Mapping[str, Any], source: str, prompt_id: int) -> Prompt:
     """{"prompt"}, {"messages"} that end with a user turn, or a comparison's prompt -> Prompt.
 
     A `prompt` may be a list of messages.
@@ -138,16 +141,16 @@ def prompt_from_row(row: Mapping[str, Any], source: str, prompt_id: int) -> Prom
     }
     name = "messages" if row.get("messages") is not None else "prompt"
     if isinstance(row.get(name), list | tuple) or name == "messages":
-        messages = prompt_messages(row[name], name, source)
+        messages = read_prompt_messages(row[name], name, source)
         return Prompt(prompt_id, as_lines(messages), source, fields, messages)
     if row.get("chosen") is not None and not isinstance(row.get("prompt"), str):
-        found = comparison_from_row(row, source)
+        found = parse_comparison(row, source)
         return Prompt(prompt_id, found.prompt, source, fields, found.messages)
-    need_keys(row, ("prompt",), "a prompt row", source, "or 'messages'")
-    return Prompt(prompt_id, text_value(row["prompt"], "prompt", source), source, fields)
+    require_keys(row, ("prompt",), "a prompt row", source, "or 'messages'")
+    return Prompt(prompt_id, read_text(row["prompt"], "prompt", source), source, fields)
 
 
-def group_from_row(row: Mapping[str, Any], source: str) -> ResponseGroup:
+def parse_group(row: Mapping[str, Any], source: str) -> ResponseGroup:
     """{"prompt", "chosen", "rejected"} or {"prompt", "responses", "pairs"} -> ResponseGroup.
 
     The first form may carry `label`, `weight`, `margin` and `gap`, and who judged: `annotator`, one
@@ -157,20 +160,20 @@ def group_from_row(row: Mapping[str, Any], source: str) -> ResponseGroup:
     """
     if row.get("responses") is not None or row.get("pairs") is not None:
         return _group_of_many(row, source)
-    found = comparison_from_row(row, source)
+    found = parse_comparison(row, source)
     pairs = (_pair(0, 1, row, "", source),)
     return ResponseGroup(found.prompt, found.responses, pairs, source, found.messages)
 
 
 def _group_of_many(row: Mapping[str, Any], source: str) -> ResponseGroup:
-    need_keys(row, ("prompt", "responses", "pairs"), "a group of responses", source)
-    prompt = text_value(row["prompt"], "prompt", source)
-    values = list_value(row["responses"], "responses", source)
-    responses = tuple(text_value(v, f"responses[{i}]", source) for i, v in enumerate(values))
-    specs = list_value(row["pairs"], "pairs", source)
+    require_keys(row, ("prompt", "responses", "pairs"), "a group of responses", source)
+    prompt = read_text(row["prompt"], "prompt", source)
+    values = read_list(row["responses"], "responses", source)
+    responses = tuple(read_text(v, f"responses[{i}]", source) for i, v in enumerate(values))
+    specs = read_list(row["pairs"], "pairs", source)
     gaps: list[Any] = [None] * len(specs)
     if row.get("gaps") is not None:
-        gaps = list_value(row["gaps"], "gaps", source)
+        gaps = read_list(row["gaps"], "gaps", source)
         if len(gaps) != len(specs):
             raise UserError(
                 f"{source}: 'gaps' needs one number for each of the {len(specs)} pairs, "
@@ -200,7 +203,7 @@ def _pair_of_group(spec: Any, gap: Any, name: str, responses: tuple[str, ...], s
             f"object with 'chosen' and 'rejected', got {show(spec)}"
         )
     chosen, rejected = (
-        index_value(values.get(key), f"{name}: {key}", len(responses), source)
+        read_index(values.get(key), f"{name}: {key}", len(responses), source)
         for key in ("chosen", "rejected")
     )
     if responses[chosen] == responses[rejected]:
@@ -212,9 +215,9 @@ def _pair_of_group(spec: Any, gap: Any, name: str, responses: tuple[str, ...], s
 
 
 def _pair(chosen: int, rejected: int, values: Mapping[str, Any], at: str, source: str) -> Pair:
-    label = number_value(values.get("label"), f"{at}label", source, 1.0)
-    weight = number_value(values.get("weight"), f"{at}weight", source, 1.0)
-    margin = number_value(values.get("margin"), f"{at}margin", source, 0.0)
+    label = read_number(values.get("label"), f"{at}label", source, 1.0)
+    weight = read_number(values.get("weight"), f"{at}weight", source, 1.0)
+    margin = read_number(values.get("margin"), f"{at}margin", source, 0.0)
     if not 0 <= label <= 1:
         raise UserError(
             f"{source}: '{at}label' is the chance that chosen is better, "
@@ -225,7 +228,7 @@ def _pair(chosen: int, rejected: int, values: Mapping[str, Any], at: str, source
     if margin < 0:
         raise UserError(f"{source}: '{at}margin' must not be negative, got {margin:g}")
     gap = values.get("gap")
-    known = None if gap is None else number_value(gap, f"{at}gap", source, 0.0)
+    known = None if gap is None else read_number(gap, f"{at}gap", source, 0.0)
     votes = _votes(values, label, at, source)
     return Pair(chosen, rejected, label, weight, margin, known, votes)
 
@@ -240,10 +243,10 @@ def _votes(
         cast = {person: 0.5 if label == 0.5 else float(label > 0.5)} if is_name else {}
     votes = []
     for key, value in cast.items():
-        name = text_value(str(key), f"{at}annotator", source, allow_empty=True)
+        name = read_text(str(key), f"{at}annotator", source, allow_empty=True)
         if value is None or not name.strip():  # Parquet has a null for whom another row names
             continue
-        share = number_value(value, f"{at}votes: {name}", source, 0.5)
+        share = read_number(value, f"{at}votes: {name}", source, 0.5)
         if not 0 <= share <= 1:
             raise UserError(
                 f"{source}: '{at}votes' of {show(name)} must lie between 0 (for rejected) and 1 "

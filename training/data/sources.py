@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from training.arguments.parsing import UserError
-from training.data.files import SUFFIXES, Fail, Row, iter_file, raise_it
+from training.data.files import SUFFIXES, Fail, Row, iterate_file, raise_error
 from training.paths import cache_dir, prepare_command
 
 EXAMPLE = "example:"
@@ -30,7 +30,7 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
 @dataclass(frozen=True)
-class Part:
+class DataFile:
     """One file, or one split of a Hub data set, to be read as often as needed."""
 
     path: str  # what the user named
@@ -39,7 +39,7 @@ class Part:
     digest: Callable[[], str]  # of its content
 
 
-def parts_of(paths: Sequence[str], *, stage: str, split: str) -> list[Part]:
+def find_data_files(paths: Sequence[str], *, stage: str, split: str) -> list[DataFile]:
     """What there is to read behind all paths, in order.
 
     A path is a file, a folder with `<split>.jsonl` (or another format) in it, "example:NAME", or
@@ -58,13 +58,13 @@ def read_rows(
     stage: str,
     split: str,
     convert: Convert | None = None,
-    fail: Fail = raise_it,
+    fail: Fail = raise_error,
 ) -> Iterator[Row]:
     """All rows of all paths, in order, each with its "path:line".
 
     `convert` makes other rows of a part's rows first.
     """
-    for part in parts_of(paths, stage=stage, split=split):
+    for part in find_data_files(paths, stage=stage, split=split):
         rows = part.rows(fail)
         yield from convert(rows, part.name) if convert else rows
 
@@ -75,12 +75,12 @@ def has_split(path: str, *, stage: str, split: str) -> bool:
         return _example_file(path, stage, split).is_file()
     if Path(path).expanduser().is_dir():
         return bool(_split_files(path, stage, split))
-    if looks_like_a_file(path):
+    if is_local_path(path):
         return False
     return any(name in _hub_splits(path) for name in SPLIT_NAMES[split])
 
 
-def _parts(path: str, stage: str, split: str) -> list[Part]:
+def _parts(path: str, stage: str, split: str) -> list[DataFile]:
     if path.startswith(EXAMPLE):
         return [_file_part(path, _prepared_file(path, stage, split), stage)]
     local = Path(path).expanduser()
@@ -88,14 +88,14 @@ def _parts(path: str, stage: str, split: str) -> list[Part]:
         return [_file_part(path, str(file), stage) for file in _folder_files(path, stage, split)]
     if local.exists():
         return [_file_part(path, path, stage)]
-    if looks_like_a_file(path):
+    if is_local_path(path):
         raise UserError(f"{path}: no such file or folder")
     return [_hub_part(path, split)]
 
 
-def _file_part(path: str, file: str, stage: str) -> Part:
+def _file_part(path: str, file: str, stage: str) -> DataFile:
     def rows(fail: Fail) -> Iterator[Row]:
-        return iter_file(file, stage=stage, fail=fail)
+        return iterate_file(file, stage=stage, fail=fail)
 
     def digest() -> str:
         found = hashlib.sha256(Path(file).suffix.lower().encode())
@@ -107,10 +107,10 @@ def _file_part(path: str, file: str, stage: str) -> Part:
             raise UserError(f"{file}: cannot be read: {error.strerror}") from error
         return found.hexdigest()
 
-    return Part(path, file, rows, digest)
+    return DataFile(path, file, rows, digest)
 
 
-def looks_like_a_file(path: str) -> bool:
+def is_local_path(path: str) -> bool:
     """Whether a path can only mean a file or folder, not a data set of the Hub."""
     local = Path(path)
     return (
@@ -201,7 +201,7 @@ def _hub_splits(path: str) -> list[str]:
         raise _hub_error(path, error) from error
 
 
-def _hub_part(path: str, split: str) -> Part:
+def _hub_part(path: str, split: str) -> DataFile:
     import datasets
 
     splits = _hub_splits(path)
@@ -220,4 +220,4 @@ def _hub_part(path: str, split: str) -> Part:
             yield dict(row), f"{path}:{name} row {number}"
 
     # The fingerprint that the library's own cache goes by.
-    return Part(path, f"{path}:{name}", rows, lambda: f"{data._fingerprint}")
+    return DataFile(path, f"{path}:{name}", rows, lambda: f"{data._fingerprint}")

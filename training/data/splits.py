@@ -17,7 +17,7 @@ Places = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
 
-def weighted(count: int, weight: float, draw: random.Random) -> Places:
+def repeat_by_weight(count: int, weight: float, draw: random.Random) -> Places:
     """Repeat the `count` rows of a data path by its weight.
 
     2 takes each row twice, 0.5 a random half of the rows, 1.5 each row once and then half of them

@@ -14,10 +14,10 @@ from training.arguments.ppo import PPOArgs
 from training.arguments.reward import RewardArgs
 from training.arguments.sft import SFTArgs
 from training.data import dataset
-from training.data.annotation.convert import rows_of_export
+from training.data.annotation.convert import convert_if_export
 from training.data.blocks import Blocks
 from training.data.chat import load_chat_template
-from training.data.contamination import exact_digest
+from training.data.contamination import hash_text
 from training.data.dataset import Work
 from training.data.encode import (
     EncodedGroup,
@@ -37,10 +37,10 @@ from training.data.records import (
     Prompt,
     ResponseGroup,
     Text,
-    group_from_row,
-    prompt_from_row,
-    sft_record_from_row,
-    text_from_row,
+    parse_group,
+    parse_prompt,
+    parse_sft_row,
+    parse_text,
 )
 from training.data.sources import Convert, read_rows
 from training.data.tables import GROUPS, PROMPTS, TEXTS
@@ -65,7 +65,7 @@ def load_sft(args: SFTArgs, tokenizer: Tokenizer) -> Split[EncodedText]:
     if args.objective == "lm":
         encode = partial(encode_texts, tokenizer=tokenizer)
         texts: Work[Text, EncodedText] = Work(
-            "pretrain", text_from_row, encode, TEXTS, limit, {}, tokenizer
+            "pretrain", parse_text, encode, TEXTS, limit, {}, tokenizer
         )
         train, held_out = (Blocks(rows, args.max_length) for rows in dataset.load(args, texts))
         if not train:
@@ -74,7 +74,7 @@ def load_sft(args: SFTArgs, tokenizer: Tokenizer) -> Split[EncodedText]:
     settings = {"max_length": args.max_length, **_templates(args)}
     dialogues: Work[Demonstration | Conversation, EncodedText] = Work(
         "sft",
-        sft_record_from_row,
+        parse_sft_row,
         partial(encode_dialogues, tokenizer=tokenizer, **settings),
         TEXTS,
         limit,
@@ -84,10 +84,10 @@ def load_sft(args: SFTArgs, tokenizer: Tokenizer) -> Split[EncodedText]:
     return Split(*dataset.load(args, dialogues))
 
 
-def plain_texts(args: SFTArgs) -> Iterator[str]:
+def iterate_texts(args: SFTArgs) -> Iterator[str]:
     """Stage 1's training text as it stands in the data, for a tokenizer to be trained on."""
     stage = "pretrain" if args.objective == "lm" else "sft"
-    from_row = text_from_row if args.objective == "lm" else sft_record_from_row
+    from_row = parse_text if args.objective == "lm" else parse_sft_row
     for row, source in read_rows(args.data_path, stage=stage, split="train"):
         record = from_row(row, source)
         if isinstance(record, Text):
@@ -103,7 +103,7 @@ def load_comparisons(args: RewardArgs, tokenizer: Tokenizer) -> Split[EncodedGro
     settings = {"max_length": args.max_length, **_templates(args)}
     work: Work[ResponseGroup, EncodedGroup] = Work(
         "reward",
-        group_from_row,
+        parse_group,
         partial(encode_groups, tokenizer=tokenizer, **settings),
         GROUPS,
         f"--max_length {args.max_length}",
@@ -121,7 +121,7 @@ def load_normalization_prompts(args: RewardArgs, tokenizer: Tokenizer) -> Sequen
     """Stage 2: distinct prompts that the SFT model answers to set the scale of the scores."""
 
     def bare(row: Any, source: str) -> Prompt:
-        return replace(prompt_from_row(row, source, 0), fields={})  # the answers are among them
+        return replace(parse_prompt(row, source, 0), fields={})  # the answers are among them
 
     room = max(args.max_length - args.normalization_new_tokens, 1)
     work = _prompts(args, tokenizer, room, "drop")
@@ -130,7 +130,7 @@ def load_normalization_prompts(args: RewardArgs, tokenizer: Tokenizer) -> Sequen
         from_row=bare,
         settings={**work.settings, "fields": False, "digest": "exact"},
         convert=_conversion(args, told=not args.normalization_data_path),
-        digest=exact_digest,
+        digest=hash_text,
     )
     paths = args.normalization_data_path or args.data_path
     source = dataset.source_of(args, work, paths, "train")
@@ -161,7 +161,7 @@ def _prompts(
     }
     return Work(
         "ppo",
-        partial(prompt_from_row, prompt_id=0),  # its place in the data, as `Rows` tells it
+        partial(parse_prompt, prompt_id=0),  # its place in the data, as `Rows` tells it
         partial(encode_prompts, tokenizer=tokenizer, **settings),
         PROMPTS,
         f"--max_prompt_length {max_prompt_length}",
@@ -179,4 +179,4 @@ def _templates(args: CommonArgs) -> dict[str, Any]:
 
 def _conversion(args: RewardArgs, *, told: bool = False) -> Convert:
     """Stage 2 reads Label Studio's exports as well; `told`: their account was logged before."""
-    return partial(rows_of_export, args=args, told=told)
+    return partial(convert_if_export, args=args, told=told)

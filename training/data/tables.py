@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from training.data.encode import EncodedGroup, EncodedPrompt, EncodedText, Outcome
 from training.data.lazy import Lazy
-from training.data.outcomes import sequence_lengths
+from training.data.outcomes import count_tokens
 from training.data.records import Pair
 from training.data.splits import Places
 
@@ -140,7 +140,7 @@ def write_table(sink: Any, layout: Layout[E], batches: Iterable[Sequence[Encoded
 
 def _packed(layout: Layout[E], encoded: Encoded[E]) -> dict[str, Any]:
     row, outcome = encoded.outcome.row, encoded.outcome
-    lengths = [] if row is None else sequence_lengths(row)
+    lengths = [] if row is None else count_tokens(row)
     return {
         "source": encoded.source,
         "key": encoded.key,
@@ -185,7 +185,7 @@ class Table(Generic[E]):
         return found
 
 
-class Rows(Lazy[E]):
+class TableView(Lazy[E]):
     """Some rows of a table, in an order of their own, as if they were a list."""
 
     def __init__(self, table: Table[E], rows: Places, places: Places) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from training.arguments.collect import CollectArgs
-from training.data.annotation.tasks import Task, with_prediction
-from training.data.chat import plain_ids
+from training.data.annotation.tasks import Task, add_prediction
+from training.data.chat import tokenize_plain
 from training.evaluation.sampling import TokenIds, response_scores
 from training.models.loading import check_fits, load_config
 from training.models.scalar import BACKBONE_FOLDER, load_scalar_model, read_settings
@@ -45,7 +45,7 @@ class Predictor:
         ).eval()
         # As stage 2 will encode them once they are comparisons.
         texts = [task["data"][key] for task in tasks for key in ("answer1", "answer2")]
-        responses = [[*ids, tokenizer.eos_token_id] for ids in plain_ids(tokenizer, texts)]
+        responses = [[*ids, tokenizer.eos_token_id] for ids in tokenize_plain(tokenizer, texts)]
         scores = response_scores(
             scorer,
             [prompt for prompt in prompts for _ in range(2)],
@@ -55,6 +55,6 @@ class Predictor:
         ).tolist()
         version = Path(args.reward_model).name
         return [
-            with_prediction(task, (scores[2 * n], scores[2 * n + 1]), model_version=version)
+            add_prediction(task, (scores[2 * n], scores[2 * n + 1]), model_version=version)
             for n, task in enumerate(tasks)
         ]

@@ -21,15 +21,15 @@ from training.data.annotation.tasks import (
     Sampled,
     Task,
     distinct,
-    least_certain_first,
-    pairwise_tasks,
-    ranker_task,
+    make_pairwise_tasks,
+    make_ranker_task,
+    sort_by_certainty,
 )
 from training.data.chat import load_chat_template
 from training.data.encode import EncodedPrompt, check_prompt_template, encode_prompts
 from training.data.files import write_text
-from training.data.outcomes import collected
-from training.data.records import Prompt, prompt_from_row
+from training.data.outcomes import collect_rows
+from training.data.records import Prompt, parse_prompt
 from training.data.sources import read_rows
 from training.evaluation.annotation_predictions import Predictor
 from training.evaluation.sampling import (
@@ -110,7 +110,7 @@ class Collector:
             tasks["pairwise"] = self._pairwise(usable, found)
         if args.tasks != "pairwise":
             tasks["ranker"] = [
-                ranker_task(p.text, found[p.prompt_id], seed=self._seed(p)) for p in usable
+                make_ranker_task(p.text, found[p.prompt_id], seed=self._seed(p)) for p in usable
             ]
         return Collection(tasks, len(self._prompts) - len(usable))
 
@@ -124,7 +124,7 @@ class Collector:
     def _pairwise(self, prompts: Sequence[EncodedPrompt], found: Responses) -> list[Task]:
         pairs = self._args.pairs_per_prompt
         by_prompt = [
-            pairwise_tasks(
+            make_pairwise_tasks(
                 prompt.text,
                 found[prompt.prompt_id],
                 pairs=pairs or len(found[prompt.prompt_id]) // 2,
@@ -136,7 +136,7 @@ class Collector:
             pairs_of = list(zip(prompts, by_prompt, strict=True))
             tokens = [prompt.input_ids for prompt, tasks in pairs_of for _ in tasks]
             flat = [task for tasks in by_prompt for task in tasks]
-            return least_certain_first(self._predictor.predict(tokens, flat))
+            return sort_by_certainty(self._predictor.predict(tokens, flat))
         return [task for tasks in by_prompt for task in tasks]
 
     def _known(self) -> Responses:
@@ -227,7 +227,7 @@ def _prompts(args: CollectArgs, tokenizer: Tokenizer) -> list[EncodedPrompt]:
     """Distinct prompts, in their order."""
     records: dict[str, Prompt] = {}
     for row, source in read_rows(args.prompts, stage="ppo", split="train"):
-        record = prompt_from_row(row, source, len(records))
+        record = parse_prompt(row, source, len(records))
         records.setdefault(record.text, record)
     outcomes = encode_prompts(
         list(records.values()),
@@ -237,7 +237,7 @@ def _prompts(args: CollectArgs, tokenizer: Tokenizer) -> list[EncodedPrompt]:
         chat_template=load_chat_template(args.chat_template),
         overlong=args.overlong_prompts,
     )
-    prompts, report = collected(outcomes, f"--max_prompt_length {args.max_prompt_length}")
+    prompts, report = collect_rows(outcomes, f"--max_prompt_length {args.max_prompt_length}")
     logger.info("prompts: %s", report.summary())
     return prompts
 

@@ -6,9 +6,9 @@ import torch
 
 from training.arguments.chat import ChatArgs
 from training.arguments.parsing import UserError
-from training.data.chat import chat_ids, load_chat_template, plain_ids
+from training.data.chat import load_chat_template, tokenize_chat, tokenize_plain
 from training.data.encode import check_prompt_template
-from training.data.messages import Message
+from training.data.values import Message
 from training.evaluation.sampling import (
     check_language_model,
     hybrid_engine,
@@ -71,10 +71,12 @@ class Conversation:
     def _prompt(self, line: str) -> list[int]:
         """Token ids of what the model reads; shortens the history to make room."""
         if not self.is_chat:
-            return plain_ids(self._tokenizer, [self._template.replace("{prompt}", line)])[0]
+            return tokenize_plain(self._tokenizer, [self._template.replace("{prompt}", line)])[0]
         while True:
             turns = [*self._history, Message("user", line)]
-            ids, _ = chat_ids(turns, self._tokenizer, self._chat_template, "this turn", reply=True)
+            ids, _ = tokenize_chat(
+                turns, self._tokenizer, self._chat_template, "this turn", reply=True
+            )
             wanted = len(ids) + self._args.max_new_tokens
             if not self._history or self._limit is None or wanted <= self._limit:
                 return ids

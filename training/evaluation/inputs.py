@@ -10,7 +10,7 @@ from typing import Any
 
 from training.arguments.evaluate import EvaluateArgs
 from training.arguments.parsing import UserError
-from training.data.annotation.convert import rows_of_export
+from training.data.annotation.convert import convert_if_export
 from training.data.chat import load_chat_template
 from training.data.encode import (
     EncodedGroup,
@@ -19,12 +19,12 @@ from training.data.encode import (
     encode_groups,
     encode_prompts,
 )
-from training.data.outcomes import collected
+from training.data.outcomes import collect_rows
 from training.data.records import (
     Prompt,
-    demonstration_from_row,
-    group_from_row,
-    prompt_from_row,
+    parse_demonstration,
+    parse_group,
+    parse_prompt,
 )
 from training.data.sources import read_rows
 from training.evaluation.judge_file import load_judge_file
@@ -155,24 +155,24 @@ def _checked_scorer(
 def _comparisons(args: EvaluateArgs, tokenizer: Tokenizer, config: Config) -> list[EncodedGroup]:
     if not args.comparisons_path:
         return []
-    convert = partial(rows_of_export, args=args)
+    convert = partial(convert_if_export, args=args)
     rows = read_rows(args.comparisons_path, stage="reward", split=args.split, convert=convert)
     room = count_positions(config) or UNLIMITED_LENGTH
     outcomes = encode_groups(
-        [group_from_row(row, source) for row, source in rows],
+        [parse_group(row, source) for row, source in rows],
         tokenizer,
         max_length=room,
         prompt_template=check_prompt_template(args.prompt_template),
         chat_template=load_chat_template(args.chat_template),
     )
-    groups, report = collected(outcomes, f"the {room} tokens of --reward_model_name_or_path")
+    groups, report = collect_rows(outcomes, f"the {room} tokens of --reward_model_name_or_path")
     logger.info("comparisons: %s", report.summary())
     return groups
 
 
 def _prompts(args: EvaluateArgs) -> list[Prompt]:
     rows = read_rows(args.data_path, stage="ppo", split=args.split)
-    records = [prompt_from_row(row, source, index) for index, (row, source) in enumerate(rows)]
+    records = [parse_prompt(row, source, index) for index, (row, source) in enumerate(rows)]
     count = min(args.max_prompts or len(records), len(records))
     return [records[index * len(records) // count] for index in range(count)]
 
@@ -188,7 +188,7 @@ def _encoded(
         chat_template=load_chat_template(args.chat_template),
         overlong=args.overlong_prompts,
     )
-    prompts, report = collected(outcomes, f"--max_prompt_length {args.max_prompt_length}")
+    prompts, report = collect_rows(outcomes, f"--max_prompt_length {args.max_prompt_length}")
     logger.info("prompts for %s: %s", name, report.summary())
     return prompts
 
@@ -198,7 +198,7 @@ def _human(args: EvaluateArgs, given: Mapping[str, str]) -> list[str]:
     if not args.human_path:
         return []
     rows = read_rows(args.human_path, stage="sft", split=args.split)
-    answers = [demonstration_from_row(row, source) for row, source in rows]
+    answers = [parse_demonstration(row, source) for row, source in rows]
     texts = [given[answer.prompt] + answer.response for answer in answers if answer.prompt in given]
     if not texts:
         raise UserError(f"--human_path: none of its {len(answers)} rows answers one of the prompts")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training.arguments.parsing import UserError
 from training.arguments.sampling import PromptArgs, SamplingArgs
-from training.data.batches import micro_batches
+from training.data.batches import plan_micro_batches
 from training.data.encode import EncodedPrompt
 from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import SampleKey, Sampling
@@ -174,6 +174,6 @@ def _batches(
     device = next(model.parameters()).device
     rows = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
     lengths = [len(row) for row in rows]
-    for chosen in micro_batches(range(len(rows)), lengths, token_budget=token_budget):
+    for chosen in plan_micro_batches(range(len(rows)), lengths, token_budget=token_budget):
         ids, mask = right_pad([rows[row] for row in chosen], pad_id)
         yield chosen, ids.to(device), mask.to(device)

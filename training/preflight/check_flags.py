@@ -13,8 +13,8 @@ from training.arguments.parsing import UserError, exit_with_user_error, parse_ar
 from training.arguments.ppo import PPOArgs
 from training.arguments.reward import RewardArgs
 from training.arguments.sft import SFTArgs
-from training.data.files import raise_it
-from training.data.sources import EXAMPLE, looks_like_a_file, parts_of
+from training.data.files import raise_error
+from training.data.sources import EXAMPLE, find_data_files, is_local_path
 
 STAGES: dict[str, tuple[type[CommonArgs], str]] = {
     "step1_sft": (SFTArgs, "sft"),
@@ -34,9 +34,9 @@ def main() -> None:
         named.append((args.normalization_data_path, "ppo", "train"))
     try:
         for paths, kind_of_rows, split in named:
-            here = [path for path in paths if path.startswith(EXAMPLE) or looks_like_a_file(path)]
-            for part in parts_of(here, stage=kind_of_rows, split=split) if here else ():
-                next(part.rows(raise_it), None)
+            here = [path for path in paths if path.startswith(EXAMPLE) or is_local_path(path)]
+            for part in find_data_files(here, stage=kind_of_rows, split=split) if here else ():
+                next(part.rows(raise_error), None)
     except UserError as error:
         exit_with_user_error("main.py", str(error))
 

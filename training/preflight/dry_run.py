@@ -21,9 +21,9 @@ from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
 from training.arguments.reward import RewardArgs
 from training.arguments.sft import SFTArgs
-from training.data.batches import epoch_batches
-from training.data.groups import regroup
-from training.data.packing import MicroBatch, Sample, padded_tokens, plan_packed_step
+from training.data.batches import plan_epoch
+from training.data.groups import split_groups
+from training.data.packing import MicroBatch, Sample, count_padded_tokens, plan_packed_step
 from training.data.stages import (
     load_comparisons,
     load_normalization_prompts,
@@ -102,7 +102,7 @@ def sft(args: SFTArgs) -> None:
         targets = [sum(text.loss_mask) for text in data.train]
         samples = [Sample(0, (length,)) for length in lengths]
         rules = row_rules(args, lm, longest_row=args.max_length)
-        batches = epoch_batches(lengths, args.batch_size, seed=args.seed, epoch=0)
+        batches = plan_epoch(lengths, args.batch_size, seed=args.seed, epoch=0)
         plans = _plans(batches, samples, rules, world)
         work = _work(plans, targets)
         setting = setting_of(args, world, lm)
@@ -131,12 +131,12 @@ def reward(args: RewardArgs) -> None:
         flag, hint = "--model_name_or_path", reward_setup.RUN_STAGE_1
         config = load_config(args.model_name_or_path, flag=flag, hint=hint)
         lm = _prepared(_without_dropout(config, tokenizer), args)
-        parts = regroup(data.train, size=args.responses_per_group, seed=args.seed, epoch=0)
+        parts = split_groups(data.train, size=args.responses_per_group, seed=args.seed, epoch=0)
         samples = [
             Sample(len(part.prompt_ids), tuple(map(len, part.response_ids))) for part in parts
         ]
         rules = row_rules(args, lm.base_model, longest_row=args.micro_batch_tokens)
-        batches = epoch_batches(parts.lengths, args.batch_size, seed=args.seed, epoch=0)
+        batches = plan_epoch(parts.lengths, args.batch_size, seed=args.seed, epoch=0)
         plans = _plans(batches, samples, rules, world)
         work = _work(plans)
         setting = setting_of(args, world, lm)
@@ -244,7 +244,7 @@ def _work(plans: Sequence[Sequence[MicroBatch]], targets: Sequence[int] = ()) ->
     """The largest of the micro-batches in every respect; `targets` are each sample's."""
     every = [micro for plan in plans for micro in plan if micro.rows]
     return Work(
-        tokens=max(padded_tokens(micro.rows) for micro in every),
+        tokens=max(count_padded_tokens(micro.rows) for micro in every),
         row=max(sum(doc.tokens for doc in row) for micro in every for row in micro.rows),
         targets=max(sum(targets[i] for i in micro.samples) for micro in every) if targets else 0,
         micro_batches=max(map(len, plans)),

@@ -7,7 +7,7 @@ from pathlib import Path
 from training.arguments.parsing import GuardStop, UserError
 from training.arguments.ppo import PPOArgs
 from training.arguments.self_check import SelfCheckArgs
-from training.data.chat import plain_ids
+from training.data.chat import tokenize_plain
 from training.data.encode import EncodedPrompt
 from training.models.loading import count_positions, load_config
 from training.models.tiny import write_random_scorer, write_tiny_lm
@@ -70,7 +70,7 @@ def check_folders(args: SelfCheckArgs, world: World, scratch: Path) -> None:
 
 def prompts_of(tokenizer: Tokenizer, count: int, *, longest: int) -> list[EncodedPrompt]:
     """Our questions over and over, the last `longest` tokens of each."""
-    rows = [ids for ids in plain_ids(tokenizer, TEXTS) if ids]
+    rows = [ids for ids in tokenize_plain(tokenizer, TEXTS) if ids]
     if not rows:
         raise UserError("--model: its tokenizer makes no tokens of plain English")
     return [

@@ -19,11 +19,11 @@ from tests.data.annotation.exports import (
 )
 from training.arguments.annotation import AnnotationArgs, VoteArgs
 from training.arguments.parsing import UserError
-from training.data.annotation.convert import convert, rows_of_export
+from training.data.annotation.convert import convert, convert_if_export
 from training.data.annotation.export import read_export
 from training.data.annotation.report import in_words
 from training.data.files import read_file
-from training.data.records import group_from_row
+from training.data.records import parse_group
 
 ARGS = VoteArgs()
 PAIR_CONFIG = """<View><Text name="q" value="$question"/>
@@ -35,7 +35,7 @@ def converted(path: str, **changes: Any) -> Any:
     rows, report = convert(read_export(path), path, replace(ARGS, **changes))
     assert report["used"] + sum(report["dropped"].values()) == report["annotations"]
     for row, source in rows:
-        group_from_row(row, source)  # stage 2 takes it
+        parse_group(row, source)  # stage 2 takes it
     return rows, report
 
 
@@ -295,7 +295,7 @@ def test_a_comparison_keeps_who_chose_what(tmp_path, votes):
     (row, source), *_ = rows
     found = [
         (row["responses"][pair.chosen], name, share)
-        for pair in group_from_row(row, source).pairs
+        for pair in parse_group(row, source).pairs
         for name, share in pair.votes
     ]
     if votes == "all":
@@ -466,7 +466,7 @@ def test_tasks_that_nobody_has_labelled_are_recognised(tmp_path):
     with pytest.raises(UserError, match="tasks without annotations: import them"):
         read_export(path)
     with pytest.raises(UserError, match="tasks without annotations: import them"):
-        list(rows_of_export(read_file(path, stage="reward"), path, ARGS))
+        list(convert_if_export(read_file(path, stage="reward"), path, ARGS))
 
 
 def test_no_file_is_written_over_another(tmp_path):

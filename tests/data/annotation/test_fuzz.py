@@ -14,7 +14,7 @@ from training.arguments.parsing import UserError
 from training.data.annotation.convert import convert
 from training.data.annotation.export import read_export
 from training.data.files import read_file
-from training.data.records import group_from_row
+from training.data.records import parse_group
 
 MANY = settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -58,7 +58,7 @@ def account(path: str, **changes: Any) -> None:
     assert report["annotations"] == sum(len(one.annotations) for one in tasks)
     json.dumps(report)
     for row, source in rows:
-        group_from_row(row, source)
+        parse_group(row, source)
 
 
 def paths_in(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -120,7 +120,7 @@ def test_a_file_may_be_cut_or_hold_any_bytes(tmp_path, cut, junk, place):
      "annotator", "votes"]
 ), ANYTHING))  # fmt: skip
 def test_a_row_of_stage_2_may_hold_anything(row):
-    group, message = attempt(lambda: group_from_row(row, "file:1"))
+    group, message = attempt(lambda: parse_group(row, "file:1"))
     if message:
         assert message.startswith("file:1: ")
         return

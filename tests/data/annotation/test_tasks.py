@@ -7,12 +7,12 @@ from training.data.annotation.tasks import (
     PAIRWISE_CONFIG,
     RANKER_CONFIG,
     Sampled,
+    add_prediction,
     distinct,
-    least_certain_first,
-    likeness,
-    pairwise_tasks,
-    ranker_task,
-    with_prediction,
+    make_pairwise_tasks,
+    make_ranker_task,
+    measure_likeness,
+    sort_by_certainty,
 )
 
 
@@ -38,7 +38,7 @@ def sides(task) -> frozenset[str]:
     ],
 )
 def test_likeness_is_the_share_of_words_in_order(first, second, expected):
-    assert likeness(first, second) == pytest.approx(expected)
+    assert measure_likeness(first, second) == pytest.approx(expected)
 
 
 def test_duplicates_near_duplicates_and_empty_responses_are_left_out():
@@ -71,26 +71,26 @@ def test_responses_come_from_as_many_temperatures_as_there_are():
 
 @pytest.mark.parametrize(("pairs", "count"), [(1, 1), (2, 2), (5, 5), (0, 6), (9, 6)])
 def test_there_are_as_many_comparisons_as_asked_for_and_none_twice(pairs, count):
-    tasks = pairwise_tasks("p", FOUR, pairs=pairs, seed="0")
+    tasks = make_pairwise_tasks("p", FOUR, pairs=pairs, seed="0")
     assert len(tasks) == len({sides(task) for task in tasks}) == count
 
 
 def test_the_first_comparisons_use_each_response_once():
-    first, second = pairwise_tasks("p", FOUR, pairs=2, seed="3")
+    first, second = make_pairwise_tasks("p", FOUR, pairs=2, seed="3")
     assert sides(first) | sides(second) == {response.text for response in FOUR}
 
 
 def test_left_and_right_are_drawn_and_the_origin_stays_with_its_answer():
     lefts = []
     for seed in range(60):
-        (task,) = pairwise_tasks("p", FOUR[:2], pairs=1, seed=str(seed))
+        (task,) = make_pairwise_tasks("p", FOUR[:2], pairs=1, seed=str(seed))
         data = task["data"]
         for side in "12":
             source = FOUR[data[f"origin{side}"]["sample"]]
             assert source.text == data[f"answer{side}"]
         lefts.append(data["answer1"])
     assert 15 < lefts.count("one one") < 45
-    assert pairwise_tasks("p", FOUR, pairs=2, seed="7") == pairwise_tasks(
+    assert make_pairwise_tasks("p", FOUR, pairs=2, seed="7") == make_pairwise_tasks(
         "p", FOUR, pairs=2, seed="7"
     )
 
@@ -98,7 +98,7 @@ def test_left_and_right_are_drawn_and_the_origin_stays_with_its_answer():
 def test_a_rankers_items_are_shuffled_with_ids_that_are_no_numbers():
     orders = set()
     for seed in range(20):
-        data = ranker_task("p", FOUR, seed=str(seed))["data"]
+        data = make_ranker_task("p", FOUR, seed=str(seed))["data"]
         assert [item["id"] for item in data["items"]] == ["a1", "a2", "a3", "a4"]
         for item in data["items"]:
             assert FOUR[data["origins"][item["id"]]["sample"]].text == item["body"]
@@ -107,18 +107,18 @@ def test_a_rankers_items_are_shuffled_with_ids_that_are_no_numbers():
 
 
 def test_a_prediction_says_which_side_and_how_sure():
-    task = pairwise_tasks("p", FOUR[:2], pairs=1, seed="0")[0]
-    found = with_prediction(task, (1.0, 3.0), model_version="rm")["predictions"][0]
+    task = make_pairwise_tasks("p", FOUR[:2], pairs=1, seed="0")[0]
+    found = add_prediction(task, (1.0, 3.0), model_version="rm")["predictions"][0]
     assert found["result"][0]["value"] == {"selected": "right"}
     assert found["score"] == pytest.approx(1 / (1 + math.exp(-2)), abs=1e-6)
     assert found["model_version"] == "rm"
 
 
 def test_the_least_certain_comparison_comes_first():
-    task = pairwise_tasks("p", FOUR[:2], pairs=1, seed="0")[0]
+    task = make_pairwise_tasks("p", FOUR[:2], pairs=1, seed="0")[0]
     gaps = [3.0, 0.1, -1.0]
-    tasks = [with_prediction(task, (gap, 0.0), model_version="rm") for gap in gaps]
-    ordered = [entry["predictions"][0]["score"] for entry in least_certain_first(tasks)]
+    tasks = [add_prediction(task, (gap, 0.0), model_version="rm") for gap in gaps]
+    ordered = [entry["predictions"][0]["score"] for entry in sort_by_certainty(tasks)]
     assert ordered == sorted(ordered)
     assert ordered[0] == pytest.approx(1 / (1 + math.exp(-0.1)), abs=1e-6)
 

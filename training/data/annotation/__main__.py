@@ -17,7 +17,7 @@ from training.data.annotation.exchange import pull, push
 from training.data.annotation.export import read_export
 from training.data.annotation.report import in_words
 from training.data.annotation.server import Server
-from training.data.files import as_text, write_text
+from training.data.files import format_json, write_text
 
 OTHERS = "Instead of an export: push (tasks to a server) or pull (its export); each has --help."
 
@@ -28,7 +28,7 @@ def converted(args: AnnotationArgs) -> Iterator[str]:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row, _ in rows]
         write_text(args.output, "".join(lines), "--output")
     if args.report:
-        write_text(args.report, as_text(report), "--report")
+        write_text(args.report, format_json(report), "--report")
     yield from in_words(report, report["pairs"])
 
 

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 MOST_ERROR = 0.4  # of an estimate: then a single vote is a label of 0.6
 
 
-def rows_of_export(
+def convert_if_export(
     rows: Iterable[Row], path: str, args: VoteArgs, *, told: bool = False
 ) -> Iterator[Row]:
     """The comparisons that an export stands for; other rows as they are.

@@ -11,7 +11,7 @@ from training.arguments.parsing import UserError
 from training.data.annotation.config import LabelConfig, parse_config, read_page
 from training.data.annotation.export import Task, export_tasks, is_export, is_unlabelled
 from training.data.annotation.server import Project, Server
-from training.data.files import read_file, rows_of_text, write_text
+from training.data.files import parse_rows, read_file, write_text
 
 BATCH = 200  # tasks of one request: seconds, and little is lost when one fails
 
@@ -124,7 +124,7 @@ def pull(server: Server, args: PullArgs) -> Iterator[str]:
 
 def _tasks_in(text: str, path: str) -> list[Task]:
     """The tasks of an export that is to be written to `path`."""
-    rows = rows_of_text(path, text, stage="reward")
+    rows = parse_rows(path, text, stage="reward")
     if not rows or not is_export(rows[0][0]):
         raise UserError(f"the server sent no export that could be written to {path}; pull again")
     return export_tasks(rows, path)

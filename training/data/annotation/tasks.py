@@ -68,7 +68,7 @@ def distinct(candidates: Sequence[Sampled], count: int, *, most_alike: float) ->
         if len(taken) == count:
             break
         if is_showable(candidate.text) and all(
-            likeness(candidate.text, other.text) <= most_alike for other in taken
+            measure_likeness(candidate.text, other.text) <= most_alike for other in taken
         ):
             taken.append(candidate)
     return taken
@@ -80,7 +80,7 @@ def is_showable(text: str) -> bool:
     return bool(text.strip()) and all(char in "\t\n\r" for char in controls)
 
 
-def likeness(first: str, second: str) -> float:
+def measure_likeness(first: str, second: str) -> float:
     """How alike two texts are, 0 to 1, by their words in order; case and punctuation aside."""
     left, right = _words(first), _words(second)
     if left == right:
@@ -93,7 +93,7 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+", text.lower())
 
 
-def pairwise_tasks(
+def make_pairwise_tasks(
     prompt: str, responses: Sequence[Sampled], *, pairs: int, seed: str
 ) -> list[Task]:
     """`pairs` comparisons of these responses (0: all), left and right at random.
@@ -118,7 +118,7 @@ def _pair(prompt: str, sides: Sequence[Sampled]) -> Task:
     return {"data": data}
 
 
-def ranker_task(prompt: str, responses: Sequence[Sampled], *, seed: str) -> Task:
+def make_ranker_task(prompt: str, responses: Sequence[Sampled], *, seed: str) -> Task:
     """All responses to be put in order; the order they stand in says nothing.
 
     Label Studio sorts numeric ids, and keeps the given order if nobody moves anything.
@@ -136,7 +136,7 @@ def _origin(response: Sampled) -> dict[str, Any]:
     return {key: value for key, value in asdict(response).items() if key != "text"}
 
 
-def with_prediction(task: Task, scores: tuple[float, float], *, model_version: str) -> Task:
+def add_prediction(task: Task, scores: tuple[float, float], *, model_version: str) -> Task:
     """The task with what a reward model would choose, marked as its prediction.
 
     `score` is its certainty: the Bradley-Terry probability of the side it prefers.
@@ -154,6 +154,6 @@ def with_prediction(task: Task, scores: tuple[float, float], *, model_version: s
     return {**task, "predictions": [prediction]}
 
 
-def least_certain_first(tasks: Sequence[Task]) -> list[Task]:
+def sort_by_certainty(tasks: Sequence[Task]) -> list[Task]:
     """Tasks with predictions, those that a person's choice would teach most about first."""
     return sorted(tasks, key=lambda task: float(task["predictions"][0]["score"]))

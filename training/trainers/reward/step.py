@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from training.arguments.reward import RewardArgs
-from training.data.batches import Batches, epoch_batches
+from training.data.batches import Batches, plan_epoch
 from training.data.collate import collate_groups
 from training.data.encode import EncodedGroup
-from training.data.groups import regroup
+from training.data.groups import split_groups
 from training.data.packing import MicroBatch, Sample, plan_packed_step
 from training.objectives.reward import comparison_loss, pair_accuracy
 from training.runtime.distributed import World
@@ -45,8 +45,10 @@ class RewardTrainer:
     def batches(self, epoch: int) -> Batches[EncodedGroup]:
         """The epoch's batches of groups, large groups dealt anew; the same on every rank."""
         args = self._args
-        parts = regroup(self._groups, size=args.responses_per_group, seed=args.seed, epoch=epoch)
-        plan = epoch_batches(parts.lengths, args.batch_size, seed=args.seed, epoch=epoch)
+        parts = split_groups(
+            self._groups, size=args.responses_per_group, seed=args.seed, epoch=epoch
+        )
+        plan = plan_epoch(parts.lengths, args.batch_size, seed=args.seed, epoch=epoch)
         return Batches(parts, plan)
 
     def step(self, groups: Sequence[EncodedGroup], lr_scale: float) -> dict[str, float]:

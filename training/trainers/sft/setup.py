@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from training.arguments.parsing import UserError
 from training.arguments.sft import SFTArgs
-from training.data.stages import plain_texts
+from training.data.stages import iterate_texts
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.loading import (
     Config,
@@ -107,7 +107,7 @@ def stage1_tokenizer(args: SFTArgs, world: World) -> Tokenizer:
     if world.is_main:
         try:
             # A list, so that a bad row is named here, not within the library, which holds all text.
-            model = train_sentencepiece(list(plain_texts(args)), vocab_size=args.vocab_size)
+            model = train_sentencepiece(list(iterate_texts(args)), vocab_size=args.vocab_size)
         except UserError as error:
             mistake = str(error)
     model, mistake = world.gather((model, mistake))[0]

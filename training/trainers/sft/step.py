@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from training.arguments.sft import SFTArgs
-from training.data.batches import epoch_batches
-from training.data.blocks import text_lengths
+from training.data.batches import plan_epoch
+from training.data.blocks import measure_texts
 from training.data.collate import collate_texts
 from training.data.encode import EncodedText
-from training.data.packing import Rows, Sample, plan_packed_step
+from training.data.packing import RowPlan, Sample, plan_packed_step
 from training.objectives.sft import cross_entropy, perplexity
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine, compute_dtype
@@ -31,13 +31,13 @@ class SFTTrainer:
         self._world = world
         self._engine = engine
         self._examples = examples
-        self.lengths = text_lengths(examples)
+        self.lengths = measure_texts(examples)
         self._rules = row_rules(args, engine.module.lm, longest_row=args.max_length)
 
     def batches(self, epoch: int) -> list[list[int]]:
         """The epoch's batches of example indices, the same on every rank."""
         size, seed = self._args.batch_size, self._args.seed
-        return epoch_batches(self.lengths, size, seed=seed, epoch=epoch)
+        return plan_epoch(self.lengths, size, seed=seed, epoch=epoch)
 
     def step(self, batch: Sequence[int], lr_scale: float) -> dict[str, float]:
         """One optimizer step on these examples (the same list on every rank)."""
@@ -87,14 +87,14 @@ class SFTTrainer:
         loss = self._world.all_sum(total).item() / count
         return {"loss/eval": loss, "perplexity/eval": perplexity(loss)}
 
-    def _plan(self, examples: Sequence[EncodedText]) -> list[Rows]:
-        samples = [Sample(0, (length,)) for length in text_lengths(examples)]
+    def _plan(self, examples: Sequence[EncodedText]) -> list[RowPlan]:
+        samples = [Sample(0, (length,)) for length in measure_texts(examples)]
         rank, size = self._world.rank, self._world.size
         plan = plan_packed_step(range(len(examples)), samples, self._rules, rank=rank, size=size)
         return [micro_batch.rows for micro_batch in plan]
 
     def _summed_loss(
-        self, rows: Rows, examples: Sequence[EncodedText]
+        self, rows: RowPlan, examples: Sequence[EncodedText]
     ) -> tuple[Tensor, Tensor]:  # 0-d, log-probs [N] of the rows' targets
         held = {doc.sample: examples[doc.sample] for row in rows for doc in row}
         batch = collate_texts(
@@ -110,7 +110,7 @@ class SFTTrainer:
         return found
 
 
-def _sources(rows: Rows, examples: Sequence[EncodedText]) -> list[str]:
+def _sources(rows: RowPlan, examples: Sequence[EncodedText]) -> list[str]:
     """Where each target of these rows comes from, in their order."""
     placed = [(doc.sample, examples[doc.sample]) for row in rows for doc in row]
     return [

@@ -1,13 +1,27 @@
-"""Checks of single values of a row; each error is one line that starts with the row's source."""
+"""Checked values of a row: text, lists, numbers, indices, turns of a conversation.
+
+Each error is one line that starts with the row's source ("path:line").
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from training.arguments.parsing import UserError
 
+ROLES = ("system", "user", "assistant")
 
-def need_keys(
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+def require_keys(
     row: Mapping[str, Any], keys: tuple[str, ...], what: str, source: str, other: str = ""
 ) -> None:
     """The row has all `keys`; `other` names what would do instead."""
@@ -18,7 +32,7 @@ def need_keys(
         raise UserError(f"{source}: {what} needs {needed}, got keys {sorted(map(str, row))}")
 
 
-def text_value(value: Any, name: str, source: str, *, allow_empty: bool = False) -> str:
+def read_text(value: Any, name: str, source: str, *, allow_empty: bool = False) -> str:
     """Non-empty text that can be written as UTF-8."""
     if not isinstance(value, str):
         got = "null" if value is None else f"{show(value)} ({type(value).__name__})"
@@ -35,7 +49,7 @@ def text_value(value: Any, name: str, source: str, *, allow_empty: bool = False)
     return value
 
 
-def list_value(value: Any, name: str, source: str) -> list[Any]:
+def read_list(value: Any, name: str, source: str) -> list[Any]:
     """A list that is not empty."""
     if not isinstance(value, list | tuple):
         raise UserError(
@@ -46,7 +60,7 @@ def list_value(value: Any, name: str, source: str) -> list[Any]:
     return list(value)
 
 
-def number_value(value: Any, name: str, source: str, default: float) -> float:
+def read_number(value: Any, name: str, source: str, default: float) -> float:
     """A finite number, or `default` where the value is missing."""
     if value is None or value == "":  # Parquet has nulls and CSV empty cells
         return default
@@ -61,7 +75,7 @@ def number_value(value: Any, name: str, source: str, default: float) -> float:
     return number
 
 
-def index_value(value: Any, name: str, count: int, source: str) -> int:
+def read_index(value: Any, name: str, count: int, source: str) -> int:
     """An index below `count`."""
     # Parquet stores [i, j, 0.7] as three floating-point numbers.
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
@@ -77,3 +91,43 @@ def show(value: Any) -> str:
     """The value as one short line."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def read_messages(value: Any, name: str, source: str) -> tuple[Message, ...]:
+    """[{"role", "content"}, ...] that starts, after a system turn if any, with the user's."""
+    messages = []
+    for n, item in enumerate(read_list(value, name, source)):
+        at = f"{name}[{n}]"
+        if not isinstance(item, Mapping) or not {"role", "content"} <= item.keys():
+            raise UserError(f"{source}: {at} needs 'role' and 'content', got {show(item)}")
+        role = item["role"]
+        if role not in ROLES:
+            raise UserError(
+                f"{source}: {at} has the role {show(role)}; known are {', '.join(ROLES)}"
+            )
+        if role == "system" and n > 0:
+            raise UserError(f"{source}: {at} is a system turn; only the first turn may be one")
+        allow_empty = role == "system"  # many data sets write "" for "no system prompt"
+        content = read_text(item["content"], f"{at} content", source, allow_empty=allow_empty)
+        if content:
+            messages.append(Message(role, content))
+    turns = [message for message in messages if message.role != "system"]
+    if not turns or turns[0].role != "user":
+        raise UserError(f"{source}: the first turn of '{name}' (after system) must be the user's")
+    return tuple(messages)
+
+
+def read_prompt_messages(value: Any, name: str, source: str) -> tuple[Message, ...]:
+    """As `read_messages`, for what an assistant is to answer: the last turn is the user's."""
+    messages = read_messages(value, name, source)
+    if messages[-1].role != "user":
+        raise UserError(
+            f"{source}: '{name}' of a prompt must end with a user turn, "
+            f"got {messages[-1].role!r} last"
+        )
+    return messages
+
+
+def as_lines(messages: Sequence[Message]) -> str:
+    """The turns as plain lines, for people and for comparing prompts."""
+    return "\n".join(f"{message.role}: {message.content}" for message in messages)
