@@ -163,10 +163,10 @@ def serve(
 def run_sft(args: MemoryBenchmarkArgs, cell: Cell, flags: Any, world: Any) -> float:
     """Steps of stage 1; the calculated bytes."""
     from training.data.encode import EncodedText
-    from training.estimates.shapes import Work
+    from training.estimates.shapes import LargestBatch
     from training.models.loading import load_causal_lm
     from training.models.tokenizers import load_tokenizer
-    from training.preflight.stages import sft_estimate
+    from training.preflight.stage_memory import estimate_sft
     from training.runtime import engine
     from training.trainers.sft.setup import sft_engine
     from training.trainers.sft.step import SFTTrainer
@@ -183,15 +183,15 @@ def run_sft(args: MemoryBenchmarkArgs, cell: Cell, flags: Any, world: Any) -> fl
     together = max(args.micro_batch_tokens // args.length, 1)
     share = args.batch // world.size
     tokens, steps = min(together, share) * args.length, -(-share // together)
-    work = Work(tokens, args.length, tokens, steps)
+    batch = LargestBatch(tokens, args.length, tokens, steps)
     size, setting = _shape(flags, world, flags.model_name_or_path, len(tokenizer))
-    return sft_estimate(flags, size, setting, work).total(setting)
+    return estimate_sft(flags, size, setting, batch).total(setting)
 
 
 def run_ppo(args: MemoryBenchmarkArgs, cell: Cell, flags: Any, world: Any) -> float:
     """Steps of stage 3; the calculated bytes."""
     from training.data.encode import EncodedPrompt
-    from training.preflight.stages import ppo_estimate
+    from training.preflight.stage_memory import estimate_ppo
     from training.trainers.ppo import setup
     from training.trainers.ppo.rollout import RolloutCollector
     from training.trainers.ppo.update import PPOTrainer, ppo_schedule
@@ -211,19 +211,19 @@ def run_ppo(args: MemoryBenchmarkArgs, cell: Cell, flags: Any, world: Any) -> fl
     tokens = len(tokenizer)
     size, setting = _shape(flags, world, flags.actor_model_name_or_path, tokens)
     critic, _ = _shape(flags, world, flags.reward_model_name_or_path, tokens, beside=size.width)
-    return ppo_estimate(flags, size, critic, setting, half).total(setting)
+    return estimate_ppo(flags, size, critic, setting, half).total(setting)
 
 
 def _shape(flags: Any, world: Any, path: str, tokens: int, *, beside: int = 0) -> tuple[Any, Any]:
     """A model's shape and the run's setting, as the dry run has them."""
-    from training.estimates.model_sizes import size_of
+    from training.estimates.shapes import read_shape
     from training.models.cpu_blocks import use_cpu_blocks
     from training.models.loading import build_meta_lm, load_config
     from training.preflight.dry_run import setting_of
 
     lm: Any = build_meta_lm(load_config(path, flag="", hint=""), tokens)
     use_cpu_blocks(lm)
-    return size_of(lm.base_model if beside else lm, beside=beside), setting_of(flags, world, lm)
+    return read_shape(lm.base_model if beside else lm, extra=beside), setting_of(flags, world, lm)
 
 
 def _memory() -> dict[str, float]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from training.estimates.work import ModelShape
+from training.estimates.shapes import ModelShape, make_gpt2_shape
 
 SHAPES = {  # layers, width, heads, vocabulary
     "micro": (2, 32, 2, 600),
@@ -20,8 +20,7 @@ def vocabulary_of(size: str) -> int:
 
 
 def model_shape(size: str) -> ModelShape:
-    layers, width, _, vocabulary = SHAPES[size]
-    return ModelShape(layers, width, width, 12 * layers * width**2, vocabulary)
+    return make_gpt2_shape(*SHAPES[size], positions=1024)
 
 
 def build_tokenizer(size: str) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.arguments import BenchmarkArgs
 from benchmarks.setting import our_dtype
-from training.estimates.roofline import Machine, measure
+from training.estimates.roofline import Machine, measure_machine
 
 LIBRARIES = ("torch", "transformers", "deepspeed", "trl")
 
@@ -93,7 +93,7 @@ def _result(
         import torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        machine = measure(device, our_dtype(args))
+        machine = measure_machine(device, our_dtype(args))
         least = least_seconds(machine)
         result["roofline_share"] = round(least / statistics.median(seconds["ours"]), 3)
         result["machine"] = {name: float(f"{value:.3g}") for name, value in asdict(machine).items()}

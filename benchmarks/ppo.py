@@ -165,7 +165,7 @@ def least_seconds(args: PPOBenchmarkArgs, machine: Machine) -> float:
     )
     lengths, answers = [args.prompt + args.answer] * args.batch, args.batch * args.answer
     shape = model_shape(args.size)
-    head, trunk = shape.forward_flops(lengths, answers), shape.forward_flops(lengths, 0)
+    head, trunk = shape.count_forward_flops(lengths, answers), shape.count_forward_flops(lengths, 0)
     is_shared = args.critic == "shared"
     scoring = head + trunk * (2 if is_shared else 1)  # a shared trunk reads values beforehand
     training = partial(training_seconds, args.size, machine, lengths * args.epochs)

@@ -141,9 +141,10 @@ def least_seconds(args: RolloutBenchmarkArgs, machine: Machine) -> float:
     """Roofline of full-length rollouts: prompts at once, then weights and cache at each step."""
     shape, itemsize = model_shape(args.size), our_dtype(args).itemsize
     prompts, answers = [args.prompt] * args.count, [args.answer] * args.count
-    read, flops = shape.decoding(prompts, answers, slots=args.batch, itemsize=itemsize)
+    read, flops = shape.count_decoding(prompts, answers, slots=args.batch, itemsize=itemsize)
     prefill = machine.seconds(
-        flops=shape.forward_flops(prompts, args.count), bytes_read=shape.parameters * itemsize
+        flops=shape.count_forward_flops(prompts, args.count),
+        bytes_read=shape.active_parameters * itemsize,
     )
     return prefill + machine.seconds(bytes_read=read, flops=flops)
 

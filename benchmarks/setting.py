@@ -8,8 +8,7 @@ from typing import Any
 from benchmarks.arguments import BenchmarkArgs, TrainingBenchmarkArgs
 from benchmarks.models import model_shape, write_models
 from training.arguments.parsing import require
-from training.estimates.roofline import Machine
-from training.estimates.work import ADAM_BYTES, TRAINING
+from training.estimates.roofline import ADAM_BYTES, TRAINING, Machine
 
 LEARNING_RATE = 1e-6
 
@@ -66,8 +65,8 @@ def training_seconds(
 ) -> float:
     """The roofline's time of optimizer steps: forward and backward of real tokens, then AdamW."""
     shape = model_shape(size)
-    flops = TRAINING * shape.forward_flops(lengths, targets)
-    adam = steps * ADAM_BYTES * shape.parameters
+    flops = TRAINING * shape.count_forward_flops(lengths, targets)
+    adam = steps * ADAM_BYTES * shape.active_parameters
     return machine.seconds(flops=flops) + machine.seconds(bytes_read=adam)
 
 

@@ -16,7 +16,7 @@ from training.launching.launch import LAUNCH_ID, _is_dry_run
 from training.models.loading import load_causal_lm, save_causal_lm
 from training.models.scalar import ScalarSettings, build_scalar_model, save_scalar_model
 from training.models.tokenizers import load_tokenizer
-from training.preflight.words import free_host_memory
+from training.preflight.report import free_host_memory
 from training.trainers.speed import Speed
 
 CPU = torch.device("cpu")
@@ -194,7 +194,7 @@ def test_another_rank_is_silent(said, monkeypatch):
 
 
 def test_what_will_not_fit_is_said(said, monkeypatch):
-    monkeypatch.setattr("training.preflight.words.free_host_memory", lambda: 1e8)
+    monkeypatch.setattr("training.preflight.report.free_host_memory", lambda: 1e8)
     lines = said("sft")
     warning = line_of(lines, "warning:")
     assert "does not fit" in warning

@@ -6,8 +6,7 @@ import torch
 from tests.tiny_models import gpt2, write_lm
 from tests.trainers.bandit import EOS_ID, PROMPTS, TOKENIZER, Bandit
 from training.arguments.ppo import PPOArgs
-from training.estimates.roofline import Machine
-from training.estimates.work import ADAM_BYTES
+from training.estimates.roofline import ADAM_BYTES, Machine
 from training.trainers.ppo.rollout import RolloutCollector
 from training.trainers.speed import Speed
 
@@ -40,7 +39,7 @@ def shares(parts, **changes):
 def test_a_phases_share_is_its_arithmetic_at_the_measured_rate_over_its_time(parts):
     rollout, speed = parts
     answers = sum(map(len, rollout.responses))
-    trunk = speed.shape.forward_flops(rollout.lengths, 0) / 1e6
+    trunk = speed.shape.count_forward_flops(rollout.lengths, 0) / 1e6
     head = 2 * answers * speed.shape.vocabulary * speed.shape.width / 1e6
     found = shares(parts)
     assert found["speed/score_roofline"] == pytest.approx((2 * trunk + head) / 2.0)
@@ -67,7 +66,7 @@ def test_a_phases_share_is_its_arithmetic_at_the_measured_rate_over_its_time(par
 )
 def test_scoring_counts_each_forward_that_the_flags_ask_for(parts, changes, trunks, heads):
     rollout, speed = parts
-    trunk = speed.shape.forward_flops(rollout.lengths, 0) / 1e6
+    trunk = speed.shape.count_forward_flops(rollout.lengths, 0) / 1e6
     answers = sum(map(len, rollout.responses))
     head = 2 * answers * speed.shape.vocabulary * speed.shape.width / 1e6
     found = shares(parts, **changes)["speed/score_roofline"]
@@ -77,7 +76,7 @@ def test_scoring_counts_each_forward_that_the_flags_ask_for(parts, changes, trun
 def test_an_optimizer_step_reads_and_writes_its_state_once_for_each_model(parts):
     _, speed = parts
     speed.machine = Machine(read_bandwidth=1e6, matrix_rate=1e30)
-    a_pass = ADAM_BYTES * speed.shape.parameters / 1e6
+    a_pass = ADAM_BYTES * speed.shape.active_parameters / 1e6
     assert shares(parts)["speed/update_roofline"] == pytest.approx(2 * a_pass / 4.0)
     shared = shares(parts, critic="shared", ppo_epochs=3)
     assert shared["speed/update_roofline"] == pytest.approx(3 * a_pass / 4.0)
@@ -86,6 +85,6 @@ def test_an_optimizer_step_reads_and_writes_its_state_once_for_each_model(parts)
 def test_a_training_step_counts_real_tokens(parts):
     _, speed = parts
     found = speed.training([4, 6], 3, 2.0)
-    expected = 3 * speed.shape.forward_flops([4, 6], 3) / 1e6 / 2.0
+    expected = 3 * speed.shape.count_forward_flops([4, 6], 3) / 1e6 / 2.0
     assert found["speed/roofline"] == pytest.approx(expected)
     assert found["speed/tokens_per_s"] == 5.0

@@ -30,16 +30,15 @@ from training.data.stages import (
     load_prompts,
     load_sft,
 )
-from training.estimates.model_sizes import size_of
-from training.estimates.shapes import REDUCE_BUCKET, Setting, Work
+from training.estimates.shapes import REDUCE_BUCKET, LargestBatch, Setting, read_shape
 from training.launching.launch import LAUNCH_ID
 from training.models import scalar
 from training.models.cpu_blocks import can_skip_padding, use_cpu_blocks
 from training.models.loading import build_meta_lm, load_config, set_dropout
 from training.models.lora import add_lora
 from training.models.tokenizers import Tokenizer
-from training.preflight import words as words
-from training.preflight.stages import ppo_estimate, reward_estimate, sft_estimate
+from training.preflight import report
+from training.preflight.stage_memory import estimate_ppo, estimate_reward, estimate_sft
 from training.runtime import ds_config
 from training.runtime.distributed import World
 from training.runtime.engine import compute_dtype
@@ -106,18 +105,18 @@ def sft(args: SFTArgs) -> None:
         plans = _plans(batches, samples, rules, world)
         work = _work(plans, targets)
         setting = setting_of(args, world, lm)
-        size = size_of(lm)
+        size = read_shape(lm)
 
-        words.lengths("sequences", lengths)
+        report.lengths("sequences", lengths)
         steps = args.max_steps or max(round(args.num_epochs * len(batches)), 1)
-        words.batches(args.batch_size, "rows", world, work, args.micro_batch_tokens)
-        words.steps(steps, steps / len(batches))
-        words.model("model", size)
-        words.memory(sft_estimate(args, size, setting, work), setting)
+        report.batches(args.batch_size, "rows", world, work, args.micro_batch_tokens)
+        report.steps(steps, steps / len(batches))
+        report.model("model", size)
+        report.memory(estimate_sft(args, size, setting, work), setting)
         speed = Speed(lm, compute_dtype(args.dtype, world.device), world)
         passes = steps / len(batches)
         least = passes * speed.least_training(lengths, sum(targets), optimizer_steps=len(batches))
-        words.seconds(least, speed.machine, limit=args.max_seconds)
+        report.seconds(least, speed.machine, limit=args.max_seconds)
 
 
 def reward(args: RewardArgs) -> None:
@@ -141,20 +140,20 @@ def reward(args: RewardArgs) -> None:
         work = _work(plans)
         setting = setting_of(args, world, lm)
         head = lm.config.hidden_size
-        size = size_of(lm.base_model, beside=head)
+        size = read_shape(lm.base_model, extra=head)
 
         lengths = [sample.prompt + n for sample in samples for n in sample.responses]
-        words.lengths("prompts with a response", lengths)
+        report.lengths("prompts with a response", lengths)
         steps = args.max_steps or max(math.ceil(args.num_epochs * len(batches)), 1)
-        words.batches(args.batch_size, "prompts", world, work, args.micro_batch_tokens)
-        words.steps(steps, steps / len(batches))
-        words.model("reward model", size)
-        words.memory(reward_estimate(size, setting, work), setting)
+        report.batches(args.batch_size, "prompts", world, work, args.micro_batch_tokens)
+        report.steps(steps, steps / len(batches))
+        report.model("reward model", size)
+        report.memory(estimate_reward(size, setting, work), setting)
         speed = Speed(lm.base_model, compute_dtype(args.dtype, world.device), world)
         passes = steps / len(batches)
         passes *= 1 + sum(share for share in args.data_size_curve if share < 1)
         least = passes * speed.least_training(lengths, 0, optimizer_steps=len(batches))
-        words.seconds(least, speed.machine)
+        report.seconds(least, speed.machine)
 
 
 def ppo(args: PPOArgs) -> None:
@@ -168,20 +167,20 @@ def ppo(args: PPOArgs) -> None:
         critic = _prepared(_scorer(args, tokenizer), args)
         beside = actor.config.hidden_size if args.critic == "shared" else 0
         setting = setting_of(args, world, actor)
-        actor_size = size_of(actor, beside=beside)
-        critic_size = size_of(critic.base_model, beside=critic.config.hidden_size)
+        actor_size = read_shape(actor, extra=beside)
+        critic_size = read_shape(critic.base_model, extra=critic.config.hidden_size)
         prompts = [len(prompt.input_ids) for prompt in data.train]
 
-        words.lengths("prompts", prompts)
-        words.rollouts(args, world, len(prompts))
-        words.model("actor", actor_size)
-        words.model("critic" if not beside else "reward model", critic_size)
-        words.memory(ppo_estimate(args, actor_size, critic_size, setting, max(prompts)), setting)
+        report.lengths("prompts", prompts)
+        report.rollouts(args, world, len(prompts))
+        report.model("actor", actor_size)
+        report.model("critic" if not beside else "reward model", critic_size)
+        report.memory(estimate_ppo(args, actor_size, critic_size, setting, max(prompts)), setting)
         speed = Speed(actor, compute_dtype(args.dtype, world.device), world)
         typical = sorted(prompts)[len(prompts) // 2]
         count = args.sequences_per_step
         least = speed.least_ppo([typical] * count, [args.max_new_tokens] * count, args)
-        words.seconds(args.max_steps * sum(least.values()), speed.machine)
+        report.seconds(args.max_steps * sum(least.values()), speed.machine)
 
 
 def _alone(world: World) -> World:
@@ -240,10 +239,10 @@ def _plans(
     ]
 
 
-def _work(plans: Sequence[Sequence[MicroBatch]], targets: Sequence[int] = ()) -> Work:
+def _work(plans: Sequence[Sequence[MicroBatch]], targets: Sequence[int] = ()) -> LargestBatch:
     """The largest of the micro-batches in every respect; `targets` are each sample's."""
     every = [micro for plan in plans for micro in plan if micro.rows]
-    return Work(
+    return LargestBatch(
         tokens=max(count_padded_tokens(micro.rows) for micro in every),
         row=max(sum(doc.tokens for doc in row) for micro in every for row in micro.rows),
         targets=max(sum(targets[i] for i in micro.samples) for micro in every) if targets else 0,

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from training.arguments.ppo import PPOArgs
-from training.estimates.roofline import Machine, measure
-from training.estimates.work import ADAM_BYTES, TRAINING, ModelShape, shape_of
+from training.estimates.roofline import ADAM_BYTES, TRAINING, Machine, measure_machine
+from training.estimates.shapes import ModelShape, read_shape
 from training.runtime.distributed import World
 from training.trainers.ppo.experience import Rollout
 
@@ -19,8 +19,8 @@ class Speed:
     """
 
     def __init__(self, lm: Any, dtype: torch.dtype, world: World) -> None:
-        self.shape: ModelShape = shape_of(lm)
-        self.machine: Machine = measure(world.device, dtype)
+        self.shape: ModelShape = read_shape(lm)
+        self.machine: Machine = measure_machine(world.device, dtype)
         self._itemsize = dtype.itemsize
         self._ranks = world.size
 
@@ -35,7 +35,7 @@ class Speed:
         self, lengths: Sequence[int], targets: int, *, optimizer_steps: int = 1
     ) -> float:
         """Seconds at best of optimizer steps on sequences of these lengths."""
-        flops = TRAINING * self.shape.forward_flops(lengths, targets)
+        flops = TRAINING * self.shape.count_forward_flops(lengths, targets)
         return self._least(flops, optimizer_passes=optimizer_steps)
 
     def ppo(self, rollout: Rollout, args: PPOArgs, seconds: dict[str, float]) -> dict[str, float]:
@@ -64,8 +64,8 @@ class Speed:
             sum(responses),
         )
         is_shared = args.critic == "shared"
-        head = self.shape.forward_flops(lengths, targets)
-        trunk = self.shape.forward_flops(lengths, 0)
+        head = self.shape.count_forward_flops(lengths, targets)
+        trunk = self.shape.count_forward_flops(lengths, 0)
         is_recomputed = args.old_logprobs == "recompute"
         scored = head + trunk + is_recomputed * head  # ref, reward model, perhaps the actor
         if not args.reads_values_in_update and not (is_shared and is_recomputed):
@@ -80,7 +80,7 @@ class Speed:
 
     def _least(self, flops: float, optimizer_passes: int = 0) -> float:
         """Seconds for a rank's share of the arithmetic, then for its optimizer."""
-        adam = optimizer_passes * ADAM_BYTES * self.shape.parameters
+        adam = optimizer_passes * ADAM_BYTES * self.shape.active_parameters
         arithmetic = self.machine.seconds(flops=flops / self._ranks)
         return arithmetic + self.machine.seconds(bytes_read=adam)
 
@@ -88,11 +88,11 @@ class Speed:
         """The prompts at once, then token by token."""
         share = slice(0, None, self._ranks)
         prompts, responses = prompts[share], responses[share]
-        read, flops = self.shape.decoding(
+        read, flops = self.shape.count_decoding(
             prompts, responses, slots=args.generation_batch_size, itemsize=self._itemsize
         )
-        prefill = self.shape.forward_flops(prompts, len(prompts))
-        weights = self.shape.parameters * self._itemsize
+        prefill = self.shape.count_forward_flops(prompts, len(prompts))
+        weights = self.shape.active_parameters * self._itemsize
         return self.machine.seconds(flops=prefill, bytes_read=weights) + self.machine.seconds(
             bytes_read=read, flops=flops
         )

@@ -10,7 +10,7 @@ import torch
 from training.arguments.ppo import PPOArgs
 from training.estimates.memory import Estimate
 from training.estimates.roofline import Machine
-from training.estimates.shapes import ModelSize, Setting, Work
+from training.estimates.shapes import LargestBatch, ModelShape, Setting
 from training.runtime.distributed import World
 
 logger = logging.getLogger(__name__)
@@ -31,14 +31,14 @@ def lengths(what: str, found: Sequence[int]) -> None:
     )  # fmt: skip
 
 
-def batches(size: int, unit: str, world: World, work: Work, budget: int) -> None:
+def batches(size: int, unit: str, world: World, batch: LargestBatch, budget: int) -> None:
     """How a batch is dealt to ranks and micro-batches."""
     share = -(-size // world.size)
     logger.info(
         "batch: %d %s a step on %d rank%s: %d each, in at most %d micro-batch%s of %d padded "
         "tokens at most (--micro_batch_tokens %d)",
-        size, unit, world.size, "s" * (world.size > 1), share, work.micro_batches,
-        "es" * (work.micro_batches > 1), work.tokens, budget,
+        size, unit, world.size, "s" * (world.size > 1), share, batch.micro_batches,
+        "es" * (batch.micro_batches > 1), batch.tokens, budget,
     )  # fmt: skip
     if size < world.size:
         logger.info("warning: a step of %d %s leaves ranks without any", size, unit)
@@ -69,7 +69,7 @@ def rollouts(args: PPOArgs, world: World, prompts: int) -> None:
     )  # fmt: skip
 
 
-def model(name: str, size: ModelSize) -> None:
+def model(name: str, size: ModelShape) -> None:
     share = size.trained / size.parameters
     logger.info(
         "%s: %s parameters, %s trained (%.3g %%)",
@@ -80,7 +80,7 @@ def model(name: str, size: ModelSize) -> None:
 def memory(estimate: Estimate, setting: Setting) -> None:
     """What a rank needs beside what there is, and a warning where it will not fit."""
     stays = ", ".join(f"{name} {_gb(size)}" for name, size in estimate.stays.items())
-    passes = ", ".join(f"{name} {_gb(size)}" for name, size in estimate.passes.items())
+    passes = ", ".join(f"{name} {_gb(size)}" for name, size in estimate.phases.items())
     needed = estimate.total(setting)
     host = _resident() if setting.device == "cpu" else estimate.host
     logger.info(
