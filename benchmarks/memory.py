@@ -149,7 +149,7 @@ def serve(
     os.environ.update({name: str(value) for name, value in places.items()})
     os.environ.update({"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"})
     flags = settings(args, cell, folder)
-    with distributed.session(flags) as world:
+    with distributed.join_ranks(flags) as world:
         world.barrier()
         before = _memory()["RssAnon"]
         Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
@@ -172,7 +172,7 @@ def run_sft(args: MemoryBenchmarkArgs, cell: Cell, flags: Any, world: Any) -> fl
     from training.trainers.sft.step import SFTTrainer
 
     tokenizer = load_tokenizer(flags.model_name_or_path, flag="")
-    with engine.sharded_init(flags, world):
+    with engine.shard_while_loading(flags, world):
         lm = load_causal_lm(flags.model_name_or_path, tokenizer, device=world.device, dropout=None)
     actor = sft_engine(lm, flags, world, tokenizer)
     rows = random_rows([args.length] * args.batch, vocabulary_of(cell.size), seed=3)

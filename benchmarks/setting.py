@@ -25,7 +25,7 @@ class OurSide:
         """The one rank's `World`."""
         from training.runtime import distributed
 
-        return self._stack.enter_context(distributed.session(settings))
+        return self._stack.enter_context(distributed.join_ranks(settings))
 
     def common(self, args: TrainingBenchmarkArgs) -> dict[str, Any]:
         """Flags that any stage gets."""

@@ -94,12 +94,12 @@ def rollouts(args: ZeroBenchmarkArgs, stage: int, rank: int) -> Callable[[], flo
     )
     world = files.join(settings)
     tokenizer = load_tokenizer(files.lm, flag="")
-    with engine.sharded_init(settings, world):
+    with engine.shard_while_loading(settings, world):
         lm = load_causal_lm(files.lm, tokenizer, device=world.device, dropout=0.0)
         dtype = engine.compute_dtype(args.dtype, world.device)
         policy = Policy(lm, pad_id=tokenizer.pad_token_id, compute_dtype=dtype)
     optimizer = partial(setup.actor_optimizer, args=settings)
-    engine.trainable(policy, settings, world, optimizer)
+    engine.wrap_trainable(policy, settings, world, optimizer)
     hybrid = setup.hybrid_of(policy.lm, settings, world, tokenizer)
     vocabulary = vocabulary_of(args.size)
     prompts = random_rows([args.prompt] * args.batch, vocabulary, seed=1)[rank :: args.ranks]

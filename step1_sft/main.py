@@ -22,7 +22,7 @@ def main() -> None:
     from training.runtime import distributed, engine, publish
     from training.runtime.metrics import MetricLogger
     from training.runtime.resume import find_checkpoint
-    from training.runtime.saver import Checkpoints
+    from training.runtime.saver import CheckpointSaver
     from training.trainers.fit import epochs, fit
     from training.trainers.log_samples import sample_responses
     from training.trainers.saving import save_policy
@@ -30,19 +30,21 @@ def main() -> None:
     from training.trainers.sft.setup import sft_engine, sft_schedule, stage1_tokenizer
     from training.trainers.sft.step import SFTTrainer
 
-    with distributed.session(args) as world:
+    with distributed.join_ranks(args) as world:
         found = find_checkpoint(args, world)
         tokenizer = stage1_tokenizer(args, world)
         setup.check_starting_model(args, tokenizer)
         data = load_sft(args, tokenizer)
 
-        with engine.sharded_init(args, world):  # under ZeRO-3, weights are split as they load
+        with engine.shard_while_loading(
+            args, world
+        ):  # under ZeRO-3, weights are split as they load
             lm = setup.starting_model(args, tokenizer, world.device)
         actor = sft_engine(lm, args, world, tokenizer)
         trainer = SFTTrainer(args, world, actor, data.train)
         schedule = sft_schedule(args, world, trainer)
-        checkpoints = Checkpoints(args, world, {"policy": actor}, found)
-        checkpoints.restore()
+        checkpoints = CheckpointSaver(args, world, {"policy": actor}, found)
+        checkpoints.restore_engines()
 
         with MetricLogger(args, world, total_steps=schedule.total_steps, found=found) as log:
             fit(

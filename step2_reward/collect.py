@@ -14,7 +14,7 @@ def main() -> None:
     from training.evaluation.annotation_upload import Upload
     from training.runtime import process
 
-    with process.session(args) as device:
+    with process.run_tool(args) as device:
         upload = Upload(args)
         collector = Collector(args, device)
         collection = collector.run()

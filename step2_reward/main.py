@@ -36,7 +36,7 @@ def main() -> None:
     from training.trainers.reward import setup
     from training.trainers.reward.normalization import sample_own_responses
 
-    with distributed.session(args) as world:
+    with distributed.join_ranks(args) as world:
         found = find_checkpoint(args, world)
         tokenizer = setup.check_backbone(args)
         data = load_comparisons(args, tokenizer)
@@ -77,25 +77,25 @@ def train(
     from training.evaluation.reward_model.report import RewardRun
     from training.runtime import engine
     from training.runtime.metrics import MetricLogger
-    from training.runtime.saver import Checkpoints
+    from training.runtime.saver import CheckpointSaver
     from training.trainers.fit import epochs, fit
     from training.trainers.log_samples import sample_scores
     from training.trainers.reward import setup
     from training.trainers.reward.step import RewardTrainer
 
-    with engine.sharded_init(args, world):  # under ZeRO-3, weights are split as they load
+    with engine.shard_while_loading(args, world):  # under ZeRO-3, weights are split as they load
         model = setup.new_reward_model(args, world, tokenizer)
     reward_model = setup.reward_engine(model, args, world)
     trainer = RewardTrainer(args, world, reward_model, data.train, tokenizer.pad_token_id)
     schedule = setup.reward_schedule(args, world, trainer)
     launched_in = (part_of or args).output_dir
     engines = {"reward_model": reward_model}
-    checkpoints = Checkpoints(args, world, engines, found, launched_in=launched_in)
-    checkpoints.restore()
+    checkpoints = CheckpointSaver(args, world, engines, found, launched_in=launched_in)
+    checkpoints.restore_engines()
 
     with MetricLogger(args, world, total_steps=schedule.total_steps, found=found) as log:
         run = RewardRun(args, world, log, data, tokenizer)
-        checkpoints.track("evaluations", run)
+        checkpoints.restore_and_register("evaluations", run)
 
         def evaluate() -> dict[str, float]:
             metrics = trainer.evaluate(data.held_out)

@@ -24,7 +24,7 @@ def main() -> None:
     from training.evaluation.conversation import Conversation
     from training.runtime import process
 
-    with process.session(args) as device:
+    with process.run_tool(args) as device:
         for stream in (sys.stdin, sys.stdout):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
         conversation = Conversation(args, device)

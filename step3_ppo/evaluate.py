@@ -17,7 +17,7 @@ def main() -> None:
     from training.evaluation.summary import format_table, list_warnings
     from training.runtime import process
 
-    with process.session(args) as device:
+    with process.run_tool(args) as device:
         inputs = read_inputs(args)
         folder = start_output(args)
         evaluation = Evaluator(args, inputs, device)

@@ -24,20 +24,20 @@ def main() -> None:
     from training.runtime import distributed, publish
     from training.runtime.metrics import MetricLogger
     from training.runtime.resume import find_checkpoint
-    from training.runtime.saver import Checkpoints
+    from training.runtime.saver import CheckpointSaver
     from training.trainers.ppo.loop import run_ppo
     from training.trainers.ppo.setup import check_stages, load_models
     from training.trainers.saving import save_critic, save_policy
 
-    with distributed.session(args) as world:
+    with distributed.join_ranks(args) as world:
         found = find_checkpoint(args, world)
         tokenizer, settings = check_stages(args, world)
         prompts = load_prompts(args, tokenizer)
         judge = main_judge(args.judge)
         models = load_models(args, world, tokenizer, settings)
 
-        checkpoints = Checkpoints(args, world, models.trained, found)
-        checkpoints.restore()
+        checkpoints = CheckpointSaver(args, world, models.trained, found)
+        checkpoints.restore_engines()
         if args.self_check and checkpoints.is_new:  # KL is 0 before the first update alone
             verdict(args, world, tokenizer, models, prompts.train[:CHECKED_PROMPTS])
 

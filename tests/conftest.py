@@ -47,7 +47,7 @@ def world(monkeypatch) -> Iterator["World"]:
         monkeypatch.setenv(name, str(value))
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    with torch.random.fork_rng(), distributed.session(PPOArgs()) as joined:
+    with torch.random.fork_rng(), distributed.join_ranks(PPOArgs()) as joined:
         yield joined
     root.handlers[:] = handlers
     root.setLevel(level)

@@ -36,7 +36,7 @@ class ResponseForwards:
         self._world = world
         lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
         own = plan_micro_batches(range(len(lengths)), lengths, token_budget=token_budget)
-        most = int(world.all_max(torch.tensor(float(len(own)), device=world.device)))
+        most = int(world.max_over_ranks(torch.tensor(float(len(own)), device=world.device)))
         self._plan = own + [[] for _ in range(most - len(own))]
         widths = torch.tensor([len(response) for response in responses], device=world.device)
         self.mask = response_mask_from_lengths(widths, int(widths.max()))  # [B, T]
@@ -71,7 +71,7 @@ class ResponseForwards:
         return scores
 
     def _each(self) -> Iterator[TokenBatch]:
-        return self._world.stoppable(self._batches)
+        return self._world.iterate_stoppable(self._batches)
 
     @cached_property
     def _batches(self) -> list[TokenBatch]:

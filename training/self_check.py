@@ -18,7 +18,7 @@ def main() -> None:
     from training.preflight.verdict import check_folders
     from training.runtime import distributed
 
-    with distributed.session(args) as world, tempfile.TemporaryDirectory() as scratch:
+    with distributed.join_ranks(args) as world, tempfile.TemporaryDirectory() as scratch:
         check_folders(args, world, Path(scratch))
 
 

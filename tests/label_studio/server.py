@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.launching.processes import free_port
+from training.launching.processes import find_free_port
 
 VERSION = "1.23.2"
 PLAYWRIGHT = "1.65.2"
@@ -103,7 +103,7 @@ def running(data: Path) -> Iterator[Running]:
 @contextmanager
 def started(venv: Path, data: Path) -> Iterator[str]:
     """The address of a server with its state in `data`; it and its children end with the block."""
-    port = free_port()
+    port = find_free_port()
     data.mkdir(parents=True, exist_ok=True)
     words = [str(venv / "bin" / "label-studio"), "start", "--no-browser"]
     words += ["--internal-host", "127.0.0.1", "--port", str(port), "--data-dir", str(data)]

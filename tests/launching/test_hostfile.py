@@ -24,41 +24,41 @@ def pdsh(tmp_path, monkeypatch):
 
 def test_without_a_hostfile_nothing_is_asked_whatever_a_job_left_in_the_environment():
     left = {"MASTER_ADDR": "192.0.2.1", "NODE_RANK": "0"}
-    assert hostfile.launcher_flags(left) == []
-    assert hostfile.numbers_of_ranks(left) == {}
+    assert hostfile.build_launcher_flags(left) == []
+    assert hostfile.count_ranks(left) == {}
 
 
 def test_a_further_hosts_rank_without_a_hostfile_does_not_train_alone():
     with pytest.raises(ValueError, match="NODE_RANK=3 but no HOSTFILE"):
-        hostfile.launcher_flags({"NODE_RANK": "3"})
+        hostfile.build_launcher_flags({"NODE_RANK": "3"})
 
 
 def test_a_hostfile_alone_goes_over_pdsh_to_the_first_hosts_name(two_hosts, pdsh):
     expected = ["--hostfile", two_hosts["HOSTFILE"], "--master_addr", "alpha", "--no_ssh_check"]
-    assert hostfile.launcher_flags(two_hosts) == expected
+    assert hostfile.build_launcher_flags(two_hosts) == expected
 
 
 def test_one_host_and_a_dry_run_need_no_ssh(two_hosts, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert "--hostfile" in hostfile.launcher_flags(two_hosts, is_dry_run=True)
+    assert "--hostfile" in hostfile.build_launcher_flags(two_hosts, is_dry_run=True)
     (tmp_path / "hosts").write_text("alpha slots=2\n")
-    assert "--hostfile" in hostfile.launcher_flags(two_hosts)
+    assert "--hostfile" in hostfile.build_launcher_flags(two_hosts)
 
 
 def test_a_host_that_ssh_does_not_reach_is_named(two_hosts, pdsh, tmp_path):
     refuses = 'case "$*" in *beta*) echo "motd" >&2; echo "Permission denied" >&2; exit 255 ;; esac'
     (tmp_path / "ssh").write_text(f"#!/bin/sh\n{refuses}\n")
     with pytest.raises(ValueError, match=r"host beta cannot .* \(Permission denied\): .*NODE_RANK"):
-        hostfile.launcher_flags(two_hosts)
+        hostfile.build_launcher_flags(two_hosts)
 
 
 def test_a_node_rank_starts_one_hosts_part_without_ssh(two_hosts, monkeypatch):
     monkeypatch.setenv("PATH", "")  # pdsh is not needed
     asked = {**two_hosts, "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.7"}
-    flags = hostfile.launcher_flags(asked)
+    flags = hostfile.build_launcher_flags(asked)
     assert flags[2:] == ["--master_addr", "10.0.0.7", "--node_rank", "1", "--no_ssh"]
     assert not hostfile.is_first_host(flags)
-    assert hostfile.is_first_host(hostfile.launcher_flags({**asked, "NODE_RANK": "0"}))
+    assert hostfile.is_first_host(hostfile.build_launcher_flags({**asked, "NODE_RANK": "0"}))
 
 
 @pytest.mark.parametrize(
@@ -76,11 +76,11 @@ def test_rank_0_is_on_the_first_host(flags, expected):
 
 
 def test_ranks_are_counted_by_slots_or_are_num_gpus_on_each_host(two_hosts):
-    assert hostfile.numbers_of_ranks(two_hosts) == {"WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "4"}
+    assert hostfile.count_ranks(two_hosts) == {"WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "4"}
     fewer = {**two_hosts, "NUM_GPUS": "2"}
-    assert hostfile.numbers_of_ranks(fewer) == {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
+    assert hostfile.count_ranks(fewer) == {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
     with pytest.raises(ValueError, match=r"NUM_GPUS=3: .*hosts gives host beta slots=2"):
-        hostfile.launcher_flags({**two_hosts, "NUM_GPUS": "3"})
+        hostfile.build_launcher_flags({**two_hosts, "NUM_GPUS": "3"})
 
 
 @pytest.mark.parametrize(
@@ -98,24 +98,24 @@ def test_a_bad_hostfile_is_named_with_its_line(tmp_path, text, said):
     path = tmp_path / "hosts"
     path.write_text(text)
     with pytest.raises(ValueError, match=said):
-        hostfile.launcher_flags({"HOSTFILE": str(path)})
+        hostfile.build_launcher_flags({"HOSTFILE": str(path)})
 
 
 def test_a_hostfile_that_is_not_there_does_not_mean_this_host_alone(tmp_path):
     with pytest.raises(ValueError, match=r"HOSTFILE=.*none: no such file"):
-        hostfile.launcher_flags({"HOSTFILE": str(tmp_path / "none")})
+        hostfile.build_launcher_flags({"HOSTFILE": str(tmp_path / "none")})
 
 
 @pytest.mark.parametrize("rank", ["2", "-1", "first"])
 def test_a_node_rank_is_the_place_of_a_host_in_the_file(two_hosts, rank):
     with pytest.raises(ValueError, match=f"NODE_RANK must be 0 to 1, .*, got '{rank}'"):
-        hostfile.launcher_flags({**two_hosts, "NODE_RANK": rank})
+        hostfile.build_launcher_flags({**two_hosts, "NODE_RANK": rank})
 
 
 def test_without_pdsh_the_way_without_it_is_said(two_hosts, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match=r"`pdsh`.*NODE_RANK=0 to 1"):
-        hostfile.launcher_flags(two_hosts)
+        hostfile.build_launcher_flags(two_hosts)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_remote_ranks_get_what_counts_and_the_users_own_lines(two_hosts, tmp_pat
     ours = {"OMP_NUM_THREADS": "1", "CLASSIC_RLHF_LAUNCH": "7", "NCCL_DEBUG": "WARN"}
     not_ours = {"CLASSIC_RLHF_LAUNCHED_BY": "12", "SSH_AUTH_SOCK": "x", "LABEL_STUDIO_API_KEY": "y"}
     not_ours |= {"HF_TOKEN": "hf_x"}  # the launcher writes values into command lines
-    with hostfile.remote_environment({**two_hosts, **ours, **not_ours}) as environment:
+    with hostfile.write_remote_environment({**two_hosts, **ours, **not_ours}) as environment:
         path = environment["DS_ENV_FILE"]
         with open(path, encoding="utf-8") as file:
             lines = file.read().splitlines()

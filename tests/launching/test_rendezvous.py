@@ -34,8 +34,8 @@ def rank_of(monkeypatch):
 
 
 @pytest.fixture
-def free_port() -> int:
-    return processes.free_port()
+def find_free_port() -> int:
+    return processes.find_free_port()
 
 
 def server() -> dist.TCPStore:  # type: ignore[name-defined]
@@ -54,8 +54,8 @@ def test_one_rank_waits_for_nobody(monkeypatch):
         pass
 
 
-def test_rank_0_names_the_ranks_that_did_not_come(rank_of, capfd, free_port):
-    rank_of(0, free_port)
+def test_rank_0_names_the_ranks_that_did_not_come(rank_of, capfd, find_free_port):
+    rank_of(0, find_free_port)
     with pytest.raises(SystemExit) as ended, rendezvous.met(args(0.5)):
         pytest.fail("met")
     assert ended.value.code == 4
@@ -64,14 +64,14 @@ def test_rank_0_names_the_ranks_that_did_not_come(rank_of, capfd, free_port):
     assert "(127.0.0.1, rank 0)" in error
 
 
-def test_another_rank_names_the_address_where_rank_0_is_not(rank_of, capfd, free_port):
-    rank_of(1, free_port)
+def test_another_rank_names_the_address_where_rank_0_is_not(rank_of, capfd, find_free_port):
+    rank_of(1, find_free_port)
     with pytest.raises(SystemExit) as ended, rendezvous.met(args(0.5)):
         pytest.fail("met")
     assert ended.value.code == 4
     lines = [line for line in capfd.readouterr().err.splitlines() if ": error: " in line]
     assert len(lines) == 1
-    assert f"no answer from rank 0 at 127.0.0.1:{free_port} within 0.5 s" in lines[0]
+    assert f"no answer from rank 0 at 127.0.0.1:{find_free_port} within 0.5 s" in lines[0]
     assert "Connection refused; is the same command running there" in lines[0]
 
 
@@ -102,10 +102,10 @@ def other_rank(port: int, address: str = "10.0.0.2", name: str = "beta") -> thre
 
 # Both are local rank 0, as where each task sees one GPU alone.
 @pytest.mark.parametrize("is_elsewhere", [True, False])
-def test_only_other_hosts_are_watched(rank_of, free_port, is_elsewhere):
-    rank_of(0, free_port)
+def test_only_other_hosts_are_watched(rank_of, find_free_port, is_elsewhere):
+    rank_of(0, find_free_port)
     here = (rendezvous._address_towards("127.0.0.1"), socket.gethostname())
-    other = other_rank(free_port, *(() if is_elsewhere else here))
+    other = other_rank(find_free_port, *(() if is_elsewhere else here))
     with rendezvous.met(args(30)):
         names = {thread.name for thread in threading.enumerate()}
         assert ("host-watch" in names) is is_elsewhere
@@ -131,11 +131,11 @@ def test_a_host_whose_own_name_means_loopback_looks_towards_another(own, monkeyp
     ],
 )
 def test_a_broken_connection_is_one_line_and_our_own_mistakes_are_none(
-    rank_of, free_port, capfd, monkeypatch, error, expected
+    rank_of, find_free_port, capfd, monkeypatch, error, expected
 ):
     monkeypatch.setattr(rendezvous._Watch, "_look", lambda _: None)
-    rank_of(0, free_port)
-    other = other_rank(free_port)
+    rank_of(0, find_free_port)
+    other = other_rank(find_free_port)
     with pytest.raises((SystemExit, RuntimeError)) as ended, rendezvous.met(args(30)):
         raise error
     other.join()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.launching.slurm_rank import first_host, tasks_on, wire_rank
+from training.launching.slurm_rank import first_host, set_rank_variables, tasks_on
 
 TASK = {  # the third of four tasks on two nodes: job 21034, step 1
     "SLURM_JOB_ID": "21034",
@@ -23,7 +23,7 @@ TASK = {  # the third of four tasks on two nodes: job 21034, step 1
 def wired(**changes: str) -> dict[str, str]:
     """What is set for the task with these changes, and nothing of Slurm's own."""
     environ = TASK | changes
-    wire_rank(environ)
+    set_rank_variables(environ)
     return {name: value for name, value in environ.items() if not name.startswith("SLURM_")}
 
 
@@ -49,7 +49,7 @@ def test_a_task_is_told_its_rank_in_the_words_of_a_launcher():
 )
 def test_who_is_no_task_or_has_a_rank_is_left_alone(environ):
     before = dict(environ)
-    wire_rank(environ)
+    set_rank_variables(environ)
     assert environ == before
 
 
@@ -101,5 +101,5 @@ def test_a_task_computes_on_its_own_cores_alone(monkeypatch, changes, threads):
     told: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", told.append)
     environ = {name: text for name, text in TASK.items() if name != "OMP_NUM_THREADS"} | changes
-    wire_rank(environ)
+    set_rank_variables(environ)
     assert (environ["OMP_NUM_THREADS"], told) == (str(threads), [threads])

@@ -50,7 +50,7 @@ ENDLESS = """
     time.sleep(60)
 """
 TRAINING = f"""
-with stopping.training():
+with stopping.enter_training():
 {textwrap.indent(textwrap.dedent(ENDLESS), "    ")}
 """
 
@@ -80,7 +80,7 @@ def test_while_it_trains_it_is_asked_and_the_second_time_ended(start, number):
 def test_while_it_closes_it_is_let_finish(start):
     process = start(
         """
-        with stopping.training():
+        with stopping.enter_training():
             pass
         print("ready")
         time.sleep(1)
@@ -97,7 +97,7 @@ def test_a_signal_is_attended_to_while_the_main_thread_is_held_up_outside_python
         import threading
         lock = threading.Lock()
         lock.acquire()
-        with stopping.training():
+        with stopping.enter_training():
             print("ready")
             lock.acquire()  # for ever, as in a collective whose peer is gone
         """
@@ -114,7 +114,7 @@ def test_a_forked_child_ends_by_a_signal_that_its_parent_does_not_hear_of(start,
     process = start(
         """
         import os
-        with stopping.training():
+        with stopping.enter_training():
             if not (child := os.fork()):
                 time.sleep(60)
                 os._exit(1)

@@ -32,7 +32,7 @@ from training.models.loading import (
 )
 from training.models.tokenizers import GIVE_ONE, load_tokenizer
 from training.runtime.distributed import World
-from training.runtime.engine import full_weights
+from training.runtime.engine import collect_weights
 
 INPUT = torch.tensor(rows_of([12, 12]))
 
@@ -118,7 +118,7 @@ def test_a_saved_model_gives_equal_outputs_by_our_loader_and_by_transformers(
     with torch.no_grad():
         for parameter in lm.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    save_causal_lm(lm, full_weights(lm, World(0, 1, CPU)), tokenizer, tmp_path)
+    save_causal_lm(lm, collect_weights(lm, World(0, 1, CPU)), tokenizer, tmp_path)
     expected = logits_of(lm)
     assert_close(logits_of(load_lm(str(tmp_path))), expected, rtol=0, atol=0)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -135,7 +135,7 @@ def test_generate_of_a_saved_model_never_draws_pad(lm_folders, tokenizer, tmp_pa
         lm.transformer.ln_f.bias.copy_(torch.ones(32))
         lm.get_input_embeddings().weight[PAD_ID] = 5.0
     assert logits_of(lm).argmax(-1).eq(PAD_ID).all()
-    save_causal_lm(lm, full_weights(lm, World(0, 1, CPU)), tokenizer, tmp_path)
+    save_causal_lm(lm, collect_weights(lm, World(0, 1, CPU)), tokenizer, tmp_path)
     plain: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
     drawn = plain.generate(INPUT[:1], do_sample=True, max_new_tokens=8, min_new_tokens=8)
     assert not drawn.eq(PAD_ID).any()

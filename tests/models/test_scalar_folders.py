@@ -28,7 +28,7 @@ from training.models.scalar import (
     save_scalar_model,
 )
 from training.runtime.distributed import World
-from training.runtime.engine import full_weights
+from training.runtime.engine import collect_weights
 
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}  # fp32, values of order 1
 WORLD = World(0, 1, CPU)
@@ -41,7 +41,7 @@ def folder(model, tokenizer, tmp_path):
     with torch.no_grad():  # as if trained: no weight is what a new model would have
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    save_scalar_model(model, full_weights(model, WORLD), tokenizer, tmp_path)
+    save_scalar_model(model, collect_weights(model, WORLD), tokenizer, tmp_path)
     return tmp_path
 
 
@@ -73,7 +73,7 @@ def test_only_the_plain_kind_is_a_sequence_classifier(model, folder):
 def test_a_plain_classifier_of_someone_else_is_taken_raw(lm_folders, tokenizer, tmp_path):
     model = scalar_model(lm_folders["gpt2"], ScalarSettings())
     torch.nn.init.ones_(model.head.weight)  # type: ignore[arg-type]
-    save_scalar_model(model, full_weights(model, WORLD), tokenizer, tmp_path)
+    save_scalar_model(model, collect_weights(model, WORLD), tokenizer, tmp_path)
     (tmp_path / "scalar_model.json").unlink()
     settings = read_settings(str(tmp_path), flag="--x", hint="")
     assert settings == ScalarSettings()
@@ -113,7 +113,7 @@ def test_a_backbone_without_a_row_for_pad_gets_one(tokenizer, tmp_path, pooling)
     model = scalar_model(path, settings, tokens=len(tokenizer))
     alone = [readings(scalar_model(path, settings), [row])[0] for row in ROWS]
     assert_close(readings(model, ROWS), alone, **CLOSE)  # padded, with a PAD of its own
-    save_scalar_model(model, full_weights(model, WORLD), tokenizer, tmp_path / "scalar")
+    save_scalar_model(model, collect_weights(model, WORLD), tokenizer, tmp_path / "scalar")
     again = load_scalar_model(
         str(tmp_path / "scalar"), settings, device=CPU, compute_dtype=torch.float32
     )

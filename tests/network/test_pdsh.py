@@ -11,7 +11,7 @@ import pytest
 
 from tests.network.namespaces import ADDRESSES
 from tests.stages.processes import MARK, ROOT, skip_unless_required, started
-from training.launching.processes import free_port
+from training.launching.processes import find_free_port
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 
@@ -41,7 +41,7 @@ def test_one_call_starts_every_host_and_knows_when_they_are_done(
     ssh.chmod(0o755)
     hostfile = tmp_path / "hosts"
     hostfile.write_text("".join(f"{address} slots=1\n" for address in ADDRESSES))
-    names = {"HOSTFILE": hostfile, "MASTER_PORT": free_port(), "OUTPUT_DIR": tmp_path / "out"}
+    names = {"HOSTFILE": hostfile, "MASTER_PORT": find_free_port(), "OUTPUT_DIR": tmp_path / "out"}
     env = user_env | {name: str(value) for name, value in names.items()}
     env |= {"PATH": f"{ssh.parent}{os.pathsep}{user_env['PATH']}"}
     flags = ["--model_name_or_path", material.base, "--data_path", material.file("sft")]

@@ -16,7 +16,7 @@ import pytest
 
 from tests.network.namespaces import ADDRESSES, TwoHosts
 from tests.stages.processes import LAUNCH_SECONDS, ROOT, Program, started, wait_until
-from training.launching.processes import free_port
+from training.launching.processes import find_free_port
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 
@@ -57,7 +57,7 @@ class Run:
 
     @contextmanager
     def started(self) -> Iterator[list[Program]]:
-        port = free_port()
+        port = find_free_port()
         with ExitStack() as stack:
             programs = []
             for host in (0, 1):
@@ -159,7 +159,7 @@ class TestALinkThatIsCut:
 @pytest.mark.parametrize("host", [0, 1])
 def test_a_host_that_does_not_come_is_a_timely_error(runs, tmp_path, host):
     run = runs["deepspeed"]
-    command, env = run.command(host, free_port())
+    command, env = run.command(host, find_free_port())
     command += ["--output_dir", tmp_path / "out", "--host_timeout_minutes", "0.1"]
     with started([*run.hosts.inside(host), *command], tmp_path, env) as program:
         assert program.wait() == 4
@@ -175,7 +175,7 @@ def test_a_host_that_does_not_come_is_a_timely_error(runs, tmp_path, host):
 
 def test_torchrun_itself_waits_for_a_host_as_long_as_it_is_told(runs, tmp_path):
     run = runs["torchrun"]
-    command, env = run.command(0, free_port())
+    command, env = run.command(0, find_free_port())
     command[1:1] = ["--rdzv_conf", "timeout=5"]
     with started([*run.hosts.inside(0), *command], tmp_path, env) as program:
         assert program.wait() == 1

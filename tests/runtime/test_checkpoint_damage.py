@@ -19,7 +19,7 @@ from training.arguments.sft import SFTArgs
 from training.runtime.checkpoint_store import CheckpointStore, damage
 from training.runtime.distributed import World
 from training.runtime.resume import find_checkpoint
-from training.runtime.saver import Checkpoints
+from training.runtime.saver import CheckpointSaver
 
 CPU = torch.device("cpu")
 ALONE = World(rank=0, size=1, device=CPU)
@@ -39,7 +39,7 @@ def flip(path: Path) -> None:
 
 
 class Engine:
-    """What `Checkpoints` asks of an engine, around a module that plain AdamW trains."""
+    """What `CheckpointSaver` asks of an engine, around a module that plain AdamW trains."""
 
     zero_stage = 0
 
@@ -61,8 +61,8 @@ def args(tmp_path):
 
 def checkpoints_of(args):
     engines = {"actor": Engine(), "critic": Engine()}
-    made = Checkpoints(args, ALONE, engines, find_checkpoint(args, ALONE))  # type: ignore[arg-type]
-    made.add("log", lambda: {"files": {}})
+    made = CheckpointSaver(args, ALONE, engines, find_checkpoint(args, ALONE))  # type: ignore[arg-type]
+    made.register("log", lambda: {"files": {}})
     return made
 
 
@@ -71,7 +71,7 @@ def saved(args):
     """Checkpoints of steps 1 and 2."""
     made = checkpoints_of(args)
     for step in (1, 2):
-        made.note({"loss/eval": 1.0 / step})
+        made.record_evaluation({"loss/eval": 1.0 / step})
         assert made.save(step)
     return [Path(args.output_dir) / "checkpoints" / f"step_00000{step}" for step in (1, 2)]
 
@@ -109,7 +109,7 @@ def test_a_checkpoint_gives_back_what_was_saved(args, saved):
     expected = {name: value.clone() for name, value in actor.module.state_dict().items()}
     for parameter in actor.module.parameters():
         parameter.data.zero_()
-    made.restore()
+    made.restore_engines()
     for name, value in actor.module.state_dict().items():
         assert torch.equal(value, expected[name]), name
 
@@ -132,7 +132,7 @@ def test_a_pickle_in_a_checkpoints_place_is_not_run(args, saved, tmp_path):
     (saved[1] / "manifest.json").write_text(json.dumps(manifest))
     made = checkpoints_of(args)
     with pytest.raises(UserError, match=r"actor\.safetensors: .*; pass --resume none"):
-        made.restore()
+        made.restore_engines()
     assert not (tmp_path / "exploded").exists()
 
 
@@ -157,7 +157,7 @@ def test_where_nothing_may_be_written_the_run_goes_on_and_says_so(args, saved, c
     root = Path(args.output_dir) / "checkpoints"
     hidden = root.rename(root.with_name("elsewhere"))
     root.write_text("")  # root may write anywhere, but not below a file
-    made = Checkpoints(args, ALONE, {"actor": Engine()}, None)  # type: ignore[dict-item]
+    made = CheckpointSaver(args, ALONE, {"actor": Engine()}, None)  # type: ignore[dict-item]
     assert not made.save(3)
     assert "checkpoint of step 3 not saved" in caplog.text
     root.unlink()

@@ -28,7 +28,7 @@ def one_process(monkeypatch):
 
 def test_plain_python_is_one_rank_and_a_process_may_have_session_after_session():
     for _ in range(2):
-        with distributed.session(EngineArgs()) as world:
+        with distributed.join_ranks(EngineArgs()) as world:
             assert (world.rank, world.size, world.is_main) == (0, 1, True)
             assert dist.get_world_size() == 1
         assert not dist.is_initialized()
@@ -36,7 +36,7 @@ def test_plain_python_is_one_rank_and_a_process_may_have_session_after_session()
 
 def test_a_user_error_is_one_line_and_status_2(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["/somewhere/step1_sft/main.py"])
-    with pytest.raises(SystemExit) as ended, distributed.session(EngineArgs()):
+    with pytest.raises(SystemExit) as ended, distributed.join_ranks(EngineArgs()):
         raise UserError("--seed is bad\nin two ways")
     assert ended.value.code == 2
     assert capsys.readouterr().err == "main.py: error: --seed is bad in two ways\n"
@@ -44,7 +44,7 @@ def test_a_user_error_is_one_line_and_status_2(capsys, monkeypatch):
 
 
 def test_our_own_mistakes_keep_their_traceback_and_leave_no_group():
-    with pytest.raises(ZeroDivisionError), distributed.session(EngineArgs()):
+    with pytest.raises(ZeroDivisionError), distributed.join_ranks(EngineArgs()):
         raise ZeroDivisionError
     assert not dist.is_initialized()
 
@@ -52,14 +52,14 @@ def test_our_own_mistakes_keep_their_traceback_and_leave_no_group():
 def test_the_seed_decides_what_torch_draws():
     drawn = []
     for seed in (5, 5, 6):
-        with distributed.session(EngineArgs(seed=seed)):
+        with distributed.join_ranks(EngineArgs(seed=seed)):
             drawn.append(torch.rand(()).item())
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_no_op_is_compiled_for_a_cpu(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    with distributed.session(EngineArgs()):
+    with distributed.join_ranks(EngineArgs()):
         table = importlib.import_module("deepspeed.ops").__compatible_ops__
         assert table["deepspeed_shm_comm"] is False
     assert os.listdir(tmp_path) == []
@@ -67,11 +67,11 @@ def test_no_op_is_compiled_for_a_cpu(monkeypatch, tmp_path):
 
 def test_collectives_of_one_rank_give_back_what_they_got(alone):
     values = torch.tensor([1.0, 2.0])
-    for found in (alone.all_sum(values), alone.all_max(values)):
+    for found in (alone.sum_over_ranks(values), alone.max_over_ranks(values)):
         assert torch.equal(found, values)
         assert found is not values
     assert alone.gather("x") == ["x"]
-    assert alone.from_main("x") == "x"
+    assert alone.broadcast("x") == "x"
 
 
 TREE = """
@@ -161,5 +161,5 @@ def test_run_sh_says_who_it_is(monkeypatch, started_by, expected):
     ],
 )
 def test_auto_is_bf16_where_the_processor_has_it(monkeypatch, choice, has_bf16, expected):
-    monkeypatch.setattr(engine, "cpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(engine, "has_cpu_bf16", lambda: has_bf16)
     assert engine.compute_dtype(choice, torch.device("cpu")) == expected

@@ -5,7 +5,7 @@ import pytest
 
 from training.arguments.common import CommonArgs
 from training.arguments.parsing import UserError
-from training.runtime.ds_config import CONFIG_FOLDER, build, for_frozen
+from training.runtime.ds_config import CONFIG_FOLDER, build_config, build_frozen_config
 
 ARGS = CommonArgs(max_grad_norm=0.5)
 
@@ -22,7 +22,7 @@ def test_each_shipped_file_is_of_its_stage_and_complete(stage, offloaded):
         offload_optimizer="optimizer" in offloaded,
         offload_param="param" in offloaded,
     )
-    config = build(args, world_size=4)
+    config = build_config(args, world_size=4)
     zero = config["zero_optimization"]
     assert zero["stage"] == stage
     devices = {name: zero[name]["device"] for name in zero if name.startswith("offload")}
@@ -45,7 +45,7 @@ def own(tmp_path, **fields):
 
 def test_an_own_file_keeps_its_keys(tmp_path):
     args = own(tmp_path, wall_clock_breakdown=True, gradient_clipping=0.5, train_batch_size="auto")
-    config = build(args, world_size=2)
+    config = build_config(args, world_size=2)
     assert config["wall_clock_breakdown"] is True
     assert config["train_batch_size"] == 2
 
@@ -66,14 +66,14 @@ def test_an_own_file_keeps_its_keys(tmp_path):
 )
 def test_a_key_that_flags_set_is_an_error_that_names_both(tmp_path, key, value, fragment):
     with pytest.raises(UserError) as refused:
-        build(own(tmp_path, **{key: value}), world_size=2)
+        build_config(own(tmp_path, **{key: value}), world_size=2)
     assert str(tmp_path / "own.json") in str(refused.value)
     assert fragment in str(refused.value)
 
 
 def test_a_frozen_model_has_nothing_to_offload_or_clip():
-    config = build(replace(ARGS, zero_stage=3, offload_optimizer=True), world_size=2)
-    frozen = for_frozen(config)
+    config = build_config(replace(ARGS, zero_stage=3, offload_optimizer=True), world_size=2)
+    frozen = build_frozen_config(config)
     assert "gradient_clipping" not in frozen
     assert frozen["zero_optimization"]["stage"] == 3
     assert "offload_optimizer" not in frozen["zero_optimization"]

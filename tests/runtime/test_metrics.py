@@ -37,7 +37,7 @@ def test_a_step_is_one_row_and_what_is_not_finite_is_null(args, alone, tmp_path)
 def test_rows_are_in_the_file_while_the_run_goes_on(args, alone, tmp_path):
     with MetricLogger(args, alone, total_steps=2) as log:
         log.log(1, {"loss": 1.0})
-        log.samples(1, [{"prompt": "Où ?"}])
+        log.log_samples(1, [{"prompt": "Où ?"}])
         assert len(rows(tmp_path / "out", "metrics.jsonl")) == 1
         assert rows(tmp_path / "out", "samples.jsonl") == [{"step": 1, "prompt": "Où ?"}]
 
@@ -55,10 +55,10 @@ def interrupted(args, alone, tmp_path):
     """A run that logged two steps, was saved after the first, and its checkpoint."""
     with MetricLogger(args, alone, total_steps=3) as log:
         log.log(1, {"loss": 3.0})
-        log.samples(1, [{"prompt": "Où ?"}])
-        progress = {"log": log.progress()}
+        log.log_samples(1, [{"prompt": "Où ?"}])
+        progress = {"log": log.state_dict()}
         log.log(2, {"loss": 2.0})
-        log.samples(2, [{"prompt": "lost"}])
+        log.log_samples(2, [{"prompt": "lost"}])
     folder = tmp_path / "out" / "checkpoints" / "step_000001"
     folder.mkdir(parents=True)
     return Checkpoint(folder=folder, step=1, progress=progress, world_size=1)
@@ -67,7 +67,7 @@ def interrupted(args, alone, tmp_path):
 def test_a_resumed_run_cuts_its_files_back_and_goes_on(args, alone, tmp_path, interrupted):
     with MetricLogger(args, alone, total_steps=3, found=interrupted) as log:
         log.log(2, {"loss": 2.5})
-        log.samples(2, [{"prompt": "again"}])
+        log.log_samples(2, [{"prompt": "again"}])
     out = tmp_path / "out"
     assert [row["loss"] for row in rows(out, "metrics.jsonl")] == [3.0, 2.5]
     assert [row["prompt"] for row in rows(out, "samples.jsonl")] == ["Où ?", "again"]
@@ -125,7 +125,7 @@ def test_other_ranks_write_and_say_nothing(args, alone, tmp_path, caplog):
     second = World(rank=1, size=2, device=alone.device)
     with MetricLogger(args, second, total_steps=1) as log:
         log.log(1, {"loss/train": 1.0}, always_show=True)
-        log.samples(1, [{"prompt": "a"}])
+        log.log_samples(1, [{"prompt": "a"}])
     write_json(second, tmp_path / "report.json", {})
     assert list(tmp_path.iterdir()) == []
     assert caplog.messages == []
@@ -169,10 +169,10 @@ def test_on_a_full_disk_lines_wait_for_room_and_the_run_goes_on(args, alone, sma
                 file.write(bytes(1000))
         for step in range(2, 200):
             log.log(step, {"loss": 2.0, "a long name " * 9: 1.0})
-        log.progress()
+        log.state_dict()
         filler.unlink()
         log.log(200, {"loss": 1.0})
-        sizes = log.progress()["files"]
+        sizes = log.state_dict()["files"]
     found = rows(small_disk / "out", "metrics.jsonl")
     assert [row["step"] for row in found] == list(range(1, 201))
     assert sizes["metrics.jsonl"] == (small_disk / "out" / "metrics.jsonl").stat().st_size

@@ -4,7 +4,7 @@ from torch import nn
 from torch.optim import Muon
 from torch.testing import assert_close
 
-from training.runtime.muon import StackedMuon, orthogonalized
+from training.runtime.muon import StackedMuon, orthogonalize
 
 SHAPES = [(8, 24), (8, 24), (24, 8), (8, 8), (8, 24), (24, 8)]
 
@@ -46,7 +46,7 @@ def test_a_matrix_without_gradient_stays():
 @pytest.mark.parametrize("shape", [(3, 6, 20), (3, 20, 6), (2, 7, 7)])
 def test_singular_values_come_near_to_one_and_directions_stay(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(2))
-    found = orthogonalized(matrices).float()
+    found = orthogonalize(matrices).float()
     values = torch.linalg.svdvals(found)
     assert values.min() > 0.6
     assert values.max() < 1.3

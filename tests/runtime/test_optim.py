@@ -5,7 +5,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from training.arguments.common import CommonArgs
-from training.runtime.optim import adamw, muon
+from training.runtime.optim import make_adamw, make_muon
 
 ARGS = CommonArgs(weight_decay=0.1)
 
@@ -26,19 +26,19 @@ class TwoBlocks(nn.Module):
 
 def test_weight_decay_is_on_matrices_alone():
     model = TwoBlocks()
-    groups = adamw(model, ARGS, lr=1e-3).param_groups
+    groups = make_adamw(model, ARGS, lr=1e-3).param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert decay == {id(model.embedding): 0.1, id(model.inner): 0.1, id(model.bias): 0.0}
 
 
 def with_muon(model: TwoBlocks) -> torch.optim.Optimizer:
-    return muon(model, lambda p: p is model.inner, ARGS, lr=1e-3, muon_lr=1e-2)
+    return make_muon(model, lambda p: p is model.inner, ARGS, lr=1e-3, muon_lr=1e-2)
 
 
 def test_muon_moves_the_inner_matrix_and_adamw_the_rest():
     model, plain = TwoBlocks(), TwoBlocks()
     with_muon(model).step()
-    adamw(plain, ARGS, lr=1e-3).step()
+    make_adamw(plain, ARGS, lr=1e-3).step()
     assert_close(model.embedding, plain.embedding)
     assert_close(model.bias, plain.bias)
     assert_close(model.frozen, plain.frozen)

@@ -9,7 +9,7 @@ from training.arguments.ppo import PPOArgs
 from training.arguments.self_check import SelfCheckArgs
 from training.arguments.sft import SFTArgs
 from training.models.folders import explain_weight_errors
-from training.runtime.out_of_memory import advice, is_out_of_memory, memory_phase
+from training.runtime.out_of_memory import advice, explain_out_of_memory, is_out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -38,12 +38,12 @@ def test_memory_that_runs_out_is_known_by_what_the_libraries_raise(error):
 )
 def test_other_errors_pass_as_they_are(error):
     assert not is_out_of_memory(error)
-    with pytest.raises(type(error)), memory_phase("train", SFTArgs()):
+    with pytest.raises(type(error)), explain_out_of_memory("train", SFTArgs()):
         raise error
 
 
 def test_the_error_names_the_phase_and_the_flag_with_its_value():
-    with pytest.raises(UserError) as raised, memory_phase("train", SFTArgs()):
+    with pytest.raises(UserError) as raised, explain_out_of_memory("train", SFTArgs()):
         raise MemoryError
     assert str(raised.value).startswith(
         "out of memory while training: lower --micro_batch_tokens (now 4096), or "
@@ -55,8 +55,8 @@ def test_an_inner_phase_is_the_one_that_is_named():
     args = PPOArgs()
     with (
         pytest.raises(UserError, match="while generating"),
-        memory_phase("run", args),
-        memory_phase("generate", args),
+        explain_out_of_memory("run", args),
+        explain_out_of_memory("generate", args),
     ):
         raise MemoryError
 
@@ -64,7 +64,7 @@ def test_an_inner_phase_is_the_one_that_is_named():
 def test_weights_that_cannot_be_read_for_want_of_memory_are_no_damaged_ones():
     with (
         pytest.raises(UserError, match="out of memory while loading the models"),
-        memory_phase("load", SFTArgs()),
+        explain_out_of_memory("load", SFTArgs()),
         explain_weight_errors("folder"),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")

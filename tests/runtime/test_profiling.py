@@ -7,7 +7,7 @@ import torch
 from tests.tiny_models import CPU
 from training.arguments.common import CommonArgs
 from training.runtime.distributed import World
-from training.runtime.profiling import profiled
+from training.runtime.profiling import profile_step
 
 
 def multiply() -> None:
@@ -21,7 +21,7 @@ def args(tmp_path):
 
 def test_the_named_step_alone_is_recorded(args, tmp_path):
     for step in (1, 2, 3):
-        with profiled(args, World(0, 1, CPU), step):
+        with profile_step(args, World(0, 1, CPU), step):
             multiply()
     files = sorted(file.name for file in (tmp_path / "profile").iterdir())
     assert files == ["step_2.json", "step_2.txt"]
@@ -34,8 +34,8 @@ def test_the_named_step_alone_is_recorded(args, tmp_path):
 
 
 def test_no_step_and_other_ranks_write_nothing(args, tmp_path):
-    with profiled(replace(args, profile_step=0), World(0, 1, CPU), 0):
+    with profile_step(replace(args, profile_step=0), World(0, 1, CPU), 0):
         multiply()
-    with profiled(args, World(1, 2, CPU), 2):
+    with profile_step(args, World(1, 2, CPU), 2):
         multiply()
     assert not (tmp_path / "profile").exists()

@@ -11,7 +11,7 @@ from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
 from training.arguments.sft import SFTArgs
 from training.runtime.checkpoint_store import CheckpointStore
-from training.runtime.fingerprint import WHOLE, input_fingerprints
+from training.runtime.fingerprint import WHOLE, compute_input_fingerprints
 from training.runtime.resume import find_checkpoint
 
 
@@ -33,7 +33,9 @@ def save(args):
     def at(step, ranks=1, origin="", output_dir=args.output_dir):
         state = {"step": step, "progress": {"kl_coef": 0.5}, "settings": asdict(args)}
         state["origin"] = origin
-        text = json.dumps({**state, "world_size": ranks, "inputs": input_fingerprints(args)})
+        text = json.dumps(
+            {**state, "world_size": ranks, "inputs": compute_input_fingerprints(args)}
+        )
         store = CheckpointStore(output_dir, keep=2)
 
         def write(folder: Path) -> None:
@@ -149,7 +151,7 @@ def test_what_else_has_changed_still_needs_consent_and_the_layout_is_not_blamed(
 def test_with_dropout_another_layout_is_not_the_same_run(tmp_path, alone, caplog, dropout, holds):
     args = SFTArgs(output_dir=str(tmp_path / "out"), dropout=dropout)
     state = {"step": 3, "progress": {}, "settings": asdict(args), "world_size": 2}
-    state |= {"inputs": input_fingerprints(args), "origin": ""}
+    state |= {"inputs": compute_input_fingerprints(args), "origin": ""}
 
     def write(folder: Path) -> None:
         (folder / "state.json").write_text(json.dumps(state))
@@ -165,7 +167,7 @@ def test_data_with_other_content_are_a_changed_setting(args, alone, tmp_path):
     rows.write_text("first\n")
     args = replace(args, data_path=[str(rows)], keep_checkpoints=7)
     state = {"step": 3, "progress": {}, "settings": asdict(args), "world_size": 1}
-    state |= {"inputs": input_fingerprints(args), "origin": ""}
+    state |= {"inputs": compute_input_fingerprints(args), "origin": ""}
 
     def write(folder: Path) -> None:
         (folder / "state.json").write_text(json.dumps(state))
@@ -179,11 +181,11 @@ def test_data_with_other_content_are_a_changed_setting(args, alone, tmp_path):
 
 def test_any_file_of_a_data_folder_counts(tmp_path):
     args = CommonArgs(output_dir=str(tmp_path / "out"), data_path=[str(tmp_path)])
-    assert input_fingerprints(args) == {}
+    assert compute_input_fingerprints(args) == {}
     seen = []
     for name in ("train.txt", "train.tsv", "dev.ndjson"):
         (tmp_path / name).write_text("first\n")
-        seen.append(input_fingerprints(args)["data_path"])
+        seen.append(compute_input_fingerprints(args)["data_path"])
     assert len(set(seen)) == 3
 
 
@@ -191,13 +193,13 @@ def test_a_models_weights_count_and_its_log_does_not(tmp_path):
     args = PPOArgs(actor_model_name_or_path=str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "config.json").write_text("{}")
-    before = input_fingerprints(args)
+    before = compute_input_fingerprints(args)
     assert before.keys() == {"actor_model_name_or_path"}
     (tmp_path / "metrics.jsonl").write_text("{}")
     (tmp_path / "complete.json").write_text("{}")
-    assert input_fingerprints(args) == before
+    assert compute_input_fingerprints(args) == before
     (tmp_path / "model.safetensors").write_bytes(b"Weights")
-    assert input_fingerprints(args) != before
+    assert compute_input_fingerprints(args) != before
 
 
 def test_of_a_large_file_the_ends_and_samples_count(tmp_path):
@@ -205,10 +207,10 @@ def test_of_a_large_file_the_ends_and_samples_count(tmp_path):
     with large.open("wb") as file:
         file.truncate(WHOLE + 5)
     args = PPOArgs(actor_model_name_or_path=str(tmp_path))
-    seen = {input_fingerprints(args)["actor_model_name_or_path"]}
+    seen = {compute_input_fingerprints(args)["actor_model_name_or_path"]}
     for place in (0, WHOLE + 4):
         with large.open("r+b") as file:
             file.seek(place)
             file.write(b"x")
-        seen.add(input_fingerprints(args)["actor_model_name_or_path"])
+        seen.add(compute_input_fingerprints(args)["actor_model_name_or_path"])
     assert len(seen) == 3

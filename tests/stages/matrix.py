@@ -22,7 +22,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from tests.stages.spies import Patches
 from training.hybrid_engine.engine import HybridEngine
-from training.launching.processes import free_port
+from training.launching.processes import find_free_port
 from training.models import cpu_blocks, lm_head
 from training.runtime.engine import TrainingEngine
 from training.trainers.ppo import setup as ppo_setup
@@ -138,7 +138,7 @@ def agreed_port(file: Path) -> int:
     """A port that rank 0 finds free and tells the others through a file."""
     if os.environ["RANK"] == "0":
         staging = Path(f"{file}.new")
-        staging.write_text(str(free_port()))
+        staging.write_text(str(find_free_port()))
         staging.replace(file)
     wait_for(file)
     return int(file.read_text())

@@ -466,7 +466,7 @@ def test_the_tables_hold_at_least_120_mistakes():
 @pytest.mark.parametrize("stage", PROGRAMS)
 def test_bf16_on_a_processor_without_it_is_refused(said, place, stage, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(engine, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(engine, "has_cpu_bf16", lambda: False)
     line = said(stage, [*place.good_flags(stage), "--dtype", "bf16"])
     assert "--dtype bf16" in line
     assert "--dtype auto or fp32" in line

@@ -22,7 +22,7 @@ from transformers import (
 
 from tests.stages.material import Material, read_jsonl
 from tests.stages.processes import ROOT, started
-from training.launching.processes import free_port
+from training.launching.processes import find_free_port
 
 FOLDERS = {
     "sft": "output/step1_sft",
@@ -70,26 +70,26 @@ def launch(stage: str, command: list[Any], folder: Path, env: dict[str, str], cw
 
 def on_one_rank(cwd: Path, material: Material, user_env: dict[str, str]) -> dict[str, Launch]:
     """run.sh, then plain python, then the bare `deepspeed`, which finds both by its defaults."""
-    env = user_env | {"MASTER_PORT": str(free_port()), "OUTPUT_DIR": str(cwd / FOLDERS["sft"])}
+    env = user_env | {"MASTER_PORT": str(find_free_port()), "OUTPUT_DIR": str(cwd / FOLDERS["sft"])}
     base = ["--model_name_or_path", material.base]
     sft = launch("sft", ["bash", RUN["sft"], *base], cwd / FOLDERS["sft"], env, cwd)
     plain = ["python", MAIN["reward"]]
     reward = launch("reward", plain, cwd / FOLDERS["reward"], user_env, cwd)
-    bare = ["deepspeed", "--master_port", free_port(), MAIN["ppo"], "--zero_stage", "2"]
+    bare = ["deepspeed", "--master_port", find_free_port(), MAIN["ppo"], "--zero_stage", "2"]
     ppo = launch("ppo", bare, cwd / FOLDERS["ppo"], user_env, cwd)
     return {"sft": sft, "reward": reward, "ppo": ppo}
 
 
 def on_two_ranks(cwd: Path, material: Material, user_env: dict[str, str]) -> dict[str, Launch]:
     """torchrun, then run.sh with NUM_GPUS=2 under ZeRO-3, then it with a folder of its own."""
-    torchrun = ["torchrun", "--nproc_per_node", "2", "--master_port", free_port(), MAIN["sft"]]
+    torchrun = ["torchrun", "--nproc_per_node", "2", "--master_port", find_free_port(), MAIN["sft"]]
     torchrun += ["--model_name_or_path", material.base, "--output_dir", cwd / "sft"]
     sft = launch("sft", torchrun, cwd / "sft", user_env, cwd)
-    env = user_env | {"NUM_GPUS": "2", "MASTER_PORT": str(free_port()), "ZERO_STAGE": "3"}
+    env = user_env | {"NUM_GPUS": "2", "MASTER_PORT": str(find_free_port()), "ZERO_STAGE": "3"}
     env |= {"SFT_MODEL": str(cwd / "sft"), "OUTPUT_DIR": str(cwd / "reward")}
     heads = ["--head", "mlp", "--pooling", "weighted_mean"]
     reward = launch("reward", ["bash", RUN["reward"], *heads], cwd / "reward", env, cwd)
-    env = user_env | {"NUM_GPUS": "2", "MASTER_PORT": str(free_port())}
+    env = user_env | {"NUM_GPUS": "2", "MASTER_PORT": str(find_free_port())}
     env |= {"ACTOR_MODEL": str(cwd / "sft"), "REWARD_MODEL": str(cwd / "reward")}
     env |= {"OUTPUT_DIR": str(cwd / "not_this_one")}
     own = ["bash", RUN["ppo"], "--output_dir", cwd / "ppo"]  # the flag wins over OUTPUT_DIR

@@ -15,7 +15,7 @@ from tests.stages.processes import (
     started,
     wait_until,
 )
-from training.launching.processes import free_port
+from training.launching.processes import find_free_port
 
 GONE_SECONDS = 30.0  # ranks save first
 RUN, MAIN = ROOT / "step1_sft" / "run.sh", ROOT / "step1_sft" / "main.py"
@@ -27,7 +27,7 @@ def endless(material, user_env, tmp_path):
 
     @contextmanager
     def start(*command: str | Path, ranks: int) -> Iterator[Program]:
-        env = user_env | {"NUM_GPUS": str(ranks), "MASTER_PORT": str(free_port())}
+        env = user_env | {"NUM_GPUS": str(ranks), "MASTER_PORT": str(find_free_port())}
         flags = ["--model_name_or_path", material.base, "--output_dir", tmp_path / "out"]
         flags += ["--max_steps", "1000000", "--num_epochs", "1"]
         metrics = tmp_path / "out" / "metrics.jsonl"
@@ -41,13 +41,13 @@ def endless(material, user_env, tmp_path):
             )
             assert running, "it did not start"
             assert program.process.poll() is None, program.errors.read_text()
-            assert len(ranks_of(program)) == ranks
+            assert len(find_ranks(program)) == ranks
             yield program
 
     return start
 
 
-def ranks_of(program: Program) -> list[int]:
+def find_ranks(program: Program) -> list[int]:
     """Below `deepspeed` a rank is told its number; one that run.sh starts alone is not."""
     return [
         pid
@@ -79,14 +79,14 @@ def test_killing_deepspeeds_inner_launcher_is_no_success_and_no_loss(endless, tm
 
 def test_killing_one_rank_ends_the_other_and_the_launch(endless):
     with endless("bash", RUN, ranks=2) as program:
-        os.kill(ranks_of(program)[-1], signal.SIGKILL)
+        os.kill(find_ranks(program)[-1], signal.SIGKILL)
         assert program.wait(60) not in (0, 2)
         assert program.all_gone_within(GONE_SECONDS)
 
 
 def test_killing_the_only_rank_is_no_success(endless):
     with endless("bash", RUN, ranks=1) as program:
-        [rank] = ranks_of(program)
+        [rank] = find_ranks(program)
         os.kill(rank, signal.SIGKILL)
         assert program.wait(60) == 137
         assert program.all_gone_within(GONE_SECONDS)
@@ -111,20 +111,20 @@ def test_killing_run_sh_itself_leaves_no_rank(endless, ranks):
 def test_killing_the_launcher_while_its_ranks_start_leaves_no_rank(
     material, user_env, tmp_path, launcher, ranks
 ):
-    port = str(free_port())
+    port = str(find_free_port())
     env = user_env | {"NUM_GPUS": str(ranks), "MASTER_PORT": port}
     bare = ["deepspeed", "--num_gpus", str(ranks), "--master_port", port, MAIN]
     flags = ["--model_name_or_path", material.base, "--output_dir", tmp_path / "out"]
     flags += ["--max_steps", "1000000"]
     command = [*(["bash", RUN] if launcher == "run.sh" else bare), *flags]
     with started(command, tmp_path, env) as program:
-        assert wait_until(lambda: len(ranks_of(program)) == ranks, LAUNCH_SECONDS)
+        assert wait_until(lambda: len(find_ranks(program)) == ranks, LAUNCH_SECONDS)
         os.kill(program.process.pid, signal.SIGKILL)  # the ranks import torch for seconds
         assert program.all_gone_within(60), program.family()
 
 
 def test_a_signal_to_run_sh_before_there_is_a_rank_loses_nothing(material, user_env, tmp_path):
-    env = user_env | {"NUM_GPUS": "2", "MASTER_PORT": str(free_port())}
+    env = user_env | {"NUM_GPUS": "2", "MASTER_PORT": str(find_free_port())}
     flags = ["--model_name_or_path", material.base, "--output_dir", tmp_path / "out"]
     with started(["bash", RUN, *flags], tmp_path, env) as program:
         assert wait_until(lambda: is_started(program, "deepspeed"), LAUNCH_SECONDS)
@@ -146,7 +146,7 @@ def test_one_rank_does_not_look_for_what_an_older_job_left_in_the_environment(
 
 
 def test_ending_a_bare_deepspeed_leaves_no_rank(endless):
-    bare = ["deepspeed", "--num_gpus", "2", "--master_port", str(free_port()), MAIN]
+    bare = ["deepspeed", "--num_gpus", "2", "--master_port", str(find_free_port()), MAIN]
     with endless(*bare, ranks=2) as program:
         os.kill(program.process.pid, signal.SIGTERM)
         assert program.wait(60) != 0
@@ -168,7 +168,7 @@ def test_ending_a_bare_deepspeed_leaves_no_rank(endless):
 def test_a_users_mistake_is_one_line_and_status_2_on_two_ranks(
     material, user_env, tmp_path, flags, said
 ):
-    env = user_env | {"NUM_GPUS": "2", "MASTER_PORT": str(free_port())}
+    env = user_env | {"NUM_GPUS": "2", "MASTER_PORT": str(find_free_port())}
     env |= {"OUTPUT_DIR": str(tmp_path / "out")}
     command = ["bash", RUN, "--model_name_or_path", material.base, *flags]
     with started(command, tmp_path, env) as program:

@@ -26,7 +26,7 @@ from tests.stages.cells import STEPS, Cell, all_cells
 from tests.stages.material import Material, read_jsonl, write_jsonl
 from tests.stages.processes import LAUNCH_SECONDS, Program, all_end_well, started
 from training.models.scalar import ScalarModel, load_scalar_model, read_settings
-from training.runtime.engine import cpu_has_bf16
+from training.runtime.engine import has_cpu_bf16
 
 pytestmark = pytest.mark.timeout(1200)  # the first test waits for all runs
 MATRIX_SECONDS = 3 * LAUNCH_SECONDS  # for some eighty runs in one process a rank
@@ -48,7 +48,7 @@ OWN_CONFIG = {
 CELLS = {cell.folder: cell for cell in all_cells()}
 COMPARED = [name for name, cell in CELLS.items() if cell.like and cell.dtype == "fp32"]
 BF16 = [name for name, cell in CELLS.items() if cell.dtype == "bf16"]
-HAS_BF16 = cpu_has_bf16()
+HAS_BF16 = has_cpu_bf16()
 
 
 # How far bf16 takes a stage from fp32.

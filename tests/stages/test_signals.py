@@ -23,7 +23,7 @@ from tests.stages.processes import (
     started,
     wait_until,
 )
-from training.launching.processes import free_port
+from training.launching.processes import find_free_port
 from training.runtime.checkpoint_store import CheckpointStore
 
 STOP_SECONDS = 30.0
@@ -42,7 +42,7 @@ def endless(material, scorer, user_env):
 
     @contextmanager
     def start(launcher: str, ranks: int, folder: Path) -> Iterator[Program]:
-        port = str(free_port())
+        port = str(find_free_port())
         main = ROOT / "step3_ppo" / "main.py"
         commands: dict[str, list[str | Path]] = {
             "run.sh": ["bash", main.with_name("run.sh")],

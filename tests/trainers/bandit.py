@@ -51,19 +51,19 @@ class Bandit:
         if not is_shared:
             scalar = scalar_model(self.folder, ScalarSettings())
             add_lora(scalar.backbone, self.args)
-            critic = engine.trainable(
+            critic = engine.wrap_trainable(
                 scalar,
                 self.args,
                 self.world,
-                partial(optim.adamw, args=self.args, lr=self.args.critic_lr),
+                partial(optim.make_adamw, args=self.args, lr=self.args.critic_lr),
             )
         self.models = Models(
-            actor=engine.trainable(
+            actor=engine.wrap_trainable(
                 actor, self.args, self.world, partial(actor_optimizer, args=self.args)
             ),
             critic=critic,
-            ref=engine.frozen(self.ref, self.args, self.world),
-            reward_model=engine.frozen(KnownReward(), self.args, self.world),
+            ref=engine.wrap_frozen(self.ref, self.args, self.world),
+            reward_model=engine.wrap_frozen(KnownReward(), self.args, self.world),
             hybrid=HybridEngine(
                 actor.lm,
                 Sampling(

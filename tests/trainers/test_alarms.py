@@ -151,7 +151,7 @@ def test_a_bell_that_goes_on_from_its_progress_rings_as_if_never_stopped():
     expected = [whole.step(step, row) for step, row in enumerate(rows, start=1)]
     found = [cut.step(step, row) for step, row in enumerate(rows[:5], start=1)]
     resumed = AlarmBell(ARGS, None)
-    resumed.restore(cut.progress())
+    resumed.load_state_dict(cut.state_dict())
     found += [resumed.step(step, row) for step, row in enumerate(rows[5:], start=6)]
     assert found == expected
     assert resumed.summary() == whole.summary()

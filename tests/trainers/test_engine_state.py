@@ -10,8 +10,8 @@ from training.arguments.sft import SFTArgs
 from training.data.encode import EncodedText
 from training.models.loading import load_causal_lm
 from training.runtime import engine as engines
-from training.runtime.engine import full_weights
-from training.runtime.engine_state import engine_state, load_engine_state
+from training.runtime.engine import collect_weights
+from training.runtime.engine_state import collect_engine_state, load_engine_state
 from training.trainers.sft.setup import sft_engine
 from training.trainers.sft.step import SFTTrainer
 
@@ -50,7 +50,7 @@ def folders(tmp_path_factory):
 def trainer_of(world, folders):
     def make(layout, start=0):
         args = SFTArgs(**LAYOUTS[layout], dtype="fp32", learning_rate=1e-2, weight_decay=0.1)
-        with engines.sharded_init(args, world):
+        with engines.shard_while_loading(args, world):
             lm = load_causal_lm(folders[start], build_tokenizer(), device=CPU, dropout=0.0)
         engine = sft_engine(lm, args, world, build_tokenizer())
         return engine, SFTTrainer(args, world, engine, TEXTS)
@@ -74,15 +74,15 @@ def assert_equal_weights(found, expected):
 def test_it_goes_on_to_the_last_bit(world, trainer_of, layout, steps_before):
     engine, trainer = trainer_of(layout)
     train(trainer, range(steps_before))
-    state = engine_state(engine, world)
+    state = collect_engine_state(engine, world)
     train(trainer, range(steps_before, steps_before + 3))
-    expected = full_weights(engine.module, world)
+    expected = collect_weights(engine.module, world)
 
     start = 0 if "LoRA" in layout else 1  # what is not trained is not in the state
     other, other_trainer = trainer_of(layout, start=start)
     load_engine_state(other, state)
     train(other_trainer, range(steps_before, steps_before + 3))
-    assert_equal_weights(full_weights(other.module, world), expected)
+    assert_equal_weights(collect_weights(other.module, world), expected)
 
 
 @pytest.mark.parametrize(("saved", "restored"), [("ZeRO 0", "ZeRO 2"), ("ZeRO 2", "ZeRO 3"),
@@ -90,24 +90,24 @@ def test_it_goes_on_to_the_last_bit(world, trainer_of, layout, steps_before):
 def test_another_zero_stage_goes_on_from_it(world, trainer_of, saved, restored):
     engine, trainer = trainer_of(saved)
     train(trainer, range(3))
-    state = engine_state(engine, world)
+    state = collect_engine_state(engine, world)
     other, other_trainer = trainer_of(restored, start=1)
     load_engine_state(other, state)
-    again = engine_state(other, world)
+    again = collect_engine_state(other, world)
     assert again.keys() == state.keys()
     for name, value in state.items():
         assert torch.equal(again[name], value), name
     train(trainer, range(3, 6))
     train(other_trainer, range(3, 6))
-    expected = full_weights(engine.module, world)
-    for name, weight in full_weights(other.module, world).items():
+    expected = collect_weights(engine.module, world)
+    for name, weight in collect_weights(other.module, world).items():
         torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-6)
 
 
 def test_the_state_of_another_model_is_refused(world, trainer_of):
     engine, trainer = trainer_of("ZeRO 0")
     train(trainer, range(1))
-    state = engine_state(engine, world)
+    state = collect_engine_state(engine, world)
     name = next(name for name in state if name.endswith("/weight"))
     with pytest.raises(ValueError, match="another model"):
         load_engine_state(engine, {**state, "unknown/weight": torch.zeros(1)})

@@ -21,7 +21,9 @@ def test_the_norm_is_computed_once_a_step_and_clips_by_itself(world, stage, meth
     layer = nn.Linear(2, 1, bias=False)
     with torch.no_grad():
         layer.weight.zero_()
-    trained = engine.trainable(layer, args, world, partial(optim.adamw, args=args, lr=0.1))
+    trained = engine.wrap_trainable(
+        layer, args, world, partial(optim.make_adamw, args=args, lr=0.1)
+    )
     zero = type(trained._engine.optimizer)
     calls, reductions = [], []
 
@@ -38,7 +40,7 @@ def test_the_norm_is_computed_once_a_step_and_clips_by_itself(world, stage, meth
         with Patches() as patch:
             patch.around(zero, method, count)
             patch.around(dist, "all_reduce", reduce)
-            assert trained.gradient_norm() == pytest.approx(5.0)
+            assert trained.compute_gradient_norm() == pytest.approx(5.0)
             during_norm = len(reductions)
             if step == 2:
                 trained.drop()

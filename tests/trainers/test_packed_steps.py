@@ -59,7 +59,7 @@ class PlainEngine(TrainingEngine):
     def backward(self, loss, *, last):
         loss.backward()
 
-    def gradient_norm(self):
+    def compute_gradient_norm(self):
         return 0.0
 
     def step(self, lr_scale):

@@ -6,7 +6,7 @@ import pytest
 
 from training.arguments.common import CommonArgs
 from training.arguments.sft import SFTArgs
-from training.trainers.schedule import Schedule, lr_scale, step_lr_scale
+from training.trainers.schedule import Schedule, compute_step_lr_scale, lr_scale
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_that_the_clock_has_taken_over_is_part_of_a_checkpoint(schedule_of):
     whole = schedule_of(40, 20.0).run(*[1.0] * 40)
     first, second = schedule_of(40, 20.0), schedule_of(40, 20.0)
     before = first.run(*[1.0] * 15)
-    second.restore(first.progress())
+    second.load_state_dict(first.state_dict())
     assert second.step == 15
     assert before + second.run(*[1.0] * 25) == whole
 
@@ -76,7 +76,7 @@ def test_a_step_that_is_given_up_has_not_been(schedule_of):
     schedule = schedule_of(4, 0.0)
     schedule.run(1.0)
     schedule.start_step()
-    assert schedule.progress()["step"] == 1
+    assert schedule.state_dict()["step"] == 1
     assert schedule.run(1.0) == [0.625]
 
 
@@ -112,5 +112,5 @@ def test_a_warm_up_of_nothing_or_of_everything_has_no_gap(warmup):
 
 def test_neither_the_first_nor_the_last_step_is_wasted():
     args = CommonArgs(warmup_ratio=0.5, lr_scheduler="linear")
-    scales = [step_lr_scale(args, step / 4, (step + 1) / 4) for step in range(4)]
+    scales = [compute_step_lr_scale(args, step / 4, (step + 1) / 4) for step in range(4)]
     assert scales == pytest.approx([0.25, 0.75, 0.75, 0.25])

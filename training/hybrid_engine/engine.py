@@ -31,8 +31,8 @@ class HybridEngine:
     """Generates with the current weights of a causal LM that something else may be training.
 
     `lm` is the Hugging Face model inside the training engine; `gather` makes sharded parameters
-    whole for reading (`runtime.engine.gathered`). At most `batch_size` sequences are decoded at a
-    time. Generation is broken off with `GenerationStopped` once `should_stop` says so.
+    whole for reading (`runtime.engine.gather_parameters`). At most `batch_size` sequences are
+    decoded at a time. Generation is broken off with `GenerationStopped` once `should_stop` says so.
     """
 
     def __init__(

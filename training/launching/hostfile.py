@@ -30,7 +30,7 @@ SECRETS = ("TOKEN", "KEY", "SECRET", "PASSWORD")  # the launcher puts values int
 NO_SECRETS = ("HF_TOKEN_PATH", "HF_HUB_DISABLE_IMPLICIT_TOKEN")
 
 
-def slots(environment: Mapping[str, str]) -> dict[str, int]:
+def read_slots(environment: Mapping[str, str]) -> dict[str, int]:
     """Processes on each host of HOSTFILE, in its order; none where there is no HOSTFILE.
 
     NUM_GPUS is that many on each. Raises `ValueError` for a file that `deepspeed` would pass over,
@@ -62,12 +62,12 @@ def slots(environment: Mapping[str, str]) -> dict[str, int]:
     return {host: wanted or count for host, count in found.items()}
 
 
-def launcher_flags(environment: Mapping[str, str], *, is_dry_run: bool = False) -> list[str]:
+def build_launcher_flags(environment: Mapping[str, str], *, is_dry_run: bool = False) -> list[str]:
     """Flags of `deepspeed` for the hosts of HOSTFILE; `ValueError` for what cannot be started.
 
     A dry run starts nothing elsewhere, so no host is tried.
     """
-    hosts = list(slots(environment))
+    hosts = list(read_slots(environment))
     rank = environment.get("NODE_RANK", "")
     if not hosts:
         if rank not in ("", "0"):  # it would train alone, and write where the first host does
@@ -122,9 +122,9 @@ def _answer(command: list[str]) -> str | None:
     return lines[-1] if done.returncode else None
 
 
-def numbers_of_ranks(environment: Mapping[str, str]) -> dict[str, str]:
+def count_ranks(environment: Mapping[str, str]) -> dict[str, str]:
     """How many ranks HOSTFILE makes, in the variables that each of them would be told."""
-    counts = slots(environment).values()
+    counts = read_slots(environment).values()
     if not counts:
         return {}
     return {"WORLD_SIZE": str(sum(counts)), "LOCAL_WORLD_SIZE": str(max(counts))}
@@ -146,7 +146,7 @@ def is_first_host(flags: list[str]) -> bool:
 
 
 @contextmanager
-def remote_environment(environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
+def write_remote_environment(environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """What `deepspeed` needs in its environment for remote ranks to have the rest of ours.
 
     Over ssh it hands little on, but all of a file, where the user's own lines are kept.

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 
 from training.launching import hostfile
-from training.launching.processes import free_port, ranks_of, signal_group, signal_process
+from training.launching.processes import find_free_port, find_ranks, signal_group, signal_process
 from training.launching.stopping import NOTHING_LOST, SIGNALS, STOPPED
 
 GRACE_SECONDS = 60.0  # for ranks whose launcher is gone: they save first
@@ -50,7 +50,7 @@ def main() -> int:
         os.execv(sys.executable, [sys.executable, *program])
     try:
         launcher = _launcher()
-        launcher_flags += hostfile.launcher_flags(os.environ, is_dry_run=_is_dry_run(program))
+        launcher_flags += hostfile.build_launcher_flags(os.environ, is_dry_run=_is_dry_run(program))
     except ValueError as mistake:
         sys.stderr.write(f"launch: error: {mistake}\n")
         return 2
@@ -60,10 +60,10 @@ def main() -> int:
     if not has_accelerator:
         environment.setdefault("DS_ACCELERATOR", "cpu")  # else each process warns that it is one
     is_dry_run = _is_dry_run(program)
-    complete = output_folder(program) / "complete.json"
+    complete = parse_output_folder(program) / "complete.json"
     before = _content(complete)
     if is_dry_run:  # it reckons with the ranks that there would be, alone
-        environment |= hostfile.numbers_of_ranks(os.environ)
+        environment |= hostfile.count_ranks(os.environ)
         environment.setdefault("NUM_GPUS", _options(launcher_flags).get("--num_gpus", ""))
         command = [sys.executable, "-u", *program]
     elif _is_one_rank(launcher_flags, has_accelerator):
@@ -73,9 +73,9 @@ def main() -> int:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # with them a launcher looks like a rank
             environment.pop(name, None)
         if hostfile.is_one_host(launcher_flags) and "--master_port" not in launcher_flags:
-            launcher_flags = ["--master_port", str(free_port()), *launcher_flags]
+            launcher_flags = ["--master_port", str(find_free_port()), *launcher_flags]
         command = [sys.executable, launcher, "--log_level", "critical", *launcher_flags, *program]
-    with hostfile.remote_environment(environment) as environment:
+    with hostfile.write_remote_environment(environment) as environment:
         launched = _run(
             command, environment, may_be_elsewhere=not hostfile.is_one_host(launcher_flags)
         )
@@ -124,7 +124,7 @@ class _Launched:
         if len(self.signals) > 1:
             signal_group(self.group, signal.SIGKILL)
             return
-        ranks = ranks_of(self.group)
+        ranks = find_ranks(self.group)
         for rank in ranks:
             signal_process(rank, self.signals[0])
         if ranks:
@@ -240,7 +240,7 @@ def _run(command: list[str], environment: dict[str, str], may_be_elsewhere: bool
     while not launched.has_begun and started.poll() is None:
         with suppress(subprocess.TimeoutExpired):
             started.wait(LOOK_SECONDS)
-        if ranks_of(launched.group):
+        if find_ranks(launched.group):
             launched.has_begun = True
     status = started.wait()
     launched.status = 128 - status if status < 0 else status
@@ -266,20 +266,20 @@ def _wait_for_group(launched: _Launched, seconds: float) -> None:
 
 def _wait_for_ranks(launched: _Launched, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while ranks_of(launched.group) and time.monotonic() < deadline:
+    while find_ranks(launched.group) and time.monotonic() < deadline:
         time.sleep(LOOK_SECONDS)
 
 
 def has_marker(program: list[str], name: str, launch_id: str) -> bool:
     """Whether the program's output folder says this of this very launch."""
     try:
-        marker = json.loads((output_folder(program) / name).read_text(encoding="utf-8"))
+        marker = json.loads((parse_output_folder(program) / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return bool(marker.get("launch") == launch_id)
 
 
-def output_folder(program: list[str]) -> Path:
+def parse_output_folder(program: list[str]) -> Path:
     """What a program's command line says of its --output_dir; given twice, the last one counts."""
     folder = ""
     words = [word.replace("--output-dir", "--output_dir", 1) for word in program]

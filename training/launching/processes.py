@@ -10,7 +10,7 @@ from pathlib import Path
 from training.launching.stopping import SIGNALS
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """Below those that the system gives to outgoing connections: a rank binds it seconds later."""
     while True:
         port = random.SystemRandom().randrange(20000, 32000)  # --seed would draw the same again
@@ -19,7 +19,7 @@ def free_port() -> int:
                 return port
 
 
-def ranks_of(group: int) -> list[int]:
+def find_ranks(group: int) -> list[int]:
     """The ranks among a group's processes, by what their launcher tells each of them.
 
     Only those that listen to signals by now: one that does not has nothing to lose.

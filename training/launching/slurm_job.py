@@ -19,7 +19,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from training.launching.launch import LAUNCH_ID, has_marker, output_folder, split_words
+from training.launching.launch import LAUNCH_ID, has_marker, parse_output_folder, split_words
 from training.launching.stopping import STOPPED
 
 WARNING = signal.SIGUSR1  # as stage.sbatch asks of Slurm
@@ -43,7 +43,7 @@ def main() -> int:
         return 0
     # A requeued job's launch is the same: what it said then must not be taken for now.
     with suppress(OSError):
-        (output_folder(program) / "stopped.json").unlink()
+        (parse_output_folder(program) / "stopped.json").unlink()
     before = _progress(program)
     status, is_warned = _run(program, launch_id)
     if has_marker(program, "complete.json", launch_id):
@@ -139,7 +139,7 @@ def _progress(program: list[str]) -> set[tuple[Path, str]]:
     Their names do not tell: one that is saved again at the same step has another.
     """
     found = set()
-    for file in output_folder(program).glob("**/checkpoints/step_*/state.json"):
+    for file in parse_output_folder(program).glob("**/checkpoints/step_*/state.json"):
         with suppress(OSError, ValueError, KeyError):  # it goes as another comes, or is damaged
             progress = json.loads(file.read_text(encoding="utf-8"))["progress"]
             progress.pop("log", None)  # it counts seconds

@@ -15,7 +15,7 @@ FIRST_PORT, PORTS = 20_000, 12_000  # below 32768, where outgoing connections ta
 STEP_STRIDE = 1_009  # between the ports of two steps of a job: the next jobs' lie beside it
 
 
-def wire_rank(environ: MutableMapping[str, str] = os.environ) -> None:
+def set_rank_variables(environ: MutableMapping[str, str] = os.environ) -> None:
     """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT of a task, and its threads.
 
     MASTER_ADDR, MASTER_PORT and OMP_NUM_THREADS are left as they are where somebody has set them.

@@ -173,7 +173,7 @@ def reason() -> str:
 
 
 @contextmanager
-def training() -> Iterator[None]:
+def enter_training() -> Iterator[None]:
     """Inside, a signal makes all ranks stop and save; after it, they are let finish."""
     _process.phase = TRAINING
     try:
@@ -183,7 +183,7 @@ def training() -> Iterator[None]:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def delay_stop() -> Iterator[None]:
     """Inside `training`, keep together what must not be left half done; all ranks alike."""
     before, _process.phase = _process.phase, CLOSING
     try:

@@ -1,6 +1,6 @@
 """Loading and saving Hugging Face causal language models.
 
-Under ZeRO-3 the caller holds `runtime.engine.sharded_init` open, and `from_pretrained` then
+Under ZeRO-3 the caller holds `runtime.engine.shard_while_loading` open, and `from_pretrained` then
 splits the weights as it reads them. Only safetensors and weights-only files are read.
 """
 

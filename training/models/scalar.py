@@ -204,7 +204,7 @@ def load_scalar_model(
     compute_dtype: torch.dtype,
     tokens: int = 0,
 ) -> ScalarModel:
-    """A saved scalar model with dropout off; sharded if the caller holds `sharded_init` open."""
+    """Load a scalar model with dropout off; sharded inside `shard_while_loading`."""
     folder = Path(path)
     source = find_backbone(path, settings)
     model = build_scalar_model(

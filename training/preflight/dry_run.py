@@ -42,7 +42,7 @@ from training.preflight.stage_memory import estimate_ppo, estimate_reward, estim
 from training.runtime import ds_config
 from training.runtime.distributed import World
 from training.runtime.engine import compute_dtype
-from training.runtime.process import pick_device, set_logging, user_errors
+from training.runtime.process import exit_on_user_error, pick_device, set_logging
 from training.trainers.ppo import setup as ppo_setup
 from training.trainers.reward import setup as reward_setup
 from training.trainers.row_rules import row_rules
@@ -58,14 +58,14 @@ BATCHES = 100  # of an epoch that are planned, evenly spaced
 @contextmanager
 def session(args: CommonArgs) -> Iterator[World]:
     """This rank's place, from the flags or the environment; nobody is waited for."""
-    with user_errors():
+    with exit_on_user_error():
         rank, local = _number("RANK") or 0, _number("LOCAL_RANK") or 0
         size = args.dry_run_ranks or _launched_ranks()
         device = pick_device(local)
         set_logging(logging.INFO if rank == 0 else logging.WARNING, sys.stdout)
         logger.info("dry run: weights are not read, nothing is written")
         compute_dtype(args.dtype, device)
-        ds_config.build(args, size)
+        ds_config.build_config(args, size)
         yield World(rank, size, device)
         logger.info("dry run: flags and data are good")
 
@@ -211,7 +211,7 @@ def _prepared(lm: nn.Module, args: CommonArgs) -> Any:
 
 def setting_of(args: CommonArgs, world: World, lm: nn.Module) -> Setting:
     """What memory depends on beside the model's shape."""
-    zero = ds_config.build(args, world.size).get("zero_optimization", {})
+    zero = ds_config.build_config(args, world.size).get("zero_optimization", {})
     is_cpu = world.device.type == "cpu"
     whole = is_cpu and args.zero_stage < 3 and can_skip_padding(lm)
     return Setting(

@@ -92,7 +92,7 @@ class CheckpointStore:
         kept = [known for folder in self._by_age() if (known := self._value_of(folder)) is not None]
         return sum(known <= value for known in kept) < self._keep_best
 
-    def drop_newer(self, than: Path) -> None:
+    def remove_newer(self, than: Path) -> None:
         """Remove the checkpoints after `than`: a run that goes on from it gives them up."""
         for folder in self._by_age():
             if _age(folder) > _age(than):

@@ -21,12 +21,12 @@ from torch import Tensor
 from training.arguments.common import EngineArgs
 from training.launching import stopping
 from training.launching.ancestors import watch_ancestors
-from training.launching.processes import free_port
+from training.launching.processes import find_free_port
 from training.launching.rendezvous import met
-from training.launching.slurm_rank import wire_rank
+from training.launching.slurm_rank import set_rank_variables
 from training.launching.stopping import StopRequested
-from training.runtime.out_of_memory import memory_phase
-from training.runtime.process import pick_device, set_logging, user_errors
+from training.runtime.out_of_memory import explain_out_of_memory
+from training.runtime.process import exit_on_user_error, pick_device, set_logging
 
 T = TypeVar("T")
 STOP_KEY = "stop"  # in the ranks' common store
@@ -44,14 +44,14 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def all_sum(self, values: Tensor) -> Tensor:
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
         """Element-wise sum over ranks, on every rank; the input is not written to."""
         total = values.clone()
         if self.size > 1:
             dist.all_reduce(total)
         return total
 
-    def all_max(self, values: Tensor) -> Tensor:
+    def max_over_ranks(self, values: Tensor) -> Tensor:
         """Element-wise maximum over ranks, on every rank."""
         largest = values.clone()
         if self.size > 1:
@@ -66,7 +66,7 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def from_main(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Rank 0's `value`, on every rank."""
         if self.size == 1:
             return value
@@ -88,7 +88,7 @@ class World:
         if asked:
             raise StopRequested
 
-    def stoppable(self, parts: Iterable[T]) -> Iterator[T]:
+    def iterate_stoppable(self, parts: Iterable[T]) -> Iterator[T]:
         """The parts, equally many on all ranks, with a `check_stop` before each."""
         for part in parts:
             self.check_stop()
@@ -119,7 +119,7 @@ class _OtherRanks:
 
 
 @contextmanager
-def session(args: EngineArgs) -> Iterator[World]:
+def join_ranks(args: EngineArgs) -> Iterator[World]:
     """The life of a stage on this rank: join the others, run, leave.
 
     A `UserError` becomes one line and exit status 2. The process group is destroyed on every way
@@ -127,7 +127,7 @@ def session(args: EngineArgs) -> Iterator[World]:
     status 75.
     """
     try:
-        with user_errors(), memory_phase("run", args):
+        with exit_on_user_error(), explain_out_of_memory("run", args):
             device = _prepare(args)
             with met(args):
                 world = _join(args, device)
@@ -142,14 +142,14 @@ def session(args: EngineArgs) -> Iterator[World]:
 
 def _prepare(args: EngineArgs) -> torch.device:
     """Settle which rank this is, and on what it computes, before it meets the others."""
-    wire_rank()
+    set_rank_variables()
     rank = int(os.environ.setdefault("RANK", "0"))
     size = int(os.environ.setdefault("WORLD_SIZE", "1"))
     local_rank = int(os.environ.setdefault("LOCAL_RANK", str(max(args.local_rank, 0))))
     if size == 1:
         # deepspeed looks for MPI when these are missing, as they are under plain python.
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", str(free_port()))
+        os.environ.setdefault("MASTER_PORT", str(find_free_port()))
     device = pick_device(local_rank)
     # Importing deepspeed tries a compiler, and says so through the root logger: before it is set.
     _import_deepspeed()

@@ -35,7 +35,7 @@ SECTIONS = {
 }
 
 
-def config_path(args: CommonArgs) -> Path:
+def choose_config_file(args: CommonArgs) -> Path:
     """The user's own file, else the one of the ZeRO stage."""
     if args.deepspeed_config:
         return Path(args.deepspeed_config)
@@ -43,9 +43,9 @@ def config_path(args: CommonArgs) -> Path:
     return CONFIG_FOLDER / f"zero{args.zero_stage}{suffix}.json"
 
 
-def build(args: CommonArgs, world_size: int) -> dict[str, Any]:
+def build_config(args: CommonArgs, world_size: int) -> dict[str, Any]:
     """The complete configuration of a trained model's engine."""
-    path = config_path(args)
+    path = choose_config_file(args)
     config = _read(path)
     for section, flags in OWNED_SECTIONS.items():
         if section in config:
@@ -109,7 +109,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f" (is {found[0]!r} meant?)" if found else ""
 
 
-def for_frozen(config: dict[str, Any]) -> dict[str, Any]:
+def build_frozen_config(config: dict[str, Any]) -> dict[str, Any]:
     """The same configuration for a model without an optimizer, which ZeRO-3 alone can shard."""
     kept = {key: value for key, value in config.items() if key != "gradient_clipping"}
     zero = dict(kept.get("zero_optimization", {}))

@@ -13,7 +13,7 @@ from training.arguments.common import CommonArgs
 from training.arguments.parsing import UserError
 from training.runtime import ds_config, gradients
 from training.runtime.distributed import World
-from training.runtime.out_of_memory import memory_phase
+from training.runtime.out_of_memory import explain_out_of_memory
 
 
 def compute_dtype(choice: str, device: torch.device) -> torch.dtype:
@@ -23,7 +23,7 @@ def compute_dtype(choice: str, device: torch.device) -> torch.dtype:
     supported = (
         torch.cuda.is_bf16_supported(including_emulation=False)
         if device.type == "cuda"
-        else cpu_has_bf16()
+        else has_cpu_bf16()
     )
     if choice == "bf16" and not supported:
         raise UserError(
@@ -33,7 +33,7 @@ def compute_dtype(choice: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if supported else torch.float32
 
 
-def cpu_has_bf16() -> bool:
+def has_cpu_bf16() -> bool:
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -42,15 +42,15 @@ def cpu_has_bf16() -> bool:
 
 
 @contextmanager
-def sharded_init(args: CommonArgs, world: World) -> Iterator[None]:
+def shard_while_loading(args: CommonArgs, world: World) -> Iterator[None]:
     """Inside, `from_pretrained` splits weights over the ranks as it reads them (ZeRO-3 only).
 
     Mistakes in what engines are made of are found here, before any weight is read.
     """
     compute_dtype(args.dtype, world.device)
-    config = ds_config.build(args, world.size)
+    config = ds_config.build_config(args, world.size)
     if args.zero_stage != 3:
-        with memory_phase("load", args):
+        with explain_out_of_memory("load", args):
             yield
         return
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
@@ -58,7 +58,7 @@ def sharded_init(args: CommonArgs, world: World) -> Iterator[None]:
     # transformers looks for a living object of this class; it is dropped on the way out.
     alive = HfDeepSpeedConfig(config)  # type: ignore[no-untyped-call]
     try:
-        with memory_phase("load", args):
+        with explain_out_of_memory("load", args):
             yield
     finally:
         del alive
@@ -68,8 +68,8 @@ class TrainingEngine:
     """A DeepSpeed engine driven by micro-batches of any number and size.
 
     `backward` takes a loss that is this rank's share of a sum over all ranks; all ranks call it
-    equally often in a step, the last time with `last=True`, then `gradient_norm`, and then `step`
-    or `drop`.
+    equally often in a step, the last time with `last=True`, then `compute_gradient_norm`, and then
+    `step` or `drop`.
     """
 
     def __init__(self, engine: Any, world: World) -> None:
@@ -89,9 +89,9 @@ class TrainingEngine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * self._world.size)
 
-    def gradient_norm(self) -> float:
+    def compute_gradient_norm(self) -> float:
         """The global norm before clipping, equal on all ranks; not finite where a gradient is."""
-        return gradients.global_norm(self._engine)
+        return gradients.compute_global_norm(self._engine)
 
     def step(self, lr_scale: float) -> None:
         """Clip, update, clear gradients. Not for gradients whose norm is not finite."""
@@ -105,9 +105,9 @@ class TrainingEngine:
         gradients.drop(self._engine)
         gradients.forget_norm(self._engine)
 
-    def bad_gradients(self) -> list[str]:
+    def find_bad_gradients(self) -> list[str]:
         """Parameters whose gradient is not finite on some rank; all ranks call this."""
-        return gradients.bad_gradients(self._engine, self._world)
+        return gradients.find_bad_gradients(self._engine, self._world)
 
     @property
     def zero_stage(self) -> int:
@@ -164,7 +164,7 @@ class TrainingEngine:
         return groups
 
 
-def trainable(
+def wrap_trainable(
     module: nn.Module, args: CommonArgs, world: World, optimizer: Callable[[nn.Module], Optimizer]
 ) -> TrainingEngine:
     """Wrap a module for training under the run's ZeRO stage; `optimizer` builds its optimizer."""
@@ -175,12 +175,12 @@ def trainable(
     if args.zero_stage != 3:
         _cast_frozen_matrices(module, compute_dtype(args.dtype, world.device))
     module.train()
-    with memory_phase("load", args):
+    with explain_out_of_memory("load", args):
         module.to(world.device)
         engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=optimizer(module),
-            config=ds_config.build(args, world.size),
+            config=ds_config.build_config(args, world.size),
             dist_init_required=False,
         )
     if world.size == 1 and not engine.zero_optimization():
@@ -189,18 +189,18 @@ def trainable(
     return TrainingEngine(engine, world)
 
 
-def frozen(module: nn.Module, args: CommonArgs, world: World) -> nn.Module:
+def wrap_frozen(module: nn.Module, args: CommonArgs, world: World) -> nn.Module:
     """A module that is only read: sharded under ZeRO-3, otherwise plain on the rank's device."""
     module.requires_grad_(False)
     module.eval()
     if args.zero_stage != 3:
-        with memory_phase("load", args):
+        with explain_out_of_memory("load", args):
             _cast_frozen_matrices(module, compute_dtype(args.dtype, world.device))
             return module.to(world.device)
     import deepspeed
 
-    config = ds_config.for_frozen(ds_config.build(args, world.size))
-    with memory_phase("load", args):
+    config = ds_config.build_frozen_config(ds_config.build_config(args, world.size))
+    with explain_out_of_memory("load", args):
         engine, *_ = deepspeed.initialize(model=module, config=config, dist_init_required=False)
     engine.eval()
     wrapped: nn.Module = engine
@@ -233,7 +233,7 @@ def _checkpoint_activations(module: nn.Module) -> None:
     raise UserError("--gradient_checkpointing: this model does not support it; leave it out")
 
 
-def gathered(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
+def gather_parameters(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
     """Inside, these parameters are whole on every rank, to be read; a no-op unless sharded."""
     sharded = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
     if not sharded:
@@ -244,14 +244,14 @@ def gathered(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
     return context
 
 
-def full_weights(module: nn.Module, world: World) -> dict[str, Tensor]:
+def collect_weights(module: nn.Module, world: World) -> dict[str, Tensor]:
     """Copies on the host of all weights by name, on rank 0; an empty dict elsewhere.
 
     Tied weights appear once, under their first name. One parameter is gathered at a time.
     """
     weights = {}
     for name, parameter in module.named_parameters():
-        with gathered([parameter]):
+        with gather_parameters([parameter]):
             if world.is_main:
                 weights[name] = parameter.detach().to("cpu", copy=True).contiguous()
     return weights

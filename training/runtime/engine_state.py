@@ -11,19 +11,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from training.runtime.distributed import World
-from training.runtime.engine import TrainingEngine, gathered
+from training.runtime.engine import TrainingEngine, gather_parameters
 
 WEIGHT = "weight"
 
 
-def engine_state(engine: TrainingEngine, world: World) -> dict[str, Tensor]:
+def collect_engine_state(engine: TrainingEngine, world: World) -> dict[str, Tensor]:
     """ "PARAMETER/weight", "PARAMETER/exp_avg", ..., "PARAMETER/step" on rank 0; {} elsewhere.
 
     All ranks call it; a parameter is whole on each of them for a moment, one after the other.
     """
     found: dict[str, Tensor] = {}
     for name, parameter in trained_parameters(engine):
-        with gathered([parameter]):
+        with gather_parameters([parameter]):
             if world.is_main:
                 found[f"{name}/{WEIGHT}"] = _on_host(parameter)
         for key, value in _optimizer_state(engine, parameter):
@@ -33,7 +33,7 @@ def engine_state(engine: TrainingEngine, world: World) -> dict[str, Tensor]:
 
 
 def load_engine_state(engine: TrainingEngine, state: Mapping[str, Tensor]) -> None:
-    """Set weights and optimizer to what `engine_state` gave; all ranks pass the whole state.
+    """Set weights and optimizer state; all ranks pass the whole of `collect_engine_state`.
 
     Raises `ValueError` for a state of another model.
     """

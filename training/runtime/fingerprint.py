@@ -16,7 +16,7 @@ WHOLE = 2**26  # bytes; of a larger file samples are read
 SAMPLES, SAMPLE = 256, 2**16
 
 
-def input_fingerprints(args: CommonArgs) -> dict[str, str]:
+def compute_input_fingerprints(args: CommonArgs) -> dict[str, str]:
     """By flag, a digest of the files that it names on this machine; others are left out."""
     found = {}
     for name, value in asdict(args).items():

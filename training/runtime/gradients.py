@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from training.runtime.distributed import World
 
 
-def global_norm(engine: Any) -> float:
+def compute_global_norm(engine: Any) -> float:
     """The norm of the gradients that `step` would use, the same on every rank; all call this.
 
     Not finite (inf or NaN) where an entry is not. DeepSpeed's own `step` is then given it, so that
@@ -65,7 +65,7 @@ def drop(engine: Any) -> None:
         del zero.has_overflow
 
 
-def bad_gradients(engine: Any, world: World) -> list[str]:
+def find_bad_gradients(engine: Any, world: World) -> list[str]:
     """Names of the parameters whose gradient is not finite on some rank; all ranks call this.
 
     In the order of the module. Only between the last backward of a step and its end.
@@ -75,7 +75,7 @@ def bad_gradients(engine: Any, world: World) -> list[str]:
     return _bad_names([(name, _own_gradient(p, stage)) for name, p in named], world)
 
 
-def bad_weights(module: nn.Module, world: World) -> list[str]:
+def find_bad_weights(module: nn.Module, world: World) -> list[str]:
     """The same of the weights themselves, of a trained or a frozen module, sharded or not."""
     named = module.named_parameters()
     return _bad_names([(n, getattr(p, "ds_tensor", p.data)) for n, p in named], world)

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 Metrics = Mapping[str, float]
 LOG = "log"  # the log's name among the parts of a checkpoint
-FILES, ELAPSED = "files", "elapsed_s"  # keys of `MetricLogger.progress`
+FILES, ELAPSED = "files", "elapsed_s"  # keys of `MetricLogger.state_dict`
 
 # The metrics of a printed line, in order; each stage has some of them.
 SHOWN = (
@@ -129,14 +129,14 @@ class MetricLogger:
         if always_show or step % self._every == 0 or step in (1, self._total):
             self._show(step, metrics)
 
-    def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+    def log_samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append examples (prompt, response, score, ...) to samples.jsonl."""
         if not self._is_main:
             return
         for row in rows:
             self._files[SAMPLES].write({"step": step, **row})
 
-    def progress(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """How far the files are, for a checkpoint."""
         if not self._is_main:
             return {}
@@ -158,12 +158,12 @@ class MetricLogger:
             logger.error("TensorBoard's file cannot be written and ends here: %s", error)
             self._board = None
 
-    def histogram(self, step: int, name: str, values: Any) -> None:
+    def log_histogram(self, step: int, name: str, values: Any) -> None:
         """A distribution for TensorBoard alone."""
         if self._is_main:
             self._draw(lambda board: board.add_histogram(name, values, step))
 
-    def text(self, name: str, markdown: str) -> None:
+    def log_text(self, name: str, markdown: str) -> None:
         """Words for TensorBoard alone."""
         if self._is_main:
             self._draw(lambda board: board.add_text(name, markdown))
@@ -189,7 +189,7 @@ def prepare_output(args: CommonArgs, found: Checkpoint | None = None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if found is not None and found.is_in(folder):
-            CheckpointStore(folder, keep=1).drop_newer(found.folder)
+            CheckpointStore(folder, keep=1).remove_newer(found.folder)
         else:
             _clear(folder, is_new=found is None)
         for marker in (COMPLETE_FILE, STOPPED_FILE):

@@ -47,13 +47,13 @@ class StackedMuon(Muon):
         momentum, lr = group["momentum"], group["lr"]
         torch._foreach_lerp_(buffers, grads, 1.0 - momentum)
         updates = torch._foreach_lerp(grads, buffers, momentum)  # Nesterov's
-        directions = orthogonalized(torch.stack(updates)).to(weights[0].dtype).unbind()
+        directions = orthogonalize(torch.stack(updates)).to(weights[0].dtype).unbind()
         scaled_lr = lr * 0.2 * math.sqrt(max(parameters[0].shape))
         torch._foreach_mul_(weights, 1.0 - lr * group["weight_decay"])
         torch._foreach_add_(weights, directions, alpha=-scaled_lr)
 
 
-def orthogonalized(matrices: Tensor) -> Tensor:  # [k, m, n] -> [k, m, n] bf16
+def orthogonalize(matrices: Tensor) -> Tensor:  # [k, m, n] -> [k, m, n] bf16
     """Each matrix U S V^T with its singular values brought near to 1, by Newton-Schulz in bf16."""
     a, b, c = COEFFICIENTS
     low = matrices.bfloat16()

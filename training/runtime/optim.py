@@ -11,7 +11,7 @@ from training.arguments.common import CommonArgs
 from training.runtime.muon import StackedMuon
 
 
-def adamw(
+def make_adamw(
     model: nn.Module,
     args: CommonArgs,
     lr: float,
@@ -32,7 +32,7 @@ def adamw(
     return AdamW(groups, **_adam(args, lr))
 
 
-def muon(
+def make_muon(
     model: nn.Module,
     is_inner_matrix: Callable[[nn.Parameter], bool],
     args: CommonArgs,

@@ -46,7 +46,7 @@ class OutOfMemoryError(UserError):
 
 
 @contextmanager
-def memory_phase(phase: Phase, args: Any) -> Iterator[None]:
+def explain_out_of_memory(phase: Phase, args: Any) -> Iterator[None]:
     """Inside, memory that runs out is a `UserError` that names `phase` and flags of `args`."""
     try:
         yield

@@ -14,11 +14,11 @@ import torch
 from training.arguments.common import ModelArgs
 from training.arguments.parsing import GUARD_STOP, GuardStop, UserError, exit_with_user_error
 from training.runtime.memory import keep_freed_memory
-from training.runtime.out_of_memory import memory_phase
+from training.runtime.out_of_memory import explain_out_of_memory
 
 
 @contextmanager
-def session(args: ModelArgs) -> Iterator[torch.device]:
+def run_tool(args: ModelArgs) -> Iterator[torch.device]:
     """The life of a tool: one process without DeepSpeed, its log on stderr, its result on stdout.
 
     When the reader of its output has gone (`... | head`), it ends without a traceback.
@@ -26,7 +26,7 @@ def session(args: ModelArgs) -> Iterator[torch.device]:
     set_logging(logging.INFO, sys.stderr)
     torch.manual_seed(args.seed)
     try:
-        with user_errors(), memory_phase("run", args):
+        with exit_on_user_error(), explain_out_of_memory("run", args):
             yield pick_device(0)
             sys.stdout.flush()
     except BrokenPipeError:
@@ -36,7 +36,7 @@ def session(args: ModelArgs) -> Iterator[torch.device]:
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
+def exit_on_user_error() -> Iterator[None]:
     """Inside, a `UserError` ends the program with one line and exit status 2, a `GuardStop` 3."""
     try:
         yield

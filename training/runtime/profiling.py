@@ -15,7 +15,7 @@ ROWS = 40  # operators in the table
 
 
 @contextmanager
-def profiled(args: CommonArgs, world: World, step: int) -> Iterator[None]:
+def profile_step(args: CommonArgs, world: World, step: int) -> Iterator[None]:
     """Inside, step --profile_step is recorded on rank 0; any other step is left alone.
 
     Writes `profile/step_N.json`, which chrome://tracing and Perfetto open, and beside it

@@ -11,7 +11,7 @@ from training.arguments.common import CommonArgs
 from training.arguments.parsing import UserError
 from training.runtime.checkpoint_store import FOLDER, CheckpointStore, damage, step_of
 from training.runtime.distributed import World
-from training.runtime.fingerprint import input_fingerprints
+from training.runtime.fingerprint import compute_input_fingerprints
 from training.runtime.publish import COMPLETE_FILE
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Checkpoint:
 
     folder: Path
     step: int
-    progress: Mapping[str, Any]  # of the loop: what `Checkpoints.save` was given
+    progress: Mapping[str, Any]  # of the loop: what `CheckpointSaver.save` was given
     world_size: int
     origin: str = ""  # the folder of a --resume FOLDER that this run began from
 
@@ -76,7 +76,7 @@ def find_checkpoint(args: CommonArgs, world: World) -> Checkpoint | None:
             found = _find(args, world)
         except UserError as error:
             mistake = str(error)
-    found, mistake = world.from_main((found, mistake))
+    found, mistake = world.broadcast((found, mistake))
     if mistake:
         raise UserError(mistake)
     if found is not None:
@@ -161,7 +161,7 @@ def _check_settings(args: CommonArgs, world: World, state: Mapping[str, Any], fo
     """The flags that count are those of the run that wrote the checkpoint."""
     before, now = dict(state["settings"]), json.loads(json.dumps(asdict(args)))
     before[RANKS], now[RANKS] = state["world_size"], world.size
-    inputs = input_fingerprints(args)
+    inputs = compute_input_fingerprints(args)
     replaced = [name for name, digest in state["inputs"].items()
                 if name in inputs and inputs[name] != digest]  # fmt: skip
     changed = [

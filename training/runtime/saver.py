@@ -18,8 +18,8 @@ from training.launching.stopping import StopRequested
 from training.runtime.checkpoint_store import CheckpointStore
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine
-from training.runtime.engine_state import engine_state, load_engine_state
-from training.runtime.fingerprint import input_fingerprints
+from training.runtime.engine_state import collect_engine_state, load_engine_state
+from training.runtime.fingerprint import compute_input_fingerprints
 from training.runtime.publish import mark_stopped
 from training.runtime.resume import STATE_FILE, Checkpoint
 
@@ -31,17 +31,17 @@ logger = logging.getLogger(__name__)
 Tensors = dict[str, "Tensor"]
 
 
-class Part(Protocol):
+class Stateful(Protocol):
     """Something of a run's loop that the next step depends on."""
 
-    def progress(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What it has come to, as JSON."""
 
-    def restore(self, progress: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
 
 
-class Checkpoints:
+class CheckpointSaver:
     """Saves a run by steps and by minutes; a save that fails is said and the run goes on.
 
     What is saved is copied on the host at once; a thread writes it while the run goes on.
@@ -70,13 +70,13 @@ class Checkpoints:
         )
         self._saved_step = found.step if found is not None and self.is_in_place else None
         self._value: float | None = None  # of the evaluation of this very step
-        self._progress: dict[str, Callable[[], dict[str, Any]]] = {}
+        self._state_dicts: dict[str, Callable[[], dict[str, Any]]] = {}
         self._tensors: dict[str, Callable[[], Tensors]] = {}
         self._last_saved = time.monotonic()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[bool] | None = None  # on rank 0 alone
         # Before the run: it may well end in the folder that it read.
-        self._inputs = input_fingerprints(args) if world.is_main else {}
+        self._inputs = compute_input_fingerprints(args) if world.is_main else {}
 
     @property
     def is_new(self) -> bool:
@@ -88,7 +88,7 @@ class Checkpoints:
         """Whether what the run has published so far lies in this output_dir."""
         return self._found is None or self._found.is_in(self._args.output_dir)
 
-    def restore(self) -> None:
+    def restore_engines(self) -> None:
         """Give the engines back what they were; every rank reads the folder."""
         for name, engine in self._engines.items() if self._found else ():
             try:
@@ -98,17 +98,17 @@ class Checkpoints:
                     f"{self._found}: {name}: {error}; pass --resume none to start anew"
                 ) from error
 
-    def add(self, name: str, progress: Callable[[], dict[str, Any]]) -> None:
+    def register(self, name: str, state_dict: Callable[[], dict[str, Any]]) -> None:
         """Save from now on what `progress` gives; who made it has been restored already."""
-        self._progress[name] = progress
+        self._state_dicts[name] = state_dict
 
-    def track(self, name: str, part: Part) -> None:
+    def restore_and_register(self, name: str, part: Stateful) -> None:
         """Give a part back what it was, and save it from now on."""
-        self.add(name, part.progress)
+        self.register(name, part.state_dict)
         if self._found is not None:
-            part.restore(self._found.progress[name])
+            part.load_state_dict(self._found.progress[name])
 
-    def track_tensors(
+    def restore_and_register_tensors(
         self, name: str, tensors: Callable[[], Tensors], restore: Callable[[Tensors], None]
     ) -> None:
         """The same of what JSON cannot hold; an empty dict is not saved, nor restored."""
@@ -117,7 +117,7 @@ class Checkpoints:
             restore(found)
 
     @contextmanager
-    def stoppable(self, step: Callable[[], int]) -> Iterator[None]:
+    def save_on_stop(self, step: Callable[[], int]) -> Iterator[None]:
         """Inside, a signal to any rank stops all at their next `check_stop`; then they are saved.
 
         `step` says how many steps are done by then. Where one that was begun is given up, the
@@ -125,7 +125,7 @@ class Checkpoints:
         """
         self._world.barrier()  # a rank that still loads would end at a signal, not stop with all
         try:
-            with stopping.training():
+            with stopping.enter_training():
                 yield
         except StopRequested as stop:
             stop.is_saved = self.save(step())
@@ -146,7 +146,7 @@ class Checkpoints:
         finally:
             self._written()
 
-    def note(self, metrics: Mapping[str, float]) -> None:
+    def record_evaluation(self, metrics: Mapping[str, float]) -> None:
         """What an evaluation of the model as it is now says, for --keep_best."""
         name = self._args.best_metric
         value = metrics.get(name.removeprefix("+"))
@@ -157,25 +157,28 @@ class Checkpoints:
 
     def save_if_due(self, step: int, *, always: bool = False) -> None:
         """Call before each step and after the last, on every rank."""
-        if self._world.from_main(self._is_due(step, always=always)):  # rank 0 decides for all
+        if self._world.broadcast(self._is_due(step, always=always)):  # rank 0 decides for all
             self._begin(step)
         self._value = None
 
     def save(self, step: int) -> bool:
         """Write a checkpoint of everything that the next step depends on; whether it is there."""
         self._begin(step)
-        agreed: bool = self._world.from_main(self._written())
+        agreed: bool = self._world.broadcast(self._written())
         return agreed
 
     def _begin(self, step: int) -> None:
         """Copy what a checkpoint is made of, once the one before it is written."""
         self._written()
-        states = {name: engine_state(engine, self._world) for name, engine in self._engines.items()}
+        states = {
+            name: collect_engine_state(engine, self._world)
+            for name, engine in self._engines.items()
+        }
         if self._world.is_main:
             states |= {name: tensors() for name, tensors in self._tensors.items()}
             state = {
                 "step": step,
-                "progress": {name: progress() for name, progress in self._progress.items()},
+                "progress": {name: progress() for name, progress in self._state_dicts.items()},
                 "settings": asdict(self._args),
                 "world_size": self._world.size,
                 "inputs": self._inputs,

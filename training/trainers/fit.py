@@ -16,9 +16,9 @@ from training.draws import hash_key
 from training.launching import stopping
 from training.runtime.distributed import World
 from training.runtime.metrics import LOG, MetricLogger, Metrics
-from training.runtime.out_of_memory import memory_phase
-from training.runtime.profiling import profiled
-from training.runtime.saver import Checkpoints
+from training.runtime.out_of_memory import explain_out_of_memory
+from training.runtime.profiling import profile_step
+from training.runtime.saver import CheckpointSaver
 from training.trainers.guards import Guard
 from training.trainers.schedule import Schedule
 
@@ -32,11 +32,11 @@ class Kept:
     best: float = float("inf")
     is_eval_due: bool = False
 
-    def progress(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def restore(self, progress: Mapping[str, Any]) -> None:
-        self.best, self.is_eval_due = progress["best"], progress["is_eval_due"]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best, self.is_eval_due = state["best"], state["is_eval_due"]
 
 
 def fit(
@@ -51,7 +51,7 @@ def fit(
     sample: Callable[[], Sequence[Mapping[str, Any]]],
     save: Callable[[Path], None],
     eval_every: int,
-    checkpoints: Checkpoints,
+    checkpoints: CheckpointSaver,
     more_follows: bool = False,
 ) -> None:
     """Train to the end of the schedule, and save that too where `more_follows` in this run.
@@ -62,28 +62,28 @@ def fit(
     run that goes on from a checkpoint passes over the batches that it has had.
     """
     kept, guard = Kept(), Guard(args, schedule)
-    checkpoints.add(LOG, log.progress)
-    checkpoints.track("schedule", schedule)
-    checkpoints.track("kept", kept)
-    checkpoints.track("guard", guard)
+    checkpoints.register(LOG, log.state_dict)
+    checkpoints.restore_and_register("schedule", schedule)
+    checkpoints.restore_and_register("kept", kept)
+    checkpoints.restore_and_register("guard", guard)
     if not checkpoints.is_in_place:
         kept.best = float("inf")  # that model lies in the other folder
     for _ in range(schedule.step + guard.skipped):
         next(batches)
-    with checkpoints.stoppable(lambda: schedule.step):
+    with checkpoints.save_on_stop(lambda: schedule.step):
         while True:
             if kept.is_eval_due and evaluate is not None:
-                with memory_phase("evaluate", args):
+                with explain_out_of_memory("evaluate", args):
                     held_out = evaluate()
-                checkpoints.note(held_out)
-                with stopping.held_back():
+                checkpoints.record_evaluation(held_out)
+                with stopping.delay_stop():
                     _keep_if_best(args, schedule, log, kept, held_out, sample, save)
             checkpoints.save_if_due(schedule.step, always=more_follows and schedule.is_done)
             if schedule.is_done:
                 break
             batch, ends_epoch = next(batches)
             _seed(args.seed, schedule.step + 1, world.rank)
-            with profiled(args, world, schedule.step + 1), memory_phase("train", args):
+            with profile_step(args, world, schedule.step + 1), explain_out_of_memory("train", args):
                 metrics = guard.step(f"step {schedule.step + 1}", partial(step, batch))
             is_made = metrics is not None
             log.log(schedule.step + (not is_made), {**(metrics or {}), **guard.metrics})
@@ -92,7 +92,7 @@ def fit(
     save(Path(args.output_dir) / "last")
     if kept.best == float("inf"):
         save(Path(args.output_dir))
-        log.samples(schedule.step, sample())
+        log.log_samples(schedule.step, sample())
 
 
 def _keep_if_best(
@@ -115,7 +115,7 @@ def _keep_if_best(
             "lower the learning rate, or look at the held-out rows; the model is not saved, and "
             "the best one before it stays"
         )
-    log.samples(schedule.step, sample())
+    log.log_samples(schedule.step, sample())
     if held_out["loss/eval"] < kept.best:
         kept.best = held_out["loss/eval"]
         save(Path(args.output_dir))

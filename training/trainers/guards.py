@@ -16,7 +16,7 @@ from training.arguments.common import CommonArgs
 from training.arguments.parsing import GuardStop
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine
-from training.runtime.gradients import bad_weights
+from training.runtime.gradients import find_bad_weights
 from training.trainers.schedule import Schedule
 
 logger = logging.getLogger(__name__)
@@ -128,13 +128,13 @@ class Guard:
             name, fault, self.in_a_row, self._limit,
         )  # fmt: skip
 
-    def progress(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int]:
         """What `restore` needs to go on from here."""
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
-    def restore(self, progress: Mapping[str, int]) -> None:
-        """Go on from a checkpoint's `progress`; batches were taken for the steps left out too."""
-        self.skipped, self.in_a_row = progress["skipped"], progress["in_a_row"]
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Restore what `state_dict` returned; batches were taken for the steps left out too."""
+        self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -155,7 +155,7 @@ def step_together(
     `losses` are sums over all ranks, and DeepSpeed's norms are agreed upon as well: nothing more
     is asked of the other ranks while everything is finite.
     """
-    norms = {name: engine.gradient_norm() for name, engine in engines.items()}
+    norms = {name: engine.compute_gradient_norm() for name, engine in engines.items()}
     if all(map(math.isfinite, (*losses.values(), *norms.values()))):
         for engine in engines.values():
             engine.step(lr_scale)
@@ -174,7 +174,7 @@ def step_together(
 def weight_fault(models: Mapping[str, nn.Module], world: World) -> Fault | None:
     """The weights that are not finite, of the first model that has any; all ranks call this."""
     for name, module in models.items():
-        if bad := bad_weights(module, world):
+        if bad := find_bad_weights(module, world):
             return Fault(f"weight {_shortened(bad)} of the {name}", is_weight=True)
     return None
 
@@ -187,7 +187,7 @@ def _loss_fault(losses: Mapping[str, float]) -> Fault | None:
 def _gradient_fault(engines: Mapping[str, TrainingEngine]) -> Fault:
     for name, engine in engines.items():
         # Backward goes through the module from its end: what comes last there went wrong first.
-        if bad := engine.bad_gradients()[::-1]:
+        if bad := engine.find_bad_gradients()[::-1]:
             return Fault(f"gradient of {_shortened(bad)} of the {name}")
     return Fault("the norm of the gradients, each of them finite,")
 

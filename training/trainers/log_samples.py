@@ -10,7 +10,7 @@ from training.hybrid_engine.sampling import SampleKey, Sampling
 from training.models.loading import count_positions
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
-from training.runtime.engine import TrainingEngine, gathered
+from training.runtime.engine import TrainingEngine, gather_parameters
 from training.trainers.reward.step import RewardTrainer
 
 COUNT = 4
@@ -39,7 +39,7 @@ def sample_responses(
         device=world.device,
         dtype=actor.module.compute_dtype,
         batch_size=COUNT,
-        gather=gathered,
+        gather=gather_parameters,
     )
     with hybrid.generation() as generate:
         drawn = generate(prompts, [SampleKey(args.seed, 0, i, 0) for i in range(len(rows))])

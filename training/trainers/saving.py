@@ -11,14 +11,14 @@ from training.models.scalar import ScalarModel, ScalarSettings, save_scalar_mode
 from training.models.tokenizers import Tokenizer
 from training.runtime import publish
 from training.runtime.distributed import World
-from training.runtime.engine import TrainingEngine, full_weights
+from training.runtime.engine import TrainingEngine, collect_weights
 from training.trainers.ppo.setup import Models
 
 
 def save_policy(engine: TrainingEngine, tokenizer: Tokenizer, world: World, folder: Path) -> None:
     """Publish the engine's causal LM as a Hugging Face folder, LoRA merged and beside it."""
     lm = engine.module.lm
-    weights = full_weights(lm, world)
+    weights = collect_weights(lm, world)
     plain = lora.merge_lora(lm, weights)
 
     def write(folder: Path) -> None:
@@ -35,7 +35,7 @@ def save_critic(models: Models, tokenizer: Tokenizer, world: World, folder: Path
         save_scalar(models.critic, tokenizer, world, folder)
         return
     module = models.actor.module
-    weights = full_weights(module, world)
+    weights = collect_weights(module, world)
     inside = {name.removeprefix("lm."): weight for name, weight in weights.items()}
     prefix = f"{module.lm.base_model_prefix}."
     parts = {
@@ -55,7 +55,7 @@ def save_critic(models: Models, tokenizer: Tokenizer, world: World, folder: Path
 def save_scalar(engine: TrainingEngine, tokenizer: Tokenizer, world: World, folder: Path) -> None:
     """Publish the engine's scalar model as it is, LoRA merged and beside it."""
     model: ScalarModel = engine.module
-    weights = full_weights(model, world)
+    weights = collect_weights(model, world)
     plain = lora.merge_lora(model, weights)
 
     def write(folder: Path) -> None:

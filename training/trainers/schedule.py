@@ -41,7 +41,7 @@ class Schedule:
     def start_step(self) -> float:
         """Call before each step's work; the scale of its learning rate."""
         self._started = time.monotonic()
-        return step_lr_scale(self._args, self._progress(0), min(self._progress(1), 1.0))
+        return compute_step_lr_scale(self._args, self._progress(0), min(self._progress(1), 1.0))
 
     def take_back_step(self) -> None:
         """Call in place of `end_step` when the step was not made: the next one is it."""
@@ -55,7 +55,7 @@ class Schedule:
         """
         self.step += 1
         if self._max_seconds:
-            spent: float = self._world.from_main(time.monotonic() - self._started)
+            spent: float = self._world.broadcast(time.monotonic() - self._started)
             self.note_seconds(spent)
 
     def note_seconds(self, spent: float) -> None:
@@ -67,7 +67,7 @@ class Schedule:
         if self._bound is None and self._projected_seconds() > self._max_seconds:
             self._bound = self.step / self.total_steps, self._seconds
 
-    def progress(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What `restore` needs to go on from here."""
         return {
             "step": self.step,
@@ -77,13 +77,13 @@ class Schedule:
             "bound": self._bound,
         }
 
-    def restore(self, progress: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's `progress`."""
-        self.step = progress["step"]
-        self._seconds = progress["seconds"]
-        self._warm_up_seconds = progress["warm_up_seconds"]
-        self._last_step_seconds = progress["last_step_seconds"]
-        self._bound = tuple(progress["bound"]) if progress["bound"] else None
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.step = state["step"]
+        self._seconds = state["seconds"]
+        self._warm_up_seconds = state["warm_up_seconds"]
+        self._last_step_seconds = state["last_step_seconds"]
+        self._bound = tuple(state["bound"]) if state["bound"] else None
 
     @property
     def _warm_up_steps(self) -> int:
@@ -129,7 +129,7 @@ def lr_scale(
     return min_lr_ratio + (1.0 - min_lr_ratio) * shape
 
 
-def step_lr_scale(args: CommonArgs, progress: float, next_progress: float) -> float:
+def compute_step_lr_scale(args: CommonArgs, progress: float, next_progress: float) -> float:
     """Scale of the step from `progress` to `next_progress`, read half-way between them.
 
     So neither the first step (scale 0 in a warm-up) nor the last is wasted.

@@ -67,10 +67,10 @@ class RewardRun:
         self._drift.append({"step": step, **metrics})
         difference = self._held.difference(self._scores)
         if np.isfinite(difference).all():
-            self._log.histogram(step, "score/eval_difference", difference)
+            self._log.log_histogram(step, "score/eval_difference", difference)
         return metrics
 
-    def progress(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the evaluations so far."""
         step, kept = self._kept or (0, None)
         return {
@@ -81,13 +81,13 @@ class RewardRun:
             "drift": self._drift,
         }
 
-    def restore(self, progress: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's `progress`."""
-        self._step, self._drift = progress["step"], progress["drift"]
-        if progress["scores"] is not None:
-            self._scores = np.array(progress["scores"])
-        if progress["kept"] is not None:
-            self._kept = progress["kept_step"], np.array(progress["kept"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._step, self._drift = state["step"], state["drift"]
+        if state["scores"] is not None:
+            self._scores = np.array(state["scores"])
+        if state["kept"] is not None:
+            self._kept = state["kept_step"], np.array(state["kept"])
 
     def save(self, folder: Path) -> None:
         """evaluation.json of the model that has just been saved in `folder`, if it was."""
@@ -112,9 +112,9 @@ class RewardRun:
         report["warnings"] = warnings_of(report)
         self.report = report
         self._write()
-        self._log.text("warnings", "\n\n".join(w["text"] for w in report["warnings"]) or "none")
+        self._log.log_text("warnings", "\n\n".join(w["text"] for w in report["warnings"]) or "none")
         if "calibration" in report:
-            self._log.text("reliability", _reliability_table(report))
+            self._log.log_text("reliability", _reliability_table(report))
 
     def add_curve(self, points: Sequence[tuple[float, Report]]) -> None:
         """Add the accuracies of models trained on shares of the prompts, and of this one."""

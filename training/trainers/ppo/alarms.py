@@ -180,14 +180,14 @@ class AlarmBell:
         self._evaluations.append(_watched({**metrics, **judged}))
         return {**judged, **self._look(step, ["judge"], self._evaluations)}
 
-    def progress(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What `restore` needs to go on from here."""
         return {name: getattr(self, name) for name in KEPT}
 
-    def restore(self, progress: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's `progress`."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         for name in KEPT:
-            setattr(self, name, progress[name])
+            setattr(self, name, state[name])
 
     def summary(self) -> list[str]:
         """One line for each alarm that there was."""

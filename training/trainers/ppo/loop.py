@@ -14,9 +14,9 @@ from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
 from training.runtime.engine import compute_dtype
 from training.runtime.metrics import LOG, MetricLogger
-from training.runtime.out_of_memory import memory_phase
-from training.runtime.profiling import profiled
-from training.runtime.saver import Checkpoints
+from training.runtime.out_of_memory import explain_out_of_memory
+from training.runtime.profiling import profile_step
+from training.runtime.saver import CheckpointSaver
 from training.trainers.ppo.alarms import AlarmBell
 from training.trainers.ppo.experience import Rollout
 from training.trainers.ppo.metrics import sample_metrics
@@ -38,12 +38,12 @@ class LoopState:
     is_eval_due: bool = True
     collected: dict[str, float] = field(default_factory=dict)  # seconds of the latest rollout
 
-    def progress(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def restore(self, progress: Mapping[str, Any]) -> None:
-        self.step, self.is_eval_due = progress["step"], progress["is_eval_due"]
-        self.collected = progress["collected"]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.step, self.is_eval_due = state["step"], state["is_eval_due"]
+        self.collected = state["collected"]
 
 
 def run_ppo(
@@ -53,7 +53,7 @@ def run_ppo(
     prompts: Split[EncodedPrompt],
     models: Models,
     log: MetricLogger,
-    checkpoints: Checkpoints,
+    checkpoints: CheckpointSaver,
     judge: Judge | None = None,
 ) -> None:
     """--max_steps times: a rollout on the next prompts, and its updates."""
@@ -64,33 +64,33 @@ def run_ppo(
     bell = AlarmBell(args, judge if world.is_main else None)
     stream = PromptStream(len(prompts.train), args.rollout_batch_size, args.seed)
     state = LoopState()
-    checkpoints.add(LOG, log.progress)
+    checkpoints.register(LOG, log.state_dict)
     for name, part in (("loop", state), ("schedule", schedule), ("alarms", bell)):
-        checkpoints.track(name, part)
+        checkpoints.restore_and_register(name, part)
     _track_trainer(checkpoints, trainer)
-    with checkpoints.stoppable(lambda: state.step):
+    with checkpoints.save_on_stop(lambda: state.step):
         while True:
             if state.is_eval_due:
                 found = evaluate(tokenizer, prompts.held_out, collector, log, bell, step=state.step)
-                checkpoints.note(found)
+                checkpoints.record_evaluation(found)
                 state.is_eval_due = False
             checkpoints.save_if_due(state.step)
             if state.step >= args.max_steps:
                 break
             step = state.step + 1
-            with profiled(args, world, step):
+            with profile_step(args, world, step):
                 rollout = trainer.unfinished
                 if rollout is None:
                     chosen = [prompts.train[index] for index in stream.batch(step)]
                     rollout = collector.collect(step, chosen, args.samples_per_prompt)
                     state.collected = collector.seconds
-                with memory_phase("train", args):
+                with explain_out_of_memory("train", args):
                     metrics = trainer.update(step, rollout)
             metrics.update(state.collected)
             metrics.update(speed.ppo(rollout, args, metrics))
             metrics.update(bell.step(step, metrics))
             log.log(step, metrics)
-            log.samples(step, samples(rollout, tokenizer))
+            log.log_samples(step, samples(rollout, tokenizer))
             state.step = step
             is_due = args.eval_every and step % args.eval_every == 0
             state.is_eval_due = bool(is_due) or step == args.max_steps
@@ -98,10 +98,12 @@ def run_ppo(
         logger.info("%s", line)
 
 
-def _track_trainer(checkpoints: Checkpoints, trainer: PPOTrainer) -> None:
+def _track_trainer(checkpoints: CheckpointSaver, trainer: PPOTrainer) -> None:
     """With the rollout that it has not learned all of."""
-    checkpoints.track("trainer", trainer)
-    checkpoints.track_tensors("rollout", trainer.unfinished_tensors, trainer.restore_unfinished)
+    checkpoints.restore_and_register("trainer", trainer)
+    checkpoints.restore_and_register_tensors(
+        "rollout", trainer.unfinished_tensors, trainer.restore_unfinished
+    )
 
 
 def evaluate(
@@ -121,7 +123,7 @@ def evaluate(
     texts = tokenizer.batch_decode(rollout.responses, skip_special_tokens=True)
     metrics.update(bell.evaluation(step, metrics, texts))
     log.log(step, metrics, always_show=True)
-    log.samples(step, [{**row, "held_out": True} for row in samples(rollout, tokenizer)])
+    log.log_samples(step, [{**row, "held_out": True} for row in samples(rollout, tokenizer)])
     return metrics
 
 

@@ -39,8 +39,8 @@ class UpdateSums:
 
     def metrics(self) -> dict[str, float]:
         """Over all ranks; shares are of the step's tokens."""
-        sums = self._world.all_sum(self._sums).tolist()
-        largest, smallest = self._world.all_max(self._extremes).tolist()
+        sums = self._world.sum_over_ranks(self._sums).tolist()
+        largest, smallest = self._world.max_over_ranks(self._extremes).tolist()
         shares = [total / self.token_count for total in sums]
         return {
             "policy/loss": sums[0],

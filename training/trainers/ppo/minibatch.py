@@ -43,7 +43,7 @@ def minibatch(
         rank=world.rank,
         size=world.size,
     )
-    for index, part in enumerate(world.stoppable(plan)):
+    for index, part in enumerate(world.iterate_stoppable(plan)):
         tokens = collate_responses(
             [rollout.prompts[row] for row in part],
             [rollout.responses[row] for row in part],

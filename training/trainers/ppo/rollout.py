@@ -16,7 +16,7 @@ from training.hybrid_engine.scheduler import GenerationStopped
 from training.inference import ResponseForwards
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
-from training.runtime.out_of_memory import memory_phase
+from training.runtime.out_of_memory import explain_out_of_memory
 from training.trainers.guards import Fault, weight_fault
 from training.trainers.ppo.experience import Rollout, prompt_name
 from training.trainers.ppo.setup import Models
@@ -47,7 +47,7 @@ class RolloutCollector:
         keys = [SampleKey(self._args.seed, step, p.prompt_id, sample) for p, sample in own]
         generated = None
         with (
-            memory_phase("generate", self._args),
+            explain_out_of_memory("generate", self._args),
             self._models.hybrid.generation() as generate,
             suppress(GenerationStopped),
         ):
@@ -55,7 +55,7 @@ class RolloutCollector:
         self._world.check_stop()  # raises on all ranks where any has broken off
         assert generated is not None
         generation_s = time.monotonic() - started
-        with memory_phase("score", self._args):
+        with explain_out_of_memory("score", self._args):
             merged = _merge(self._world.gather(self._read(own, generated)), len(jobs))
         self.seconds = {
             "time/generate_s": generation_s,

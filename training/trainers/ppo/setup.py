@@ -112,7 +112,7 @@ def load_models(
         compute_dtype=dtype,
         tokens=len(tokenizer),
     )
-    with engine.sharded_init(args, world):  # under ZeRO-3, weights are split as they load
+    with engine.shard_while_loading(args, world):  # under ZeRO-3, weights are split as they load
         actor = policy(ActorCritic if is_shared else Policy)
         ref, reward_model = policy(), scalar()
         critic = None if is_shared else scalar()
@@ -124,12 +124,12 @@ def load_models(
             if model is not None:
                 use_cpu_blocks(model)
 
-    critic_optimizer = partial(optim.adamw, args=args, lr=args.critic_lr)
+    critic_optimizer = partial(optim.make_adamw, args=args, lr=args.critic_lr)
     return Models(
-        actor=engine.trainable(actor, args, world, partial(actor_optimizer, args=args)),
-        critic=engine.trainable(critic, args, world, critic_optimizer) if critic else None,
-        ref=engine.frozen(ref, args, world),
-        reward_model=engine.frozen(reward_model, args, world),
+        actor=engine.wrap_trainable(actor, args, world, partial(actor_optimizer, args=args)),
+        critic=engine.wrap_trainable(critic, args, world, critic_optimizer) if critic else None,
+        ref=engine.wrap_frozen(ref, args, world),
+        reward_model=engine.wrap_frozen(reward_model, args, world),
         hybrid=hybrid_of(actor.lm, args, world, tokenizer),
     )
 
@@ -137,7 +137,7 @@ def load_models(
 def actor_optimizer(module: nn.Module, args: PPOArgs) -> Optimizer:
     """AdamW at the actor's rate; a value head on its trunk learns at the critic's."""
     heads = module.value_head.parameters() if isinstance(module, ActorCritic) else ()
-    return optim.adamw(module, args, args.actor_lr, {head: args.critic_lr for head in heads})
+    return optim.make_adamw(module, args, args.actor_lr, {head: args.critic_lr for head in heads})
 
 
 def hybrid_of(lm: Any, args: PPOArgs, world: World, tokenizer: Tokenizer) -> HybridEngine:
@@ -154,6 +154,6 @@ def hybrid_of(lm: Any, args: PPOArgs, world: World, tokenizer: Tokenizer) -> Hyb
         device=world.device,
         dtype=engine.compute_dtype(args.dtype, world.device),
         batch_size=args.generation_batch_size,
-        gather=engine.gathered,
+        gather=engine.gather_parameters,
         should_stop=stopping.should_stop,
     )

@@ -54,20 +54,20 @@ class PPOTrainer:
         self._steps: list[dict[str, float]] = []  # metrics of its optimizer steps so far
         self._minibatches = 0  # that it has been learned from, those left out included
 
-    def progress(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the engines and the unfinished rollout."""
         return {
             "kl_coef": self.kl_coef,
             "steps": self._steps,
             "minibatches": self._minibatches,
-            "guard": self.guard.progress(),
+            "guard": self.guard.state_dict(),
         }
 
-    def restore(self, progress: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's `progress`."""
-        self.kl_coef, self._steps = progress["kl_coef"], progress["steps"]
-        self._minibatches = progress["minibatches"]
-        self.guard.restore(progress["guard"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.kl_coef, self._steps = state["kl_coef"], state["steps"]
+        self._minibatches = state["minibatches"]
+        self.guard.load_state_dict(state["guard"])
 
     def unfinished_tensors(self) -> dict[str, Tensor]:
         return {} if self.unfinished is None else self.unfinished.tensors()
@@ -148,7 +148,7 @@ class PPOTrainer:
         rows = range(len(rollout.responses))
         sums = UpdateSums(self._world, int(rollout.mask.sum()))
         values = learner.train_critic(rows, rollout, targets, sums)
-        values = self._world.all_sum(values.to(self._world.device)).cpu()
+        values = self._world.sum_over_ranks(values.to(self._world.device)).cpu()
         experience = make_experience(rollout, self._args, rewards, values)
         learner.train_actor(rows, experience, sums)
         self._optimizer_step(step, sums)

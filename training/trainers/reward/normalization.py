@@ -40,9 +40,9 @@ def sample_own_responses(
             f"--normalization_samples ({args.normalization_samples}) must be at least one for each "
             f"of the {world.size} ranks"
         )
-    with engine.sharded_init(args, world):
+    with engine.shard_while_loading(args, world):
         lm = load_causal_lm(args.model_name_or_path, tokenizer, device=world.device, dropout=0.0)
-    engine.frozen(lm, args, world)
+    engine.wrap_frozen(lm, args, world)
     hybrid = HybridEngine(
         lm,
         Sampling(max_new_tokens=args.normalization_new_tokens),
@@ -51,7 +51,7 @@ def sample_own_responses(
         device=world.device,
         dtype=engine.compute_dtype(args.dtype, world.device),
         batch_size=128,
-        gather=engine.gathered,
+        gather=engine.gather_parameters,
     )
     wanted = args.normalization_samples
     stride = max(len(prompts) // wanted, 1)

@@ -23,7 +23,7 @@ from training.models.tokenizers import Tokenizer, load_tokenizer
 from training.runtime import optim, publish
 from training.runtime.checkpoint_store import FOLDER as CHECKPOINTS
 from training.runtime.distributed import World
-from training.runtime.engine import TrainingEngine, compute_dtype, trainable
+from training.runtime.engine import TrainingEngine, compute_dtype, wrap_trainable
 from training.trainers.reward.normalization import OwnResponses, normalize
 from training.trainers.reward.step import RewardTrainer
 from training.trainers.saving import save_scalar
@@ -64,7 +64,9 @@ def reward_engine(model: ScalarModel, args: RewardArgs, world: World) -> Trainin
     add_lora(model.backbone, args)
     if args.cpu_blocks:
         use_cpu_blocks(model)
-    return trainable(model, args, world, partial(optim.adamw, args=args, lr=args.learning_rate))
+    return wrap_trainable(
+        model, args, world, partial(optim.make_adamw, args=args, lr=args.learning_rate)
+    )
 
 
 def reward_schedule(args: RewardArgs, world: World, trainer: RewardTrainer) -> Schedule:

@@ -60,7 +60,7 @@ class RewardTrainer:
         by_place = dict(enumerate(groups))
         readings = Readings()
         totals = torch.zeros(3, dtype=torch.float64, device=self._world.device)
-        for index, micro_batch in enumerate(self._world.stoppable(plan)):
+        for index, micro_batch in enumerate(self._world.iterate_stoppable(plan)):
             chosen = [groups[place] for place in micro_batch.samples]
             scores = self._scores(micro_batch, by_place)
             if chosen:
@@ -68,7 +68,7 @@ class RewardTrainer:
             loss, counts = self._loss(chosen, scores, weight_sum)
             totals += torch.stack([loss.detach().double(), *counts])
             self._engine.backward(loss, last=index == len(plan) - 1)
-        loss_sum, correct, counted = self._world.all_sum(totals).tolist()
+        loss_sum, correct, counted = self._world.sum_over_ranks(totals).tolist()
         norms = step_together(
             {"reward model": self._engine},
             lr_scale,
@@ -111,7 +111,7 @@ class RewardTrainer:
         self._engine.module.eval()
         places, samples = _parts(groups, self._args.responses_per_group)
         own: dict[tuple[int, int], float] = {}
-        for micro_batch in self._world.stoppable(self._plan(samples)):
+        for micro_batch in self._world.iterate_stoppable(self._plan(samples)):
             parts = {part: _part(groups, places[part]) for part in micro_batch.samples}
             scores = iter(self._scores(micro_batch, parts).tolist())
             for part in micro_batch.samples:

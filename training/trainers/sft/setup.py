@@ -34,7 +34,7 @@ from training.paths import (
 )
 from training.runtime import optim
 from training.runtime.distributed import World
-from training.runtime.engine import TrainingEngine, compute_dtype, trainable
+from training.runtime.engine import TrainingEngine, compute_dtype, wrap_trainable
 from training.trainers.schedule import Schedule
 from training.trainers.sft.step import SFTTrainer
 
@@ -126,11 +126,11 @@ def sft_engine(lm: nn.Module, args: SFTArgs, world: World, tokenizer: Tokenizer)
 
     def optimizer(module: nn.Module) -> Optimizer:
         if args.optimizer == "adamw":
-            return optim.adamw(module, args, args.learning_rate)
+            return optim.make_adamw(module, args, args.learning_rate)
         embeddings = [m for m in module.modules() if isinstance(m, nn.Embedding)]
         outside = {id(p) for m in (*embeddings, policy.lm.get_output_embeddings())
                    for p in m.parameters()}  # fmt: skip
-        return optim.muon(
+        return optim.make_muon(
             module,
             lambda parameter: parameter.dim() == 2 and id(parameter) not in outside,
             args,
@@ -138,7 +138,7 @@ def sft_engine(lm: nn.Module, args: SFTArgs, world: World, tokenizer: Tokenizer)
             muon_lr=args.muon_lr,
         )
 
-    return trainable(policy, args, world, optimizer)
+    return wrap_trainable(policy, args, world, optimizer)
 
 
 def sft_schedule(args: SFTArgs, world: World, trainer: SFTTrainer) -> Schedule:

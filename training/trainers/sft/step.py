@@ -48,13 +48,13 @@ class SFTTrainer:
         plan = self._plan(examples)
         readings = Readings()
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
-        for index, rows in enumerate(self._world.stoppable(plan)):
+        for index, rows in enumerate(self._world.iterate_stoppable(plan)):
             summed, logprobs = self._summed_loss(rows, examples)
             readings.add("log-prob", logprobs, partial(_sources, rows, examples))
             loss = summed / token_count
             total += loss.detach()
             self._engine.backward(loss, last=index == len(plan) - 1)
-        loss_sum = self._world.all_sum(total).item()
+        loss_sum = self._world.sum_over_ranks(total).item()
         norms = step_together(
             {"model": self._engine},
             lr_scale,
@@ -81,10 +81,10 @@ class SFTTrainer:
         """Cross-entropy per target token and its exponential, over all ranks."""
         self._engine.module.eval()
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
-        for rows in self._world.stoppable(self._plan(examples)):
+        for rows in self._world.iterate_stoppable(self._plan(examples)):
             total += self._summed_loss(rows, examples)[0]
         count = sum(sum(example.loss_mask) for example in examples)
-        loss = self._world.all_sum(total).item() / count
+        loss = self._world.sum_over_ranks(total).item() / count
         return {"loss/eval": loss, "perplexity/eval": perplexity(loss)}
 
     def _plan(self, examples: Sequence[EncodedText]) -> list[RowPlan]:
