@@ -82,7 +82,7 @@ def command(args: EnduranceArgs, scratch: Path) -> list[str]:
     model, reward_model, data = args.model, args.reward_model, args.data_path
     if not model:
         from training.models.tiny import write_random_scorer, write_tiny_lm
-        from training.preflight.verdict import TEXTS
+        from training.preflight.self_check import TEXTS
 
         model = write_tiny_lm(scratch / "model")
         reward_model = write_random_scorer(model, scratch / "reward_model", flag="--model")

@@ -20,7 +20,7 @@ def main() -> None:
         return dry_run.ppo(args)
     from training.data.stages import load_prompts
     from training.evaluation.judge_file import main_judge
-    from training.preflight.verdict import CHECKED_PROMPTS, verdict
+    from training.preflight.self_check import CHECKED_PROMPTS, run_self_check
     from training.runtime import distributed, publish
     from training.runtime.metrics import MetricLogger
     from training.runtime.resume import find_checkpoint
@@ -39,7 +39,7 @@ def main() -> None:
         checkpoints = CheckpointSaver(args, world, models.trained, found)
         checkpoints.restore_engines()
         if args.self_check and checkpoints.is_new:  # KL is 0 before the first update alone
-            verdict(args, world, tokenizer, models, prompts.train[:CHECKED_PROMPTS])
+            run_self_check(args, world, tokenizer, models, prompts.train[:CHECKED_PROMPTS])
 
         with MetricLogger(args, world, total_steps=args.max_steps, found=found) as log:
             run_ppo(args, world, tokenizer, prompts, models, log, checkpoints, judge)

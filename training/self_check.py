@@ -1,8 +1,8 @@
-"""Check an installation, or your own models, before you train.
+"""Check an installation, or your own models, before training.
 
 python -m training.self_check                                     # tiny random models, in seconds
 python -m training.self_check --model output/step1_sft --reward_model output/step2_reward
-torchrun --nproc_per_node 2 -m training.self_check --zero_stage 3   # whether ranks agree as well
+torchrun --nproc_per_node 2 -m training.self_check --zero_stage 3   # also compares ranks
 """
 
 import tempfile
@@ -15,7 +15,7 @@ from training.arguments.self_check import SelfCheckArgs
 def main() -> None:
     args = parse_args(SelfCheckArgs)
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
-    from training.preflight.verdict import check_folders
+    from training.preflight.self_check import check_folders
     from training.runtime import distributed
 
     with distributed.join_ranks(args) as world, tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""Each check passes on sound models, and fails on the fault that it is there for."""
+"""Each check passes on sound models and fails on the fault that it looks for."""
 
 import logging
 import math
@@ -16,9 +16,8 @@ from training.arguments.ppo import PPOArgs
 from training.hybrid_engine.engine import HybridEngine
 from training.models import scalar
 from training.models.tiny import write_random_scorer, write_tiny_lm
-from training.preflight.self_check import SelfCheck
-from training.preflight.table import Check, table
-from training.preflight.verdict import prompts_of, verdict
+from training.preflight.checks import Check, SelfCheck
+from training.preflight.self_check import format_table, make_prompts, run_self_check
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine
 from training.trainers.ppo.setup import Models, check_stages, load_models
@@ -54,9 +53,9 @@ class Parts:
 
 def failures(check: SelfCheck) -> set[str]:
     """The short names of the checks that fail."""
-    found = {each.name for each in check.run() if not each.is_ok}
-    assert found <= set(NAMES.values())
-    return {short for short, name in NAMES.items() if name in found}
+    failed = {each.name for each in check.run() if not each.is_ok}
+    assert failed <= set(NAMES.values())
+    return {short for short, name in NAMES.items() if name in failed}
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +76,14 @@ def parts(world, folders, tmp_path) -> Parts:
         max_new_tokens=16,
         max_prompt_length=64,
         critic="shared",
-        cpu_blocks=False,  # which would not run with the dropout that a test puts on
+        cpu_blocks=False,  # they do not run with the dropout that a test enables
     )
     tokenizer, settings = check_stages(args, world)
     models = load_models(args, world, tokenizer, settings)
-    return Parts(args, world, tokenizer, models, prompts_of(tokenizer, 4, longest=64))
+    return Parts(args, world, tokenizer, models, make_prompts(tokenizer, 4, longest=64))
 
 
-def test_sound_models_pass_every_check_far_inside_the_bounds(parts):
+def test_sound_models_pass_every_check_far_within_the_bounds(parts):
     checks = parts.check().run()
     assert [check.name for check in checks] == list(NAMES.values())
     assert all(check.is_ok for check in checks)
@@ -92,7 +91,7 @@ def test_sound_models_pass_every_check_far_inside_the_bounds(parts):
     assert all(check.measured < 1e-4 for check in equal)  # fp32; the bound is 1e-3
 
 
-def test_nothing_of_the_run_is_changed(parts):
+def test_the_run_is_unchanged_by_the_checks(parts):
     actor = parts.models.actor.module
     actor.train()
     before = [weight.detach().clone() for weight in actor.parameters()]
@@ -120,12 +119,12 @@ def test_an_actor_that_is_not_the_ref_fails_the_first_kl(parts):
 def test_a_decoder_at_another_temperature_fails_against_training(parts):
     parts.models.hybrid._sampling = replace(parts.models.hybrid._sampling, temperature=0.7)
     parts.models.hybrid._scheduler = None
-    found = parts.failures()
-    assert "generation" in found
-    assert found <= {"generation", "ending"}  # another temperature draws other responses
+    failed = parts.failures()
+    assert "generation" in failed
+    assert failed <= {"generation", "ending"}  # another temperature draws other responses
 
 
-def test_positions_that_count_padding_fail_the_padding(parts):
+def test_positions_that_count_padding_fail_the_padding_check(parts):
     def without_positions(original: Any, *inputs: Any) -> Any:
         return {k: v for k, v in original(*inputs).items() if k != "position_ids"}
 
@@ -147,14 +146,13 @@ def test_generation_that_writes_to_a_weight_fails(parts):
         assert parts.failures() == {"weights"}
 
 
-def test_pad_taken_for_eos_makes_the_end_unreachable(parts):
+def test_banning_eos_as_pad_makes_the_end_unreachable(parts):
     parts.models.actor.module.pad_id = parts.tokenizer.eos_token_id
     parts.models.ref.pad_id = parts.tokenizer.eos_token_id
-    found = parts.failures()
-    assert "ending" in found
+    assert "ending" in parts.failures()
 
 
-def test_a_stage_2_that_reads_one_token_too_early_fails_the_reward(parts):
+def test_reading_the_reward_one_token_early_fails_the_reward_check(parts):
     def early(original: Any, *inputs: Any, **options: Any) -> Any:
         batch, ends = original(*inputs, **options)
         return batch, {place: (row, index - 1) for place, (row, index) in ends.items()}
@@ -165,9 +163,9 @@ def test_a_stage_2_that_reads_one_token_too_early_fails_the_reward(parts):
 
 
 @pytest.mark.parametrize("what", ["weights", "readings", "nan"])
-def test_a_rank_that_differs_is_found(parts, what):
+def test_a_rank_that_differs_fails_the_check_of_ranks(parts, what):
     class Beside(World):
-        """A second rank that answers as this one but for one thing."""
+        """A second rank whose results differ from this one's in one respect."""
 
         def gather(self, value: Any) -> list[Any]:
             if not isinstance(value, tuple):
@@ -188,14 +186,14 @@ def test_a_weight_that_is_not_finite_fails(parts):
     assert {"ratio", "kl", "generation"} <= parts.failures()
 
 
-def test_the_table_gives_one_line_a_check_and_one_hint_a_failure():
+def test_the_table_has_one_line_per_check_and_one_hint_per_failure():
     checks = [
         Check("good", 0.5, 1.0, "unseen"),
         Check("bad", 2.0, 1.0, "do this"),
         Check("nan", math.nan, 1.0, "do that"),
         Check("reached", 0.5, 0.1, "unseen", at_least=True),
     ]
-    lines = table(checks).splitlines()
+    lines = format_table(checks).splitlines()
     assert [line.split()[-1] for line in lines[:5]] == ["ok", "yes", "NO", "NO", "yes"]
     assert lines[5:] == ["bad: do this", "nan: do that"]
     assert lines[4].split()[1:4] == ["0.5", ">=", "0.1"]
@@ -203,9 +201,9 @@ def test_the_table_gives_one_line_a_check_and_one_hint_a_failure():
 
 def test_a_failure_stops_the_run_and_names_the_check(parts, caplog):
     caplog.set_level(logging.INFO)
-    verdict(parts.args, parts.world, parts.tokenizer, parts.models, parts.prompts)
+    run_self_check(parts.args, parts.world, parts.tokenizer, parts.models, parts.prompts)
     with torch.no_grad():
         parts.models.ref.lm.transformer.wte.weight[:, 0] += 0.5
     with pytest.raises(GuardStop, match="1 of 8 checks failed: first KL to ref is 0"):
-        verdict(parts.args, parts.world, parts.tokenizer, parts.models, parts.prompts)
+        run_self_check(parts.args, parts.world, parts.tokenizer, parts.models, parts.prompts)
     assert "first KL to ref is 0: actor and ref are not one model" in caplog.text
