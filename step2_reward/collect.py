@@ -19,12 +19,13 @@ def main() -> None:
         collector = Collector(args, device)
         collection = collector.run()
         files = write_tasks(args, collection)
-        collector.forget()
+        collector.delete_progress()
 
         for kind, tasks in collection.tasks.items():
             print(f"{len(tasks)} {kind} tasks")
-        if collection.left_out:
-            print(f"{collection.left_out} prompts left out: fewer than two distinct responses")
+        if collection.skipped_prompts:
+            skipped = collection.skipped_prompts
+            print(f"{skipped} prompts left out: fewer than two distinct responses")
         print("written:", *files)
         for line in upload.run():
             print(line)

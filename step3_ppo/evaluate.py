@@ -13,18 +13,23 @@ def main() -> None:
     # Imported only now, so that --help and a mistyped flag are answered before torch is loaded.
     from training.evaluation.evaluator import Evaluator
     from training.evaluation.inputs import read_inputs
-    from training.evaluation.output_files import REPORT, side_labels, start_output, write_results
+    from training.evaluation.output_files import (
+        REPORT,
+        choose_labels,
+        prepare_output,
+        write_results,
+    )
     from training.evaluation.summary import format_table, list_warnings
     from training.runtime import process
 
     with process.run_tool(args) as device:
         inputs = read_inputs(args)
-        folder = start_output(args)
+        folder = prepare_output(args)
         evaluation = Evaluator(args, inputs, device)
         summary = evaluation.run()
         write_results(args, summary, inputs.texts, evaluation.sides, inputs.notes)
 
-        print(format_table(summary, labels=side_labels(args)))
+        print(format_table(summary, labels=choose_labels(args)))
         for warning in list_warnings(summary, args.kl_target or None):
             print(f"warning: {warning}")
         print(f"\nreport: {folder / REPORT}")

@@ -19,7 +19,7 @@ def main() -> None:
 
         return dry_run.ppo(args)
     from training.data.stages import load_prompts
-    from training.evaluation.judge_file import main_judge
+    from training.evaluation.judge_file import load_main_judge
     from training.preflight.self_check import CHECKED_PROMPTS, run_self_check
     from training.runtime import distributed, publish
     from training.runtime.metrics import MetricLogger
@@ -33,7 +33,7 @@ def main() -> None:
         found = find_checkpoint(args, world)
         tokenizer, settings = check_stages(args, world)
         prompts = load_prompts(args, tokenizer)
-        judge = main_judge(args.judge)
+        judge = load_main_judge(args.judge)
         models = load_models(args, world, tokenizer, settings)
 
         checkpoints = CheckpointSaver(args, world, models.trained, found)

@@ -22,7 +22,7 @@ def fit_judge(judge: SentimentJudge, folder: Path, *, example: str) -> float:
     held_out = max(1, round(len(rows) * HELD_OUT))
     test, train = rows[:held_out], rows[held_out:]
     judge.fit([row["text"] for row in train], [row["label"] for row in train])
-    return judge.accuracy([row["text"] for row in test], [row["label"] for row in test])
+    return judge.measure_accuracy([row["text"] for row in test], [row["label"] for row in test])
 
 
 def agreement(

@@ -44,7 +44,7 @@ def collected(args: CollectArgs, **changes: Any) -> Any:
 def test_each_distinct_prompt_gets_responses_that_differ(args):
     found = collected(args, tasks="ranker", samples_per_prompt=3)
     tasks = found.tasks["ranker"]
-    assert len(tasks) + found.left_out == 6
+    assert len(tasks) + found.skipped_prompts == 6
     for task in tasks:
         texts = [item["body"] for item in task["data"]["items"]]
         assert 2 <= len(texts) <= 3
@@ -70,13 +70,13 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(args, monkeypatch):
     lines = progress.read_text().splitlines(keepends=True)
     progress.write_text("".join(lines[:3]) + lines[3][:20])  # two prompts, and a cut line
     drawn: list[int] = []
-    original = Collector._drawn
+    original = Collector._generate
 
-    def watched(self, engine, place, prompts, each):
+    def watched(self, engine, index, prompts, count):
         drawn.extend(prompt.prompt_id for prompt in prompts)
-        return original(self, engine, place, prompts, each)
+        return original(self, engine, index, prompts, count)
 
-    monkeypatch.setattr(Collector, "_drawn", watched)
+    monkeypatch.setattr(Collector, "_generate", watched)
     assert collected(args).tasks == whole
     assert set(drawn) == {2, 3, 4, 5}
 

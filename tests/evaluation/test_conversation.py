@@ -37,7 +37,7 @@ def told(path, line, *, said=(), **flags):
     """The text that the model reads for a line, after these earlier lines."""
     talk = conversation(path, max_new_tokens=3, **flags)
     answers = [talk.reply(earlier, lambda _: None) for earlier in said]
-    ids = talk._prompt(line)
+    ids = talk._encode(line)
     return talk._tokenizer.decode(ids), answers
 
 
@@ -119,7 +119,7 @@ def test_forgetting_starts_over(chat_model):
     talk = conversation(chat_model, max_new_tokens=3)
     talk.reply("a", lambda _: None)
     talk.forget()
-    assert talk._tokenizer.decode(talk._prompt("b")) == "<u>b<a>"
+    assert talk._tokenizer.decode(talk._encode("b")) == "<u>b<a>"
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_the_oldest_turns_are_forgotten_when_there_is_no_room(chat_model):
     answer = ""
     for line in ("first " * 4, "second " * 2):
         answer = talk.reply(line, lambda _: None)
-    text = talk._tokenizer.decode(talk._prompt("third"))
+    text = talk._tokenizer.decode(talk._encode("third"))
     assert "first" not in text
     assert text == f"<u>second second <a>{answer.strip()}<u>third<a>"
 

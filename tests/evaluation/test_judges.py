@@ -27,7 +27,10 @@ def test_scores_are_log_odds(judge):
 
 
 def test_accuracy_is_the_share_told_right(judge):
-    assert judge.accuracy(["wonderful", "wonderful", "tedious", "moving"], [1, 0, 0, 1]) == 0.75
+    assert (
+        judge.measure_accuracy(["wonderful", "wonderful", "tedious", "moving"], [1, 0, 0, 1])
+        == 0.75
+    )
 
 
 def test_fitting_again_gives_the_same_scores(judge):

@@ -34,7 +34,9 @@ def indifferent(tmp_path):
 def test_to_a_reader_without_a_preference_every_text_is_as_likely_as_its_vocabulary_is_wide(
     indifferent, text
 ):
-    assert indifferent.perplexities([text]) == pytest.approx([WORDS - 1], rel=1e-5)  # less PAD
+    assert indifferent.compute_perplexities([text]) == pytest.approx(
+        [WORDS - 1], rel=1e-5
+    )  # less PAD
 
 
 def test_the_first_word_and_the_end_count_and_neighbours_do_not(tmp_path):
@@ -46,28 +48,30 @@ def test_the_first_word_and_the_end_count_and_neighbours_do_not(tmp_path):
         logits = lm.eval()(torch.tensor([ids])).logits[0, :-1].double()
     logits[:, PAD_ID] = -torch.inf
     losses = -logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])
-    assert reader.perplexities(texts)[0] == pytest.approx(losses.mean().exp().item(), rel=1e-4)
-    alone = [reader.perplexities([text])[0] for text in texts]
-    assert reader.perplexities(texts) == pytest.approx(alone, rel=1e-4)
+    assert reader.compute_perplexities(texts)[0] == pytest.approx(
+        losses.mean().exp().item(), rel=1e-4
+    )
+    alone = [reader.compute_perplexities([text])[0] for text in texts]
+    assert reader.compute_perplexities(texts) == pytest.approx(alone, rel=1e-4)
 
 
 def test_a_text_longer_than_its_positions_is_read_as_far_as_they_go(tmp_path):
     reader = reader_of(tmp_path, gpt2(WORDS, seed=1))
     start = " ".join(f"w{n % 9}" for n in range(47))
-    assert reader.perplexities([start + " w1 w2 w3"]) == pytest.approx(
-        reader.perplexities([start + " w7"])
+    assert reader.compute_perplexities([start + " w1 w2 w3"]) == pytest.approx(
+        reader.compute_perplexities([start + " w7"])
     )
 
 
 def test_the_median_is_the_middle_text(tmp_path):
     reader = reader_of(tmp_path, gpt2(WORDS, seed=1))
     texts = ["w1 w2", "w3", "w4 w5 w6"]
-    assert reader.median_perplexity(texts) == sorted(reader.perplexities(texts))[1]
+    assert reader.compute_median_perplexity(texts) == sorted(reader.compute_perplexities(texts))[1]
 
 
 def test_nothing_to_read_is_an_error(indifferent):
     with pytest.raises(UserError, match="no text"):
-        indifferent.median_perplexity([])
+        indifferent.compute_median_perplexity([])
 
 
 def test_an_evaluation_reads_both_sides_and_what_people_answered(evaluate_args, made, tmp_path):
@@ -85,10 +89,12 @@ def test_an_evaluation_reads_both_sides_and_what_people_answered(evaluate_args, 
     summary = evaluation.run()
     reader = Reader(str(made / "other_words"), device=CPU, dtype=torch.float32, token_budget=10_000)
     expected = {
-        side: reader.median_perplexity([a + b for a, b in zip(inputs.texts, texts, strict=True)])
+        side: reader.compute_median_perplexity(
+            [a + b for a, b in zip(inputs.texts, texts, strict=True)]
+        )
         for side, texts in evaluation.sides.items()
     }
-    expected["human"] = reader.median_perplexity(inputs.human)
+    expected["human"] = reader.compute_median_perplexity(inputs.human)
     assert summary["perplexity"] == pytest.approx(expected, rel=1e-4)
     table = format_table(summary)
     assert "reader's perplexity, median" in table

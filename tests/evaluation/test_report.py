@@ -12,7 +12,7 @@ from training.evaluation.charts import (
     format_number,
 )
 from training.evaluation.report import read_metrics, write_report
-from training.evaluation.summary import compare
+from training.evaluation.summary import compare_responses
 
 VOID = {"meta", "br", "img", "link"}
 NASTY = "<script>alert('x')</script> & \"quoted\" <b>"
@@ -27,7 +27,7 @@ def lovely(texts):
 
 @pytest.fixture
 def summary():
-    summary = compare(
+    summary = compare_responses(
         BEFORE, AFTER, ["a", "b", "c"] * 2, {"judge": lovely}, others={"best_of_4": AFTER}
     )
     summary["kl"] = 5.5
@@ -146,7 +146,7 @@ def test_samples_stand_side_by_side_and_an_empty_one_is_named(summary, tmp_path)
 
 def test_a_report_needs_no_judge_curves_or_samples(tmp_path):
     path = tmp_path / "report.html"
-    write_report(compare(BEFORE, AFTER, ["a"] * 6, {}), [], {}, path)
+    write_report(compare_responses(BEFORE, AFTER, ["a"] * 6, {}), [], {}, path)
     text = path.read_text("utf-8")
     assert "Learning curves" not in text
     assert "Samples" not in text

@@ -17,7 +17,7 @@ from training.data.encode import EncodedGroup
 from training.data.records import Pair
 from training.evaluation.evaluator import Evaluator
 from training.evaluation.inputs import read_inputs
-from training.evaluation.output_files import side_labels, start_output, write_results
+from training.evaluation.output_files import choose_labels, prepare_output, write_results
 from training.evaluation.reward_model.accuracy import accuracy_entry
 from training.evaluation.sampling import (
     load_policy,
@@ -295,7 +295,7 @@ def test_a_run_that_has_not_finished_is_refused(evaluate_args, made, tmp_path):
 def test_a_models_folder_is_never_written_to(evaluate_args, made):
     before = sorted(path.name for path in (made / "after").iterdir())
     with pytest.raises(UserError, match="holds a model"):
-        start_output(evaluate_args(output_dir=str(made / "after")))
+        prepare_output(evaluate_args(output_dir=str(made / "after")))
     assert sorted(path.name for path in (made / "after").iterdir()) == before
 
 
@@ -333,7 +333,7 @@ def test_the_files_hold_every_pair_and_the_summary_its_keys(evaluate_args, made)
         best_of=[4], comparisons_path=[str(made / "comparisons.jsonl")], group_by="place"
     )
     inputs = read_inputs(args)
-    folder = start_output(args)
+    folder = prepare_output(args)
     evaluation = Evaluator(args, inputs, CPU)
     write_results(args, evaluation.run(), inputs.texts, evaluation.sides, None)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -358,9 +358,12 @@ def test_the_files_hold_every_pair_and_the_summary_its_keys(evaluate_args, made)
 
 
 def test_columns_are_called_after_the_folders_unless_told(evaluate_args, made):
-    assert side_labels(evaluate_args()) == ("before", "after")
-    assert side_labels(evaluate_args(after=str(made / "other_words"))) == ("before", "other_words")
-    assert side_labels(evaluate_args(labels=["SFT", "PPO"])) == ("SFT", "PPO")
+    assert choose_labels(evaluate_args()) == ("before", "after")
+    assert choose_labels(evaluate_args(after=str(made / "other_words"))) == (
+        "before",
+        "other_words",
+    )
+    assert choose_labels(evaluate_args(labels=["SFT", "PPO"])) == ("SFT", "PPO")
 
 
 def test_a_response_keeps_the_space_that_decoding_it_alone_would_lose():

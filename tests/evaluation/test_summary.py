@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from training.evaluation.summary import compare, format_table, list_warnings, table_rows
+from training.evaluation.summary import build_table, compare_responses, format_table, list_warnings
 
 BEFORE = ["plain words here now", "some more plain words", "a dull thing it is", "nothing to say"]
 AFTER = ["good plain words here", "some good good words", "a dull thing again", "good to say it"]
@@ -22,7 +22,7 @@ JUDGES = {"judge": count_good, "vader": count_words}
 
 @pytest.fixture
 def summary():
-    return compare(BEFORE, AFTER, GROUPS, JUDGES)
+    return compare_responses(BEFORE, AFTER, GROUPS, JUDGES)
 
 
 def healthy(**changes):
@@ -52,7 +52,7 @@ def test_intervals_are_resampled_by_group(summary):
 
 
 def test_a_text_compared_with_itself_is_a_draw():
-    summary = compare(BEFORE, BEFORE, GROUPS, JUDGES)
+    summary = compare_responses(BEFORE, BEFORE, GROUPS, JUDGES)
     assert summary["judge"]["win_rate"] == 0.5
     assert summary["judge"]["win_rate_ci"] == [0.5, 0.5]
     assert summary["distinct2"]["before"] == summary["distinct2"]["after"]
@@ -66,9 +66,9 @@ def test_judges_read_the_given_words_and_counts_do_not():
         return [0.0] * len(texts)
 
     given = ["good start:", "good start:", "good start:", "good start:"]
-    with_given = compare(BEFORE, AFTER, GROUPS, {"judge": listen}, given=given)
+    with_given = compare_responses(BEFORE, AFTER, GROUPS, {"judge": listen}, given=given)
     assert seen[0] == "good start:plain words here now"
-    without = compare(BEFORE, AFTER, GROUPS, JUDGES)
+    without = compare_responses(BEFORE, AFTER, GROUPS, JUDGES)
     for key in ("length", "distinct2", "duplicates"):
         assert with_given[key] == without[key]
 
@@ -76,13 +76,13 @@ def test_judges_read_the_given_words_and_counts_do_not():
 def test_distinct_2_is_taken_over_equally_many_words():
     varied = [f"w{n} x{n} y{n}" for n in range(20)]
     repeating = ["same words again " * 5] * 20
-    long = compare(varied, repeating, [str(n) for n in range(20)], {})
+    long = compare_responses(varied, repeating, [str(n) for n in range(20)], {})
     # Over the first 60 words: four texts of 15 words, each with 14 pairs, three of them distinct.
     assert long["distinct2"] == {"before": 1.0, "after": 3 / 56}
 
 
 def test_best_of_n_is_compared_with_before_too():
-    summary = compare(BEFORE, AFTER, GROUPS, JUDGES, others={"best_of_4": AFTER})
+    summary = compare_responses(BEFORE, AFTER, GROUPS, JUDGES, others={"best_of_4": AFTER})
     assert summary["best_of_4"]["win_rate"] == summary["judge"]["win_rate"]
     assert summary["best_of_4"]["judge"]["mean"] == summary["judge"]["after"]
     assert summary["best_of_4"]["vader"]["win_rate"] == summary["vader"]["win_rate"]
@@ -95,7 +95,7 @@ def test_the_summary_is_plain_json(summary):
 
 def test_sides_of_different_length_are_refused():
     with pytest.raises(ValueError, match="after has 3 entries for 4 prompts"):
-        compare(BEFORE, AFTER[:3], GROUPS, JUDGES)
+        compare_responses(BEFORE, AFTER[:3], GROUPS, JUDGES)
 
 
 def test_no_guard_objects_to_a_healthy_run():
@@ -134,9 +134,9 @@ def test_without_a_target_kl_is_not_guarded():
 
 
 def test_the_table_has_a_column_for_each_side():
-    summary = compare(BEFORE, AFTER, GROUPS, JUDGES, others={"best_of_4": AFTER})
+    summary = compare_responses(BEFORE, AFTER, GROUPS, JUDGES, others={"best_of_4": AFTER})
     summary["kl"], summary["best_of_4"]["kl"] = 6.25, 0.64
-    rows = {row[0]: row[1:] for row in table_rows(summary)}
+    rows = {row[0]: row[1:] for row in build_table(summary)}
     assert rows[""] == ["SFT", "PPO", "best of 4"]
     assert rows["judge, mean"] == ["0.00", "1.00", "1.00"]
     assert rows["judge, win rate over SFT"][:2] == ["", "0.875 [0.750, 1.000]"]
@@ -149,10 +149,11 @@ def test_the_terminal_shows_accuracy_beside_the_human_ceiling(summary):
         "accuracy_ci": [0.67, 0.71],
         "human_ceiling": 0.801,
         "accuracy_gap1": 0.77,
+        "accuracy_gap1_ci": [0.74, 0.8],
     }
     text = format_table(summary, labels=("start", "trained"))
-    assert "all pairs: 0.690 [0.670, 0.710]; one human rater a side: 0.801" in text
-    assert "at least one point apart: 0.770\n" in text + "\n"
+    assert "all pairs: 0.690 [0.670, 0.710]; one human rater per side: 0.801" in text
+    assert "at least one point apart: 0.770 [0.740, 0.800]\n" in text + "\n"
     assert "judge, win rate over start" in text
 
 
@@ -166,10 +167,10 @@ def test_columns_of_the_terminal_table_line_up(summary):
 def test_chinese_is_measured_in_characters_with_a_bound_of_its_own():
     before = ["房间很大也很干净，服务很好"] * 4
     after = ["房间很好，服务也好。"] * 2 + ["价格便宜，速度快。"] * 2
-    summary = compare(before, after, GROUPS, {})
+    summary = compare_responses(before, after, GROUPS, {})
     assert summary["length_unit"] == "characters"
     assert summary["length"] == {"before": 12.0, "after": 7.5}
-    assert ["characters", "12.0", "7.5"] in table_rows(summary)
+    assert ["characters", "12.0", "7.5"] in build_table(summary)
     assert "short: 7.5 characters on average, below 11" in " ".join(list_warnings(summary, None))
     assert not any("repeats itself" in warning for warning in list_warnings(summary, None))
 

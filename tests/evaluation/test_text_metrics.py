@@ -1,17 +1,17 @@
 import pytest
 
 from training.evaluation.text_metrics import (
+    compute_duplicate_rate,
+    compute_mean_length,
+    count_words,
     distinct_n,
-    duplicate_share,
     is_counted_in_characters,
     split_words,
-    word_count,
-    words_mean,
 )
 
 
 def test_words_are_what_spaces_separate():
-    assert words_mean(["one two  three", "", " it's\nfine "]) == pytest.approx(5 / 3)
+    assert compute_mean_length(["one two  three", "", " it's\nfine "]) == pytest.approx(5 / 3)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_words_of_languages_with_spaces_are_what_split_gives():
 def test_distinct_2_of_chinese_counts_pairs_of_characters():
     # 很 好, 好 很, 很 好: two different among three
     assert distinct_n(["很好很好"], n=2, words=4) == pytest.approx(2 / 3)
-    assert words_mean(["很好很好", "差"]) == 2.5
+    assert compute_mean_length(["很好很好", "差"]) == 2.5
 
 
 def test_the_unit_is_what_most_words_are():
@@ -72,16 +72,16 @@ def test_case_does_not_make_words_distinct():
 
 def test_a_model_that_says_one_thing_has_next_to_no_variety():
     texts = ["fine acting and " * 8] * 100
-    assert distinct_n(texts, n=2, words=word_count(texts)) < 0.01
+    assert distinct_n(texts, n=2, words=count_words(texts)) < 0.01
 
 
 def test_texts_that_repeat_an_earlier_one_are_duplicates():
-    assert duplicate_share(["A fine film.", "a fine  film. ", "another", "x"]) == 0.25
-    assert duplicate_share(["a", "b"]) == 0.0
+    assert compute_duplicate_rate(["A fine film.", "a fine  film. ", "another", "x"]) == 0.25
+    assert compute_duplicate_rate(["a", "b"]) == 0.0
 
 
 def test_no_texts_at_all_are_refused():
     with pytest.raises(ValueError, match="at least one text"):
-        duplicate_share([])
+        compute_duplicate_rate([])
     with pytest.raises(ValueError, match="at least one text"):
-        words_mean([])
+        compute_mean_length([])

@@ -1,4 +1,4 @@
-"""Talking to a saved model: one reply after the other, each token as text once it is whole."""
+"""Talk to a saved model: replies are streamed as text."""
 
 from collections.abc import Callable, Sequence
 
@@ -25,8 +25,10 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a character's first bytes decod
 
 
 class Conversation:
-    """A model and what has been said. With a chat template (or --mode chat) each line is a turn
-    after the turns before it; otherwise it stands alone in --prompt_template.
+    """A model and the turns so far.
+
+    With a chat template (or --mode chat) each line is a turn of the conversation; otherwise each
+    line is a prompt of its own in --prompt_template.
     """
 
     def __init__(self, args: ChatArgs, device: torch.device) -> None:
@@ -35,8 +37,8 @@ class Conversation:
         self._template = check_prompt_template(args.prompt_template)
         self._chat_template = load_chat_template(args.chat_template)
         has_template = bool(self._chat_template or self._tokenizer.chat_template)
-        by_itself = has_template and args.prompt_template == "{prompt}"
-        self.is_chat = args.mode == "chat" or (args.mode == "auto" and by_itself)
+        prefers_chat = has_template and args.prompt_template == "{prompt}"
+        self.is_chat = args.mode == "chat" or (args.mode == "auto" and prefers_chat)
         dtype = compute_dtype(args.dtype, device)
         self._policy = load_policy(
             args.model, self._tokenizer, flag="--model", device=device, dtype=dtype
@@ -46,18 +48,18 @@ class Conversation:
         self._asked = 0
 
     def reply(self, line: str, on_text: Callable[[str], None]) -> str:
-        """The response to a line, each part handed to `on_text` as soon as it is known.
+        """Respond to a line, passing each piece of text to `on_text` as soon as it is complete.
 
-        Older turns are forgotten when the model has no room for them.
+        The oldest turns are dropped when the model has no room for them.
         """
-        prompt = self._prompt(line)
+        prompt = self._encode(line)
         if not prompt:
             raise UserError("the tokenizer makes no tokens of that")
-        room = self._room(prompt)
+        limit = self._limit_response(prompt)
         key = SampleKey(self._args.seed, 0, self._asked, 0)
         self._asked += 1
         stream = TextStream(self._tokenizer, prompt, on_text)
-        sampling = sampling_of(self._args, max_new_tokens=min(self._args.max_new_tokens, room))
+        sampling = sampling_of(self._args, max_new_tokens=min(self._args.max_new_tokens, limit))
         engine = hybrid_engine(self._policy, self._tokenizer, sampling, batch_size=1)
         engine.stream(prompt, key, stream.add)
         if self.is_chat and stream.text.strip():
@@ -65,11 +67,11 @@ class Conversation:
         return stream.text
 
     def forget(self) -> None:
-        """Start over, with no turns before."""
+        """Drop all turns."""
         self._history = []
 
-    def _prompt(self, line: str) -> list[int]:
-        """Token ids of what the model reads; shortens the history to make room."""
+    def _encode(self, line: str) -> list[int]:
+        """Return the token ids of the prompt; drops old turns to make room."""
         if not self.is_chat:
             return tokenize_plain(self._tokenizer, [self._template.replace("{prompt}", line)])[0]
         while True:
@@ -82,8 +84,8 @@ class Conversation:
                 return ids
             self._history = self._history[2:]
 
-    def _room(self, prompt: Sequence[int]) -> int:
-        """How many tokens a response may have."""
+    def _limit_response(self, prompt: Sequence[int]) -> int:
+        """Return how many tokens the response may have."""
         if self._limit is None:
             return self._args.max_new_tokens
         if len(prompt) >= self._limit:
@@ -95,7 +97,7 @@ class Conversation:
 
 
 class TextStream:
-    """Tokens in, text out: a character is handed on when all of its bytes are there."""
+    """Turns tokens into text: a character is passed on once all of its bytes are there."""
 
     def __init__(
         self, tokenizer: Tokenizer, prompt: Sequence[int], on_text: Callable[[str], None]
@@ -104,10 +106,10 @@ class TextStream:
         self._prompt = prompt
         self._on_text = on_text
         self._ids: list[int] = []
-        self.text = ""  # handed on so far
+        self.text = ""  # passed on so far
 
     def add(self, token: int) -> None:
-        """Take the next token of the response."""
+        """Add the next token of the response."""
         self._ids.append(token)
         whole = response_texts(self._tokenizer, [self._prompt], [self._ids])[0]
         known = whole.rstrip(UNFINISHED)

@@ -1,4 +1,4 @@
-"""What `evaluate.py` was given, read and checked before any weight is loaded."""
+"""Read and check everything that `evaluate.py` is given, before any weights are loaded."""
 
 import json
 import logging
@@ -17,7 +17,6 @@ from training.data.encode import (
     EncodedPrompt,
     check_prompt_template,
     encode_groups,
-    encode_prompts,
 )
 from training.data.outcomes import collect_rows
 from training.data.records import (
@@ -28,21 +27,16 @@ from training.data.records import (
 )
 from training.data.sources import read_rows
 from training.evaluation.judge_file import load_judge_file
+from training.evaluation.loading import check_positions, check_reward_model, tokenize_prompts
 from training.evaluation.sampling import check_language_model
 from training.judge import Judge
-from training.models.loading import Config, check_fits, count_positions, load_config
-from training.models.scalar import BACKBONE_FOLDER, ScalarSettings, read_settings
-from training.models.tokenizers import (
-    Tokenizer,
-    check_same_tokenizer,
-    has_same_tokens,
-    load_tokenizer,
-)
-from training.runtime.publish import check_complete
+from training.models.loading import Config, count_positions
+from training.models.scalar import ScalarSettings
+from training.models.tokenizers import Tokenizer, has_same_tokens
 
 logger = logging.getLogger(__name__)
 
-UNLIMITED_LENGTH = 1024  # of a comparison, where the reward model names no limit of its own
+UNLIMITED_LENGTH = 1024  # of a comparison, if the reward model has no limit
 
 
 @dataclass(frozen=True)
@@ -61,39 +55,43 @@ class Side:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Two sides with the same prompts in the same order, and who judges them."""
+    """Two sides with the same prompts in the same order, and their judges."""
 
     before: Side
     after: Side
     texts: list[str]  # the prompts as the user wrote them
-    groups: list[str]  # what the intervals resample
-    given: list[str] | None  # what judges read before a response
-    human: list[str]  # what a judge would read of the answers that people gave
+    groups: list[str]  # the group of each prompt; intervals resample groups
+    given: list[str] | None  # what judges read before each response
+    human: list[str]  # people's answers, as a judge would read them
     judges: dict[str, Judge]
     scorer: ScalarSettings | None  # of the reward model
     comparisons: list[EncodedGroup]
     notes: Mapping[str, Sequence[str]] | None
 
     @property
-    def share_tokens(self) -> bool:
-        """Whether one side can read the other's tokens, so that there is a KL."""
+    def has_same_tokens(self) -> bool:
+        """True if each model can read the other's tokens, so that there is a KL."""
         return has_same_tokens(self.before.tokenizer, self.after.tokenizer)
 
 
 def read_inputs(args: EvaluateArgs) -> Inputs:
-    """Everything that flags and files can tell."""
-    tokenizers = {
-        name: _checked_model(args, getattr(args, name), f"--{name}") for name in ("before", "after")
-    }
+    """Read the flags' files; raises UserError for what cannot be evaluated."""
+    tokenizers = {name: _check_model(args, name) for name in ("before", "after")}
     scorer, comparisons = None, []
-    if args.reward_model_name_or_path:
-        scorer, config = _checked_scorer(args, tokenizers)
-        comparisons = _comparisons(args, tokenizers["before"], config)
+    if path := args.reward_model_name_or_path:
+        scorer, config = check_reward_model(
+            path,
+            {getattr(args, name): tokenizer for name, tokenizer in tokenizers.items()},
+            flag="--reward_model_name_or_path",
+        )
+        check_positions(args, config)
+        comparisons = _read_comparisons(args, tokenizers["before"], config)
     if args.reader_model_name_or_path:
         check_language_model(args.reader_model_name_or_path, flag="--reader_model_name_or_path")
-    records = _prompts(args)
+    records = _read_prompts(args)
     encoded = {
-        name: _encoded(args, records, tokenizer, name) for name, tokenizer in tokenizers.items()
+        name: tokenize_prompts(args, records, tokenizer, name=f"prompts for {name}")
+        for name, tokenizer in tokenizers.items()
     }
     kept = set.intersection(*({p.prompt_id for p in prompts} for prompts in encoded.values()))
     records = [record for record in records if record.prompt_id in kept]
@@ -107,94 +105,55 @@ def read_inputs(args: EvaluateArgs) -> Inputs:
         for name, prompts in encoded.items()
     }
     reads_prompt = args.judge_text == "prompt_and_response"
-    given = [_given(r, args.judge_text_after) if reads_prompt else "" for r in records]
+    given = [_cut_prompt(r, args.judge_text_after) if reads_prompt else "" for r in records]
     return Inputs(
         **sides,
         texts=[record.text for record in records],
-        groups=[_group(record, args.group_by) for record in records],
+        groups=[_find_group(record, args.group_by) for record in records],
         given=given if reads_prompt else None,
-        human=_human(args, dict(zip((r.text for r in records), given, strict=True))),
+        human=_read_human_answers(args, dict(zip((r.text for r in records), given, strict=True))),
         judges=load_judge_file(args.judge[0], args.judge[1:]) if args.judge else {},
         scorer=scorer,
         comparisons=comparisons,
-        notes=_notes(args.notes),
+        notes=_read_notes(args.notes),
     )
 
 
-def _checked_model(args: EvaluateArgs, path: str, flag: str) -> Tokenizer:
-    config, tokenizer = check_language_model(path, flag=flag)
-    _check_room(args, config)
+def _check_model(args: EvaluateArgs, name: str) -> Tokenizer:
+    config, tokenizer = check_language_model(getattr(args, name), flag=f"--{name}")
+    check_positions(args, config)
     return tokenizer
 
 
-def _check_room(args: EvaluateArgs, config: Config) -> None:
-    check_fits(
-        config,
-        args.max_prompt_length + args.max_new_tokens,
-        flags=f"--max_prompt_length {args.max_prompt_length} and --max_new_tokens "
-        f"{args.max_new_tokens} can",
-    )
-
-
-def _checked_scorer(
-    args: EvaluateArgs, tokenizers: Mapping[str, Tokenizer]
-) -> tuple[ScalarSettings, Config]:
-    """The reward model's settings and config."""
-    path, flag = args.reward_model_name_or_path, "--reward_model_name_or_path"
-    settings = read_settings(path, flag=flag, hint="give a folder of stage 2")
-    check_complete(path, flag=flag, hint="wait for it, or start it again")
-    tokenizer = load_tokenizer(path, flag=flag)
-    for name, other in tokenizers.items():
-        check_same_tokenizer(other, tokenizer, getattr(args, name), path)
-    folder = path if settings.is_plain else str(Path(path) / BACKBONE_FOLDER)
-    config = load_config(folder, flag=flag, hint="give a folder of stage 2")
-    _check_room(args, config)
-    return settings, config
-
-
-def _comparisons(args: EvaluateArgs, tokenizer: Tokenizer, config: Config) -> list[EncodedGroup]:
+def _read_comparisons(
+    args: EvaluateArgs, tokenizer: Tokenizer, config: Config
+) -> list[EncodedGroup]:
     if not args.comparisons_path:
         return []
     convert = partial(convert_if_export, args=args)
     rows = read_rows(args.comparisons_path, stage="reward", split=args.split, convert=convert)
-    room = count_positions(config) or UNLIMITED_LENGTH
+    limit = count_positions(config) or UNLIMITED_LENGTH
     outcomes = encode_groups(
         [parse_group(row, source) for row, source in rows],
         tokenizer,
-        max_length=room,
+        max_length=limit,
         prompt_template=check_prompt_template(args.prompt_template),
         chat_template=load_chat_template(args.chat_template),
     )
-    groups, report = collect_rows(outcomes, f"the {room} tokens of --reward_model_name_or_path")
+    groups, report = collect_rows(outcomes, f"the {limit} tokens of --reward_model_name_or_path")
     logger.info("comparisons: %s", report.summary())
     return groups
 
 
-def _prompts(args: EvaluateArgs) -> list[Prompt]:
+def _read_prompts(args: EvaluateArgs) -> list[Prompt]:
     rows = read_rows(args.data_path, stage="ppo", split=args.split)
     records = [parse_prompt(row, source, index) for index, (row, source) in enumerate(rows)]
     count = min(args.max_prompts or len(records), len(records))
     return [records[index * len(records) // count] for index in range(count)]
 
 
-def _encoded(
-    args: EvaluateArgs, records: Sequence[Prompt], tokenizer: Tokenizer, name: str
-) -> list[EncodedPrompt]:
-    outcomes = encode_prompts(
-        records,
-        tokenizer,
-        max_prompt_length=args.max_prompt_length,
-        prompt_template=check_prompt_template(args.prompt_template),
-        chat_template=load_chat_template(args.chat_template),
-        overlong=args.overlong_prompts,
-    )
-    prompts, report = collect_rows(outcomes, f"--max_prompt_length {args.max_prompt_length}")
-    logger.info("prompts for %s: %s", name, report.summary())
-    return prompts
-
-
-def _human(args: EvaluateArgs, given: Mapping[str, str]) -> list[str]:
-    """What people answered to these prompts, as judges would read it."""
+def _read_human_answers(args: EvaluateArgs, given: Mapping[str, str]) -> list[str]:
+    """Read people's answers to these prompts; `given` is what judges read before, by prompt."""
     if not args.human_path:
         return []
     rows = read_rows(args.human_path, stage="sft", split=args.split)
@@ -205,8 +164,8 @@ def _human(args: EvaluateArgs, given: Mapping[str, str]) -> list[str]:
     return texts
 
 
-def _group(record: Prompt, field: str) -> str:
-    """The field's value; without a field, a prompt stands for itself."""
+def _find_group(record: Prompt, field: str) -> str:
+    """Return the field's value; without a field each prompt is its own group."""
     if not field:
         return record.text
     if field not in record.fields:
@@ -215,17 +174,17 @@ def _group(record: Prompt, field: str) -> str:
     return record.fields[field]
 
 
-def _given(record: Prompt, after: str) -> str:
-    """The prompt, or what follows the last `after` in it."""
+def _cut_prompt(record: Prompt, after: str) -> str:
+    """Return the prompt from behind the last `after` in it."""
     if not after:
         return record.text
-    _, found, rest = record.text.rpartition(after)
-    if not found:
+    _, separator, rest = record.text.rpartition(after)
+    if not separator:
         raise UserError(f"{record.source}: the prompt has no {after!r} (--judge_text_after)")
     return rest.lstrip()
 
 
-def _notes(path: str) -> Mapping[str, Sequence[str]] | None:
+def _read_notes(path: str) -> Mapping[str, Sequence[str]] | None:
     if not path:
         return None
     try:

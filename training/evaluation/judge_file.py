@@ -1,4 +1,4 @@
-"""Judges out of a user's own Python file. The file is executed, as any program of theirs."""
+"""Load judges from a user's Python file. The file is executed."""
 
 import importlib.util
 import math
@@ -15,41 +15,45 @@ from training.judge import Judge
 
 MODULE_NAME = "judge_file"
 
-# Other entries of a summary.
-TAKEN = {
+# A judge cannot have the name of another entry of the summary.
+RESERVED = {
     *("prompts", "groups", "before", "after", "length", "length_unit", "distinct2"),
     *("duplicates", "kl", "perplexity", "reward_model", "reward_model_score", "samples", "seconds"),
 }
 
 
 def load_judge_file(path: str, arguments: Sequence[str] = ()) -> dict[str, Judge]:
-    """The judges of a file, by name, the main one first.
+    """Load the judges of a file, by name; the first is the main one.
 
-    The file defines `score(texts)`, which returns one number for each text, or `judges(...)`,
-    which returns such functions by name and gets the `arguments` as text.
+    The file defines `score(texts)`, which returns one number per text, or `judges(...)`, which
+    gets the `arguments` as text and returns functions like `score` by name.
     """
     module = _load(path)
     make, score = getattr(module, "judges", None), getattr(module, "score", None)
     if callable(make):
-        found = _run(path, "judges()", lambda: make(*arguments))
+        functions = _call(path, "judges()", lambda: make(*arguments))
     elif callable(score):
         if arguments:
             raise UserError(f"--judge {path}: only judges() takes arguments, got {arguments[0]!r}")
-        found = {"judge": score}
+        functions = {"judge": score}
     else:
         raise UserError(f"--judge {path}: define score(texts) or judges() in it")
-    if not isinstance(found, Mapping) or not found or not all(map(callable, found.values())):
+    if (
+        not isinstance(functions, Mapping)
+        or not functions
+        or not all(map(callable, functions.values()))
+    ):
         raise UserError(
-            f"--judge {path}: judges() must return a dict of names and functions, got {found!r}"
+            f"--judge {path}: judges() must return a dict of names and functions, got {functions!r}"
         )
-    judges = {str(name): _checked(path, str(name), judge) for name, judge in found.items()}
-    if taken := sorted(TAKEN & judges.keys()):
+    judges = {str(name): _check_scores(path, str(name), judge) for name, judge in functions.items()}
+    if taken := sorted(RESERVED & judges.keys()):
         raise UserError(f"--judge {path}: a judge cannot be called {taken[0]!r}; rename it")
     return judges
 
 
-def main_judge(words: Sequence[str]) -> Judge | None:
-    """The main judge of a `--judge FILE ARGUMENT ...`; None without one."""
+def load_main_judge(words: Sequence[str]) -> Judge | None:
+    """Load the main judge of `--judge FILE ARGUMENT ...`; None without one."""
     return next(iter(load_judge_file(words[0], words[1:]).values())) if words else None
 
 
@@ -69,30 +73,30 @@ def _load(path: str) -> ModuleType:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[MODULE_NAME] = module  # dataclasses in the file look themselves up here
-    sys.path.append(str(file.resolve().parent))  # it may import what lies beside it
-    _run(path, "the file", lambda: loader.exec_module(module))
+    sys.path.append(str(file.resolve().parent))  # it may import its neighbours
+    _call(path, "the file", lambda: loader.exec_module(module))
     return module
 
 
-def _run(path: str, what: str, call: Callable[[], Any]) -> Any:
-    """The call's result; whatever it raises becomes one line with the place in the file."""
+def _call(path: str, what: str, call: Callable[[], Any]) -> Any:
+    """Call the user's code; an exception becomes one line with its line number in the file."""
     try:
         return call()
     except UserError:
         raise
-    except Exception as error:  # the file is the user's: anything may come out of it
-        place = Path(path).expanduser().resolve()
+    except Exception as error:  # the user's code may raise anything
+        file = str(Path(path).expanduser().resolve())
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
-                 if frame.filename == str(place)]  # fmt: skip
+                 if frame.filename == file]  # fmt: skip
         at = f"{path}:{lines[-1]}" if lines else path
         raise UserError(f"--judge {at}: {what} failed: {type(error).__name__}: {error}") from error
 
 
-def _checked(path: str, name: str, judge: Callable[[Sequence[str]], Any]) -> Judge:
-    """The judge, refusing what is not one finite number for each text."""
+def _check_scores(path: str, name: str, judge: Callable[[Sequence[str]], Any]) -> Judge:
+    """Wrap a judge to refuse scores that are not one finite number per text."""
 
     def score(texts: Sequence[str]) -> list[float]:
-        scores = _run(path, f"{name!r}", lambda: [float(score) for score in judge(list(texts))])
+        scores = _call(path, f"{name!r}", lambda: [float(score) for score in judge(list(texts))])
         if len(scores) != len(texts):
             raise UserError(
                 f"--judge {path}: {name!r} returned {len(scores)} scores for {len(texts)} texts"

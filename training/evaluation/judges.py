@@ -1,4 +1,4 @@
-"""Judges: functions from texts to scores that had no part in training. Higher is better."""
+"""Judges that score texts and had no part in training. Higher is better."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -10,9 +10,9 @@ from training.judge import Judge
 
 
 class SentimentJudge:
-    """Words and word pairs, weighted by how much they tell liked from disliked reviews.
+    """Logistic regression on TF-IDF of words and word pairs, for the log-odds of "liked".
 
-    With `unit="char"` it reads one to three characters at a time: for text without spaces.
+    `unit="char"` uses one to three characters instead, for text without spaces.
     """
 
     def __init__(self, *, min_df: int = 3, unit: Literal["word", "char"] = "word") -> None:
@@ -29,7 +29,7 @@ class SentimentJudge:
         self._classifier: Any = LogisticRegression(C=4.0, max_iter=200)
 
     def fit(self, texts: Sequence[str], labels: Sequence[int]) -> "SentimentJudge":
-        """Learn from texts labelled 1 (liked) or 0."""
+        """Fit to texts labelled 1 (liked) or 0."""
         if set(labels) != {0, 1}:
             raise UserError(
                 f"a judge needs texts of both labels, 0 and 1; got {sorted(set(labels))}"
@@ -38,17 +38,14 @@ class SentimentJudge:
         return self
 
     def score(self, texts: Sequence[str]) -> list[float]:
-        """Log-odds of "liked" for each text."""
+        """Return the log-odds of "liked" for each text."""
         features = self._vectorizer.transform(texts)
         return [float(score) for score in self._classifier.decision_function(features)]
 
-    def accuracy(self, texts: Sequence[str], labels: Sequence[int]) -> float:
-        """The share of texts whose label the sign of the score tells."""
-        right = [
-            (score > 0) == bool(label)
-            for score, label in zip(self.score(texts), labels, strict=True)
-        ]
-        return sum(right) / len(right)
+    def measure_accuracy(self, texts: Sequence[str], labels: Sequence[int]) -> float:
+        """Return the fraction of texts whose score has the sign of their label."""
+        pairs = list(zip(self.score(texts), labels, strict=True))
+        return sum((score > 0) == bool(label) for score, label in pairs) / len(pairs)
 
 
 class VaderJudge:
@@ -60,12 +57,12 @@ class VaderJudge:
         self._analyzer: Any = SentimentIntensityAnalyzer()
 
     def score(self, texts: Sequence[str]) -> list[float]:
-        """The compound score of each text, from -1 to 1."""
+        """Return the compound score of each text, from -1 to 1."""
         return [float(self._analyzer.polarity_scores(text)["compound"]) for text in texts]
 
 
 def score_all(judge: Judge, name: str, texts: Sequence[str]) -> list[float]:
-    """The judge's scores, checked to be one for each text."""
+    """Return one score per text; raises UserError for another number of scores."""
     scores = [float(score) for score in judge(texts)]
     if len(scores) != len(texts):
         raise UserError(f"judge {name!r} returned {len(scores)} scores for {len(texts)} texts")

@@ -1,4 +1,4 @@
-"""The files of an evaluation: summary.json, one JSONL file a side, report.html."""
+"""Write the files of an evaluation: summary.json, one JSONL file per side, report.html."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from training.evaluation.summary import Summary
 SUMMARY, REPORT = "summary.json", "report.html"
 
 
-def start_output(args: EvaluateArgs) -> Path:
-    """Make the folder, write args.json, take away an earlier summary; refuse a model's folder."""
+def prepare_output(args: EvaluateArgs) -> Path:
+    """Make the folder, write args.json, delete an earlier summary; refuse a model's folder."""
     folder = Path(args.output_dir)
     if (folder / "config.json").exists():
         raise UserError(f"--output_dir: {folder} holds a model; give another folder")
@@ -36,22 +36,13 @@ def write_results(
     sides: Mapping[str, Sequence[str]],
     notes: Mapping[str, Sequence[str]] | None,
 ) -> None:
-    """`sides` maps before, after, best_of_4, ... to the judged responses, one a prompt."""
-    folder = Path(args.output_dir)
+    """Write all files; `sides` maps before, after, best_of_4, ... to one response per prompt."""
+    folder, labels = Path(args.output_dir), choose_labels(args)
     for side, responses in sides.items():
         with (folder / f"{side}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
             for prompt, response in zip(prompts, responses, strict=True):
                 row = {"prompt": prompt, "response": response}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    write_page(args, summary, notes)
-    _write_json(folder / SUMMARY, summary)
-
-
-def write_page(
-    args: EvaluateArgs, summary: Summary, notes: Mapping[str, Sequence[str]] | None
-) -> None:
-    """The report, with the learning curves that the models' folders have."""
-    labels = side_labels(args)
     stages = (
         (labels[0], args.before),
         ("Reward model", args.reward_model_name_or_path),
@@ -61,17 +52,18 @@ def write_page(
         summary,
         summary["samples"],
         {name: read_metrics(Path(path) / "metrics.jsonl") for name, path in stages if path},
-        Path(args.output_dir) / REPORT,
+        folder / REPORT,
         title=args.title,
         labels=labels,
         kl_target=args.kl_target or None,
         notes=notes,
         groups_are=f"groups by {args.group_by}" if args.group_by else "different ones",
     )
+    _write_json(folder / SUMMARY, summary)
 
 
-def side_labels(args: EvaluateArgs) -> tuple[str, str]:
-    """The names of the two columns."""
+def choose_labels(args: EvaluateArgs) -> tuple[str, str]:
+    """Name the two columns: --labels, or the models' folders."""
     if args.labels:
         return args.labels[0], args.labels[1]
     before, after = Path(args.before).name, Path(args.after).name

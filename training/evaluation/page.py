@@ -33,7 +33,7 @@ PAGE = Template(
 :root {
   color-scheme: light;
   --ink: #1d2433; --soft: #5b6478; --rule: #e3e7ee; --paper: #ffffff; --ground: #f5f6f9;
-  --blue: #2f5fd0; --orange: #d9730d; --green: #1f8a5b; --purple: #8250c4;
+  --blue: #2f5fd0; --orange: #d9730d; --green: #1f8a5b;
   --good: #e8f5ee; --bad: #fdecea; --bad-ink: #a1261b;
 }
 * { box-sizing: border-box; }
@@ -81,16 +81,12 @@ svg text.value { font-size: 12.5px; fill: var(--ink); white-space: pre; }
 .bar { stroke: #a9bdf0; stroke-width: 8; stroke-linecap: round; }
 .mark { fill: var(--paper); stroke: var(--orange); stroke-width: 2; }
 .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
-.line.s0 { stroke: var(--blue); } .line.s1 { stroke: var(--orange); }
-.line.s2 { stroke: var(--green); } .line.s3 { stroke: var(--purple); }
-.line.faint { opacity: 0.45; } .line.s1 { stroke-width: 2.2; }
-.dot.s0 { fill: var(--blue); } .dot.s1 { fill: var(--orange); }
-.dot.s2 { fill: var(--green); } .dot.s3 { fill: var(--purple); }
-.legend { margin: 4px 0 0; font-size: 12.5px; color: var(--soft); }
+.s0 { color: #2f5fd0; } .s1 { color: #d9730d; } .s2 { color: #1f8a5b; } .s3 { color: #8250c4; }
+.line { stroke: currentColor; } .line.faint { opacity: 0.45; } .line.s1 { stroke-width: 2.2; }
+.dot { fill: currentColor; }
+.legend { margin: 4px 0 0; font-size: 12.5px; }
 .key { margin-right: 14px; } .key::before { content: ""; display: inline-block; width: 14px;
   height: 3px; border-radius: 2px; margin: 0 6px 3px 0; background: currentColor; }
-.key.s0::before { background: var(--blue); } .key.s1::before { background: var(--orange); }
-.key.s2::before { background: var(--green); } .key.s3::before { background: var(--purple); }
 .sample { margin-bottom: 12px; padding: 0; overflow: hidden; }
 .sample .prompt { padding: 9px 16px; background: #fafbfd; border-bottom: 1px solid var(--rule);
   color: var(--soft); font-size: 13.5px; }
@@ -104,6 +100,8 @@ svg text.value { font-size: 12.5px; fill: var(--ink); white-space: pre; }
 .notes { display: grid; grid-template-columns: 1fr 1fr; gap: 12px; }
 .notes h3 { margin-top: 0; color: var(--ink); }
 .notes li, .verdict li { margin-bottom: 4px; }
+.terms { color: var(--soft); font-size: 13px; margin-top: 8px; }
+.terms ul { margin: 0; padding-left: 20px; }
 footer { margin-top: 36px; color: var(--soft); font-size: 13px; }
 @media (max-width: 640px) {
   .sides, .notes { grid-template-columns: 1fr; }
@@ -114,6 +112,7 @@ footer { margin-top: 36px; color: var(--soft); font-size: 13px; }
 </head>
 <body>
 <main>
+<h1>$title</h1>
 $body
 </main>
 </body>

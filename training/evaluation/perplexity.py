@@ -1,4 +1,4 @@
-"""How readable texts are to a language model that had no part in training: perplexities."""
+"""Perplexity of texts under a language model that had no part in training."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ FLAG = "--reader_model_name_or_path"
 
 
 class Reader:
-    """A causal LM with its own tokenizer; each text is read from its first word on."""
+    """A causal LM with its own tokenizer that reads whole texts."""
 
     def __init__(
         self, path: str, *, device: torch.device, dtype: torch.dtype, token_budget: int
@@ -27,16 +27,16 @@ class Reader:
         self._policy: Policy = load_policy(path, tokenizer, flag=FLAG, device=device, dtype=dtype)
         self._token_budget = token_budget
 
-    def median_perplexity(self, texts: Sequence[str]) -> float:
-        """The middle one of the texts' perplexities per token of the reader."""
-        return median(self.perplexities(texts))
+    def compute_median_perplexity(self, texts: Sequence[str]) -> float:
+        """Return the median of the texts' perplexities."""
+        return median(self.compute_perplexities(texts))
 
-    def perplexities(self, texts: Sequence[str]) -> list[float]:
-        """exp(-mean log-probability of a token) of each text, its end included."""
+    def compute_perplexities(self, texts: Sequence[str]) -> list[float]:
+        """Return exp(-mean log-probability per token of the reader) of each text, EOS included."""
         eos: int = self._tokenizer.eos_token_id
-        room = self._limit - 1 if self._limit else None
+        limit = self._limit - 1 if self._limit else None
         rows = [
-            [*self._tokenizer.encode(text, add_special_tokens=False), eos][:room] for text in texts
+            [*self._tokenizer.encode(text, add_special_tokens=False), eos][:limit] for text in texts
         ]
         if not rows:
             raise UserError(f"{FLAG}: there is no text to read")

@@ -1,10 +1,10 @@
-"""The report of a run: one HTML file that opens anywhere, with nothing to load from elsewhere.
+"""Write report.html: one file that opens anywhere and loads nothing from elsewhere.
 
-Whatever comes from a model or from data is escaped: a sample may well contain markup.
+Texts of models and data are escaped: a sample may contain markup.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from training.evaluation.page import (
     Rows,
     render_all_clear,
     render_learning_curves,
+    render_list,
     render_notes,
     render_side_by_side,
     render_table,
@@ -23,18 +24,18 @@ from training.evaluation.page import (
 )
 from training.evaluation.summary import (
     Summary,
-    judge_names,
-    length_unit,
+    add_spaces,
+    build_table,
+    list_judges,
+    list_other_sides,
     list_warnings,
-    other_sides,
-    reward_model_lines,
-    table_rows,
+    read_length_unit,
 )
 
 NOTES: dict[str, list[str]] = {
     "shows": [
-        "Both models answered the same prompts, drawn with the same random numbers, so each "
-        "pair differs by the training alone.",
+        "Both models answered the same prompts, sampled with the same random numbers, so the "
+        "pairs differ by the training alone.",
         "The judge had no part in training. Intervals are 95 %, resampled by group of prompts.",
     ],
     "does_not_show": [
@@ -44,9 +45,26 @@ NOTES: dict[str, list[str]] = {
     ],
 }
 
+# Words of the table and what they mean.
+TERMS = {
+    ", mean": "Mean: the average score by that judge, on a scale of its own. Higher is better.",
+    "win rate": "Win rate: how often the judge scores a response higher than the first model's to "
+    "the same prompt. A tie counts one half; 0.5 is a draw. In brackets: the 95 % interval.",
+    "reward model score": "Reward model score: what PPO was trained to raise.",
+    "words": "Words: the average length of a response.",
+    "characters": "Characters: the average length of a response.",
+    "distinct-2": "Distinct-2: the share of different pairs among all pairs of neighbouring words, "
+    "or characters. A low share means repetition.",
+    "duplicates": "Duplicates: responses equal to the response to another prompt.",
+    "perplexity": "Perplexity: how surprised an independent language model is by the text. "
+    "Lower is more fluent.",
+    "KL": "KL: how far a model has moved from the first one, per response; 0 is no change.",
+    "best of": "Best of n: of n responses of the first model, the one with the highest reward.",
+}
+
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; none where there is no such file."""
+    """Read the rows of a metrics.jsonl; [] if there is no such file."""
     path = Path(path)
     if not path.exists():
         return []
@@ -69,71 +87,78 @@ def write_report(
 
     `samples` have prompt, before and after; `curves` maps the name of a stage to the rows of
     its metrics.jsonl; `notes` are sentences under "shows" and "does_not_show";
-    `groups_are` names what the intervals resample, such as films.
+    `groups_are` names what the intervals resample, for example films.
     """
-    body = [
-        _headline(summary, title, labels, groups_are),
-        _guards(summary, kl_target),
+    table = build_table(summary, labels=labels)
+    sections = [
+        _render_headline(summary, labels, groups_are),
+        _render_numbers(summary, labels),
+        _render_verdict(summary, kl_target),
         "<h2>The comparison</h2>",
-        render_table(table_rows(summary, labels=labels)),
-        _win_rates(summary, labels),
-        _reward_model(summary),
-        _samples(samples, labels),
+        render_table(table),
+        f'<div class="terms">{render_list(explain_terms(table))}</div>',
+        _render_win_rates(summary, labels),
+        _render_reward_model(summary),
+        _render_samples(samples, labels),
         render_learning_curves(curves),
         render_notes(notes or NOTES),
-        _footer(summary),
+        _render_seconds(summary),
     ]
-    write_page(path, title, body)
+    write_page(path, title, sections)
 
 
-def _headline(summary: Summary, title: str, labels: tuple[str, str], groups_are: str) -> str:
-    before, after = (escape(label) for label in labels)
-    parts = [f"<h1>{escape(title)}</h1>"]
-    if names := judge_names(summary):
-        entry = summary[names[0]]
-        who = "the reward model" if names[0] == "reward_model_score" else "the judge"
-        low, high = entry["win_rate_ci"]
-        parts.append(
-            f'<p class="lead">On {summary["prompts"]:,} prompts '
-            f"({summary['groups']:,} {escape(groups_are)}), {who} preferred {after} to "
-            f"{before} in {entry['win_rate']:.1%} of the pairs "
-            f"(95 % interval {low:.1%} to {high:.1%}).</p>"
-        )
-    return "\n".join([*parts, _tiles(summary, labels)])
+def _render_headline(summary: Summary, labels: tuple[str, str], groups_are: str) -> str:
+    judges = list_judges(summary)
+    if not judges:
+        return ""
+    entry, (before, after) = summary[judges[0]], labels
+    who = "the reward model" if judges[0] == "reward_model_score" else "the judge"
+    low, high = entry["win_rate_ci"]
+    lead = (
+        f"On {summary['prompts']:,} prompts ({summary['groups']:,} {groups_are}), {who} preferred "
+        f"{after} to {before} in {entry['win_rate']:.1%} of the pairs "
+        f"(95 % interval {low:.1%} to {high:.1%})."
+    )
+    return f'<p class="lead">{escape(lead)}</p>'
 
 
-def _tiles(summary: Summary, labels: tuple[str, str]) -> str:
+def _render_numbers(summary: Summary, labels: tuple[str, str]) -> str:
     cells = [
-        (f"{summary[name]['win_rate']:.1%}", f"{_spaced(name)}: wins over {labels[0]}")
-        for name in judge_names(summary)
+        (f"{summary[name]['win_rate']:.1%}", f"{add_spaces(name)}: wins over {labels[0]}")
+        for name in list_judges(summary)
     ]
     if summary.get("kl") is not None:
         cells.append((f"{summary['kl']:.1f}", f"nats of KL to {labels[0]}"))
     distinct, length = summary["distinct2"], summary["length"]
     cells.append((f"{distinct['after']:.2f}", f"distinct-2, from {distinct['before']:.2f}"))
-    unit = length_unit(summary)
-    cells.append((f"{length['after']:.1f}", f"{unit} a response, from {length['before']:.1f}"))
+    unit = read_length_unit(summary)
+    cells.append((f"{length['after']:.1f}", f"{unit} per response, from {length['before']:.1f}"))
     return render_tiles(cells)
 
 
-def _guards(summary: Summary, kl_target: float | None) -> str:
-    warnings = list_warnings(summary, kl_target)
-    if not warnings:
-        kl = "KL, repetition" if kl_target and summary.get("kl") is not None else "Repetition"
-        return render_all_clear(
-            "No warnings.",
-            f"{kl}, length and duplicates are within bounds, so the win rate can be trusted.",
-        )
-    return render_warnings("Do not trust the win rate of this run.", warnings)
+def _render_verdict(summary: Summary, kl_target: float | None) -> str:
+    if warnings := list_warnings(summary, kl_target):
+        return render_warnings("Do not trust the win rate of this run.", warnings)
+    kl = "KL, repetition" if kl_target and summary.get("kl") is not None else "Repetition"
+    return render_all_clear(
+        "No warnings.",
+        f"{kl}, length and duplicates are within bounds, so the win rate can be trusted.",
+    )
 
 
-def _win_rates(summary: Summary, labels: tuple[str, str]) -> str:
+def explain_terms(table: Sequence[Sequence[str]]) -> list[str]:
+    """Explain the words in the table's header and first column, a sentence each."""
+    words = " ".join([*table[0], *(row[0] for row in table)])
+    return [sentence for term, sentence in TERMS.items() if term in words]
+
+
+def _render_win_rates(summary: Summary, labels: tuple[str, str]) -> str:
     rows = []
-    for name in judge_names(summary):
+    for name in list_judges(summary):
         cells = [(labels[1], summary[name])]
-        cells += [(_spaced(side), summary[side][name]) for side in other_sides(summary)]
+        cells += [(add_spaces(side), summary[side][name]) for side in list_other_sides(summary)]
         rows += [
-            Interval(f"{_spaced(name)}: {label}", cell["win_rate"], *cell["win_rate_ci"])
+            Interval(f"{add_spaces(name)}: {label}", cell["win_rate"], *cell["win_rate_ci"])
             for label, cell in cells
         ]
     if not rows:
@@ -146,53 +171,40 @@ def _win_rates(summary: Summary, labels: tuple[str, str]) -> str:
     )
 
 
-def _reward_model(summary: Summary) -> str:
+def _render_reward_model(summary: Summary) -> str:
     entry = summary.get("reward_model", {})
-    rows = [
-        Interval(
-            label,
-            entry[f"accuracy{suffix}"],
-            low=entry[f"accuracy{suffix}_ci"][0],
-            high=entry[f"accuracy{suffix}_ci"][1],
-            mark=entry.get(f"human_ceiling{suffix}"),
-        )
-        for suffix, label in (("", "all pairs"), ("_gap1", "at least one point apart"))
-        if f"accuracy{suffix}" in entry and f"accuracy{suffix}_ci" in entry
-    ]
+    rows = []
+    for suffix, label in (("", "all pairs"), ("_gap1", "at least one point apart")):
+        if f"accuracy{suffix}" in entry:
+            low, high = entry[f"accuracy{suffix}_ci"]
+            human = entry.get(f"human_ceiling{suffix}")
+            rows.append(Interval(label, entry[f"accuracy{suffix}"], low, high, human))
     if not rows:
-        lines = "".join(f"<p>{escape(line)}</p>" for line in reward_model_lines(summary))
-        return f'<h2>The reward model</h2><div class="card">{lines}</div>' if lines else ""
+        return ""
     chart = draw_interval_chart(rows, low=0.4, high=1.0, reference=0.5)
-    human = (
-        "; the diamond is how often one human rater a side agrees with the average of all raters"
-        if any(row.mark is not None for row in rows)
-        else ""
-    )
+    note = ""
+    if any(row.mark is not None for row in rows):
+        note = "; the diamond: how often one human rater per side agrees with the average of all"
     return (
         "<h2>The reward model</h2><h3>Held-out comparisons that it orders as people did, with "
-        f'95 % intervals; 0.5 is guessing{human}</h3><div class="card">{chart}</div>'
+        f'95 % intervals; 0.5 is guessing{note}</h3><div class="card">{chart}</div>'
     )
 
 
-def _samples(samples: Rows, labels: tuple[str, str]) -> str:
+def _render_samples(samples: Rows, labels: tuple[str, str]) -> str:
     if not samples:
         return ""
-    cards = "".join(_sample(sample, labels) for sample in samples)
-    return f"<h2>Samples</h2><h3>The same prompts, before and after; not picked</h3>{cards}"
-
-
-def _sample(sample: Mapping[str, Any], labels: tuple[str, str]) -> str:
-    sides = zip(("before", "after"), labels, strict=True)
-    return render_side_by_side(
-        str(sample["prompt"]), ((side, label, sample[side]) for side, label in sides)
+    names = list(zip(("before", "after"), labels, strict=True))
+    cards = "".join(
+        render_side_by_side(
+            str(sample["prompt"]), ((side, label, sample[side]) for side, label in names)
+        )
+        for sample in samples
     )
+    return f"<h2>Samples</h2><h3>Prompts at even distances, not hand-picked</h3>{cards}"
 
 
-def _footer(summary: Summary) -> str:
-    seconds: Iterable[tuple[str, float]] = summary.get("seconds", {}).items()
-    spent = ", ".join(f"{escape(_spaced(stage))} {value:.0f} s" for stage, value in seconds)
+def _render_seconds(summary: Summary) -> str:
+    seconds = summary.get("seconds", {}).items()
+    spent = ", ".join(f"{escape(add_spaces(stage))} {value:.0f} s" for stage, value in seconds)
     return f"<footer>Time: {spent}.</footer>" if spent else ""
-
-
-def _spaced(name: str) -> str:
-    return name.replace("_", " ")

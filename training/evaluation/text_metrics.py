@@ -1,13 +1,13 @@
-"""Plain counts over responses: the guards beside a win rate.
+"""Count words, repetitions and duplicates in responses.
 
-A word is what spaces separate. Chinese and Japanese put no spaces between words, so each of their
-characters counts as one; the punctuation after it belongs to it, as it does to a word elsewhere.
+Spaces separate words. Chinese and Japanese are written without spaces, so each character counts as
+a word, together with the punctuation after it.
 """
 
 import re
 from collections.abc import Sequence
 
-# Kana and the blocks of CJK ideographs, those beyond 16 bits included.
+# Kana and the blocks of CJK ideographs, including those beyond 16 bits.
 _CHARACTER = (
     "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
     "\U00020000-\U0003ffff"
@@ -17,50 +17,49 @@ _FIRST_CHARACTER = re.compile(f"[{_CHARACTER}]")
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text, in order."""
+    """Split a text into its words."""
     return _WORD.findall(text)
 
 
 def is_counted_in_characters(texts: Sequence[str]) -> bool:
-    """Whether most words of these texts are single characters."""
+    """True if most words of these texts are single characters."""
     words = [word for text in texts for word in split_words(text)]
     characters = sum(_FIRST_CHARACTER.match(word) is not None for word in words)
     return 2 * characters > len(words)
 
 
-def word_count(texts: Sequence[str]) -> int:
-    """All words of all texts."""
+def count_words(texts: Sequence[str]) -> int:
     return sum(len(split_words(text)) for text in texts)
 
 
-def words_mean(texts: Sequence[str]) -> float:
-    """Words per text."""
+def compute_mean_length(texts: Sequence[str]) -> float:
+    """Return words per text."""
     if not texts:
-        raise ValueError("words_mean needs at least one text")
-    return word_count(texts) / len(texts)
+        raise ValueError("the mean length needs at least one text")
+    return count_words(texts) / len(texts)
 
 
 def distinct_n(texts: Sequence[str], *, n: int, words: int) -> float:
-    """Different n-grams among all n-grams of the first `words` words (arXiv:1510.03055).
+    """Fraction of distinct n-grams among the first `words` words (arXiv:1510.03055).
 
-    The share falls as texts are added, so sides are compared over equal numbers of words. An
-    n-gram lies inside one text. With no n-gram at all there is no variety: 0.
+    It falls with the number of words, so sides are compared over equally many. An n-gram never
+    spans two texts. Without any n-gram: 0.
     """
     seen: set[tuple[str, ...]] = set()
-    total, left = 0, words
+    total, remaining = 0, words
     for text in texts:
-        taken = split_words(text.lower())[:left]
-        left -= len(taken)
-        grams = [tuple(taken[i : i + n]) for i in range(len(taken) - n + 1)]
+        head = split_words(text.lower())[:remaining]
+        remaining -= len(head)
+        grams = [tuple(head[i : i + n]) for i in range(len(head) - n + 1)]
         seen.update(grams)
         total += len(grams)
-        if left <= 0:
+        if remaining <= 0:
             break
     return len(seen) / total if total else 0.0
 
 
-def duplicate_share(texts: Sequence[str]) -> float:
-    """The share of texts that repeat an earlier one, case and spacing aside."""
+def compute_duplicate_rate(texts: Sequence[str]) -> float:
+    """Return the fraction of texts that repeat an earlier one, ignoring case and spacing."""
     if not texts:
-        raise ValueError("duplicate_share needs at least one text")
+        raise ValueError("the duplicate rate needs at least one text")
     return 1.0 - len({" ".join(text.lower().split()) for text in texts}) / len(texts)

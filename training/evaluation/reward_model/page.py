@@ -62,7 +62,7 @@ def write_reward_page(report: Report, worst: Rows, metrics: Rows, path: Path) ->
     title = "Reward model on held-out comparisons"
     if report.get("shuffled_labels"):
         title += " (control: trained on shuffled labels)"
-    body = [f"<h1>{escape(title)}</h1>", _headline(report), _warnings(report)]
+    body = [_headline(report), _warnings(report)]
     if "calibration" in report:
         body += [_baselines(report), _calibration(report), *_slices(report)]
     body += [

@@ -1,0 +1,56 @@
+"""Check models and read prompts for the tools that sample from saved models."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from training.arguments.sampling import PromptArgs
+from training.data.chat import load_chat_template
+from training.data.encode import EncodedPrompt, check_prompt_template, encode_prompts
+from training.data.outcomes import collect_rows
+from training.data.records import Prompt
+from training.models.loading import Config, check_fits, load_config
+from training.models.scalar import ScalarSettings, find_backbone, read_settings
+from training.models.tokenizers import Tokenizer, check_same_tokenizer, load_tokenizer
+from training.runtime.publish import check_complete
+
+logger = logging.getLogger(__name__)
+
+
+def check_positions(args: PromptArgs, config: Config, *, note: str = "") -> None:
+    """Refuse lengths of prompt and response that the model has no positions for."""
+    check_fits(
+        config,
+        args.max_prompt_length + args.max_new_tokens,
+        flags=f"--max_prompt_length {args.max_prompt_length} and --max_new_tokens "
+        f"{args.max_new_tokens}{note} can",
+    )
+
+
+def check_reward_model(
+    path: str, tokenizers: Mapping[str, Tokenizer], *, flag: str
+) -> tuple[ScalarSettings, Config]:
+    """Check a reward model of stage 2 by its files; `tokenizers` of the policies, by their path."""
+    hint = "give a folder of stage 2"
+    settings = read_settings(path, flag=flag, hint=hint)
+    check_complete(path, flag=flag, hint="wait for it, or start it again")
+    tokenizer = load_tokenizer(path, flag=flag)
+    for policy, other in tokenizers.items():
+        check_same_tokenizer(other, tokenizer, policy, path)
+    return settings, load_config(find_backbone(path, settings), flag=flag, hint=hint)
+
+
+def tokenize_prompts(
+    args: PromptArgs, records: Sequence[Prompt], tokenizer: Tokenizer, *, name: str
+) -> list[EncodedPrompt]:
+    """Encode prompts and log how many fit; `name` tells the log lines apart."""
+    outcomes = encode_prompts(
+        records,
+        tokenizer,
+        max_prompt_length=args.max_prompt_length,
+        prompt_template=check_prompt_template(args.prompt_template),
+        chat_template=load_chat_template(args.chat_template),
+        overlong=args.overlong_prompts,
+    )
+    prompts, report = collect_rows(outcomes, f"--max_prompt_length {args.max_prompt_length}")
+    logger.info("%s: %s", name, report.summary())
+    return prompts
