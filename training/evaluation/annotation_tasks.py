@@ -20,9 +20,9 @@ from training.data.annotation.tasks import (
     Sampled,
     Task,
     distinct,
-    sort_by_certainty,
     make_pairwise_tasks,
     make_ranker_task,
+    sort_by_certainty,
 )
 from training.data.encode import EncodedPrompt
 from training.data.files import write_text
@@ -106,7 +106,8 @@ class Collector:
             tasks["pairwise"] = self._make_pairwise(usable, responses)
         if args.tasks != "pairwise":
             tasks["ranker"] = [
-                make_ranker_task(p.text, responses[p.prompt_id], seed=self._make_seed(p)) for p in usable
+                make_ranker_task(prompt.text, responses[prompt.prompt_id], seed=self._seed(prompt))
+                for prompt in usable
             ]
         return Collection(tasks, len(self._prompts) - len(usable))
 
@@ -114,7 +115,7 @@ class Collector:
         """Delete the kept responses, once the tasks are written."""
         self._progress.unlink(missing_ok=True)
 
-    def _make_seed(self, prompt: EncodedPrompt) -> str:
+    def _seed(self, prompt: EncodedPrompt) -> str:
         return f"{self._args.seed} {prompt.prompt_id}"
 
     def _make_pairwise(self, prompts: Sequence[EncodedPrompt], responses: Responses) -> list[Task]:
@@ -122,7 +123,7 @@ class Collector:
         for prompt in prompts:
             candidates = responses[prompt.prompt_id]
             pairs = args.pairs_per_prompt or len(candidates) // 2
-            seed = self._make_seed(prompt)
+            seed = self._seed(prompt)
             new = make_pairwise_tasks(prompt.text, candidates, pairs=pairs, seed=seed)
             tasks += new
             tokens += [prompt.input_ids] * len(new)
