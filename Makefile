@@ -1,7 +1,7 @@
 # Short names for the commands; the commands themselves are in run_tests.sh, install.sh and quickstart.sh.
 SHELL := bash
 
-.PHONY: install format lint type test test-all smoke check
+.PHONY: install format lint type test test-all smoke check docs
 
 install:  ## the environment: .venv if none is active, torch, then the package with its tools
 	bash install.sh
@@ -26,3 +26,6 @@ smoke:  ## the three stages, a few steps each, on a CPU
 
 check:  ## what a change must pass
 	STEPS="lint type test" bash run_tests.sh -m "not slow and not gpu"
+
+docs:  ## the site of docs/, in site/; fails on a broken link
+	. ./install.sh && python .ci/make_pages.py && zensical build --strict

@@ -8,6 +8,8 @@ ROOT = Path(__file__).resolve().parent
 
 SMOLLM2 = ["gguf>=0.17"]  # transformers reads GGUF files through it
 EVALUATE = ["scikit-learn>=1.6", "vaderSentiment>=3.3.2"]
+# Reads mkdocs.yml; the successor of Material for MkDocs, whose maintenance ended in November 2026.
+DOCS = ['zensical>=0.0.73; python_version >= "3.11"']
 
 setup(
     name="classic-rlhf",
@@ -34,6 +36,7 @@ setup(
     extras_require={
         "evaluate": EVALUATE,
         "smollm2": SMOLLM2,
+        "docs": DOCS,
         # The server's API: both kinds of token, pages of lists, exports of any size.
         "label-studio": ["label-studio-sdk>=2.0.19"],
         "bench": [
@@ -43,6 +46,7 @@ setup(
         "dev": [
             *EVALUATE,
             *SMOLLM2,
+            *DOCS,
             "pytest>=8.2",
             "pytest-timeout>=2.3",
             "hypothesis>=6.150",  # finds inputs that a reader of foreign files trips over

@@ -1,6 +1,6 @@
-"""What is supported: from the cells of the matrix, and from what flags refuse.
+"""The table of supported combinations, from the cells of the matrix and the flags' refusals.
 
-python -m tests.stages.support     writes the table into ARCHITECTURE.md
+python -m tests.stages.support     writes the table into docs/support.md
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from training.arguments.ppo import PPOArgs
 from training.arguments.reward import RewardArgs
 from training.arguments.sft import SFTArgs
 
-FILE = Path(__file__).resolve().parents[2] / "ARCHITECTURE.md"
+FILE = Path(__file__).resolve().parents[2] / "docs" / "support.md"
 BEGIN, END = "<!-- support: begin -->\n", "<!-- support: end -->\n"
 ARGS: dict[str, type[CommonArgs]] = {"sft": SFTArgs, "reward": RewardArgs, "ppo": PPOArgs}
 TITLES = {"sft": "stage 1", "reward": "stage 2", "ppo": "stage 3"}
@@ -27,7 +27,7 @@ MUON = ("--optimizer", "muon")
 
 
 def refusal(stage: str, zero: int, flags: tuple[str, ...]) -> str:
-    """What the stage says to these flags before anything is loaded; "" where it takes them."""
+    """The stage's error for these flags before anything is loaded; "" where it accepts them."""
     parser = HfArgumentParser(ARGS[stage])  # type: ignore[arg-type]
     try:
         parser.parse_args_into_dataclasses(["--zero_stage", str(zero), *flags])
@@ -53,11 +53,11 @@ def entry(stage: str, zero: int, flags: tuple[str, ...], dtype: str) -> str:
 
 
 def rows() -> Iterator[list[str]]:
-    """ZeRO stage and offload by kind and stage: what `entry` says."""
+    """Rows of the table: ZeRO stage, offload, then an entry per kind and stage."""
     for zero in ZERO:
         for offload, offload_flags in OFFLOADS.items():
             if all(refusal(stage, zero, offload_flags) for stage in STAGES):
-                continue  # the list below says so
+                continue  # it is in the list of refusals
             row = [str(zero), offload or "nothing"]
             for dtype, kind_flags in KINDS.values():
                 flags = (*offload_flags, *kind_flags)
@@ -66,7 +66,7 @@ def rows() -> Iterator[list[str]]:
 
 
 def refusals() -> list[str]:
-    """What is said of all that is refused, each once."""
+    """Each error message of the refused combinations, once."""
     found = {
         refusal(stage, zero, flags): None
         for stage in STAGES
@@ -77,7 +77,7 @@ def refusals() -> list[str]:
 
 
 def table() -> str:
-    """The part of ARCHITECTURE.md between the markers."""
+    """The text of docs/support.md between the markers."""
     head = ["ZeRO", "offloaded"]
     head += [f"{TITLES[stage]} {kind}" for kind in KINDS for stage in STAGES]
     lines = [head, ["---"] * len(head), *rows()]
@@ -89,11 +89,12 @@ def table() -> str:
         if CHECKPOINTING[0] in cell.flags and (cell.stage, cell.zero) == (stage, zero)
     }
     return (
-        "Made by `python -m tests.stages.support`. Numbers: the ranks on which the matrix test "
-        "runs it, in micro-batches that\ngradients are accumulated over; untested: taken, and not "
-        "in the matrix; no: refused in one line. fp32: curves\nwithin 1e-5 of one rank's without "
-        "ZeRO; bf16: losses of stages 1 and 2 within 0.01 of fp32. There too,\nwith "
-        "`--gradient_checkpointing`: "
+        "Made by `python -m tests.stages.support`. A number is the number of ranks on which the "
+        "matrix test runs the combination,\nwith gradients accumulated over micro-batches. "
+        "Untested: accepted, but not in the matrix. No: refused with one line.\nTolerances: in "
+        "fp32, curves agree within 1e-5 with those of one rank without ZeRO; in bf16, losses of "
+        "stages 1 and 2\nagree within 0.01 with fp32. The matrix also runs "
+        "`--gradient_checkpointing` with "
         f"{', '.join(checkpointing)}.\n\n"
         + "".join(f"| {' | '.join(line)} |\n" for line in lines)
         + "\nRefused:\n\n"
@@ -102,7 +103,7 @@ def table() -> str:
 
 
 def parts(text: str) -> tuple[str, str, str]:
-    """Of ARCHITECTURE.md: before the table, the table, and after it."""
+    """Split docs/support.md into the text before the table, the table, and the text after it."""
     before, _, rest = text.partition(BEGIN)
     middle, _, after = rest.partition(END)
     return before, middle, after

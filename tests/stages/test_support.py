@@ -1,10 +1,10 @@
-"""The table of what is supported: it is that of the matrix and of the flags, as of now."""
+"""docs/support.md agrees with the matrix and with what the flags refuse."""
 
 from tests.stages.cells import LORA
 from tests.stages.support import FILE, in_matrix, parts, refusal, refusals, rows, table
 
 
-def test_the_table_of_architecture_md_is_the_generated_one():
+def test_the_table_in_the_docs_is_the_generated_one():
     _, committed, _ = parts(FILE.read_text(encoding="utf-8"))
     assert committed == table(), "run python -m tests.stages.support"
 
