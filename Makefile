@@ -19,7 +19,7 @@ test:  ## what is not marked slow or gpu
 	STEPS=test bash run_tests.sh -m "not slow and not gpu"
 
 test-all:  ## every test that the machine can run
-	STEPS=test bash run_tests.sh
+	STEPS=test bash run_tests.sh --all
 
 smoke:  ## the three stages, a few steps each, on a CPU
 	bash quickstart.sh --smoke

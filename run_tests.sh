@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# Every check that this machine can run: lint, types, tests. Arguments go to pytest.
+# Lint, types and tests, in two processes. Arguments go to pytest.
+#   bash run_tests.sh                       every property, at most 15 minutes on two cores
+#   bash run_tests.sh --all                 also each combination of settings, killed runs, Slurm, several
+#                                           hosts and Label Studio: what continuous integration runs
 #   bash run_tests.sh -k packaging
 #   STEPS="lint type" bash run_tests.sh     some of the steps: lint type test
 set -euo pipefail
@@ -26,8 +29,8 @@ lint() {
     python .ci/check_files.py
 }
 
-# What the tests of the exchange with Label Studio need: too large for every installation. Without
-# it they are skipped, but not in continuous integration, where they fail.
+# What the tests of the exchange with Label Studio need, which only --all runs. Without it they are
+# skipped, but not in continuous integration, where they fail.
 label_studio() {
     python -c 'import label_studio_sdk' 2>/dev/null ||
         python -m pip install --quiet "$(grep '^label-studio-sdk==' constraints.txt)" -c constraints.txt ||
@@ -41,7 +44,12 @@ for step in ${STEPS:-lint type test}; do
     case "$step" in
         lint) lint ;;
         type) mypy ;;
-        test) label_studio; python -m pytest "$@" ;;
+        test)
+            case " $* " in *" --all "*) label_studio ;; esac
+            # A file's tests share their launches, so that they run in one process, in the order of
+            # tests/conftest.py: the longest first.
+            python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+            ;;
         *) echo "run_tests.sh: STEPS takes lint, type and test, got '$step'" >&2 && exit 2 ;;
     esac
 done

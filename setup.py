@@ -49,6 +49,7 @@ setup(
             *DOCS,
             "pytest>=8.2",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.8",  # two test processes, in place of two halves started by hand
             "hypothesis>=6.150",  # finds inputs that a reader of foreign files trips over
             "ruff>=0.12",
             "mypy>=1.16",

@@ -1,10 +1,11 @@
-"""What every test relies on: one thread, no network, no accelerator that is not there."""
+"""Set-up of every test: one thread, no network, no absent accelerator; and which tests are run."""
 
 import logging
 import os
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
@@ -25,7 +26,24 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# Files whose launches take longest: begun first, so that two workers end at about one time.
+LONGEST_FIRST = ("stages/test_matrix.py",)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all", action="store_true", dest="run_all", help="also run the tests marked `full`"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drop what is marked `full`, unless --all is given or tests are named one by one."""
+    if not config.getoption("run_all") and not any("::" in word for word in config.args):
+        dropped = [item for item in items if item.get_closest_marker("full")]
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=dropped)
+    rank = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
     if torch.cuda.is_available():
         return
     for item in items:

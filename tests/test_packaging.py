@@ -160,7 +160,7 @@ def test_continuous_integration_runs_exactly_what_a_person_runs():
     commands = [line for line in lines if line and not line.startswith(("#", "set ", "cd "))]
     assert commands == [
         'if bash .ci/install_packages.sh; then export REQUIRED_TESTS="slurm network"; fi',
-        "bash run_tests.sh",
+        "bash run_tests.sh --all",
     ]
 
 

@@ -32,7 +32,10 @@ def run(module: str, flags: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", RUNS)
+@pytest.mark.parametrize(
+    "module",
+    ["rollout", *(pytest.param(m, marks=pytest.mark.full) for m in RUNS if m != "rollout")],
+)
 def test_a_benchmark_writes_what_it_measured(module, tmp_path):
     file = tmp_path / "result.json"
     done = run(module, f"{SMALL} {RUNS[module]} --json {file}")
@@ -48,6 +51,7 @@ def test_a_benchmark_writes_what_it_measured(module, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_ranks_share_a_rollout_under_zero_3_as_under_zero_0(tmp_path):
     file = tmp_path / "result.json"
     done = run("zero", f"{SMALL} --prompt 4 --answer 4 --json {file}")

@@ -48,7 +48,7 @@ def test_too_short_a_run_says_so():
 @pytest.mark.slow
 def test_a_real_run_is_sampled_at_its_steps(tmp_path):
     args = EnduranceArgs(rollout_batch_size=4, max_new_tokens=4)
-    samples = watch(command(args, tmp_path), tmp_path / "output", 50.0)
+    samples = watch(command(args, tmp_path), tmp_path / "output", 25.0)
     assert len(samples) >= 5
     assert samples == sorted(samples, key=lambda sample: sample.step)
     assert all(sample.rss_mb > 50 and sample.threads >= 1 for sample in samples)

@@ -12,8 +12,14 @@ from training.paths import REPOSITORY
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("stage", "ranks", "kills"), [("ppo", 2, 5), ("reward", 2, 2),
-                                                       ("sft", 1, 2)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("stage", "ranks", "kills"),
+    [
+        ("sft", 1, 2),
+        pytest.param("ppo", 2, 5, marks=pytest.mark.full),
+        pytest.param("reward", 2, 2, marks=pytest.mark.full),
+    ],
+)
 def test_killed_runs_end_as_one_left_alone(tmp_path, stage, ranks, kills):
     file = tmp_path / "result.json"
     flags = ["--stage", stage, "--ranks", str(ranks), "--kills", str(kills), "--json", str(file)]

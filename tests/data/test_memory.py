@@ -97,7 +97,7 @@ def run(tmp_path: Path, stage: str, path: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["pretrain", "reward"])
+@pytest.mark.parametrize("stage", [pytest.param("pretrain", marks=pytest.mark.full), "reward"])
 def test_a_set_larger_than_memory_is_encoded_and_read(tmp_path, stage):
     build_tokenizer([*WORDS, "<unk>", EOS]).save_pretrained(tmp_path / "tokenizer")
     path = tmp_path / "data.jsonl"

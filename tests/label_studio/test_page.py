@@ -14,7 +14,12 @@ from tests.label_studio.server import EMAIL, PASSWORD, NotInstalledError, with_p
 from tests.label_studio.test_round_trip import pair, write_tasks
 from training.data.annotation.tasks import RANKER_CONFIG, add_prediction
 
-pytestmark = [pytest.mark.label_studio, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.label_studio,
+    pytest.mark.slow,
+    pytest.mark.full,
+    pytest.mark.timeout(1800),
+]
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 Look = Callable[..., dict[str, Any]]

@@ -16,7 +16,12 @@ from tests.stages.processes import ROOT
 from training.data.annotation.server import TOKEN
 from training.data.annotation.tasks import PAIRWISE_CONFIG, RANKER_CONFIG
 
-pytestmark = [pytest.mark.label_studio, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.label_studio,
+    pytest.mark.slow,
+    pytest.mark.full,
+    pytest.mark.timeout(1800),
+]
 
 
 def write_tasks(folder: Path, tasks: list[dict[str, Any]], page: str = PAIRWISE_CONFIG) -> Path:

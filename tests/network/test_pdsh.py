@@ -13,7 +13,7 @@ from tests.network.namespaces import ADDRESSES
 from tests.stages.processes import MARK, ROOT, skip_unless_required, started
 from training.launching.processes import find_free_port
 
-pytestmark = [pytest.mark.network, pytest.mark.slow]
+pytestmark = [pytest.mark.network, pytest.mark.slow, pytest.mark.full]
 
 SSH = """#!/bin/sh
 while [ "${{1#-}}" != "$1" ]; do

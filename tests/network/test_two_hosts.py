@@ -18,7 +18,7 @@ from tests.network.namespaces import ADDRESSES, TwoHosts
 from tests.stages.processes import LAUNCH_SECONDS, ROOT, Program, started, wait_until
 from training.launching.processes import find_free_port
 
-pytestmark = [pytest.mark.network, pytest.mark.slow]
+pytestmark = [pytest.mark.network, pytest.mark.slow, pytest.mark.full]
 
 LAUNCHERS = ("torchrun", "deepspeed")
 STEPS = 30

@@ -8,7 +8,12 @@ import pytest
 from tests.slurm.cluster import DONE, JOB_SECONDS
 from tests.stages.processes import wait_until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.slow,
+    pytest.mark.full,
+    pytest.mark.timeout(1800),
+]
 
 SHORT = ["--dtype", "fp32", "--log_every", "1"]
 PPO = [

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.stages.matrix import agreed_port, local_weights
+from tests.stages.matrix import agree_on_port, local_weights
 from tests.stages.spies import Patches
 from training.inference import ResponseForwards
 from training.runtime.engine import TrainingEngine
@@ -244,7 +244,7 @@ def watch_updates(cell: Cell, patch: Patches) -> None:
 def run(program: str, flags: list[str], output: Path, injection: tuple[str, int, int]) -> None:
     """One cell: the program's own `main`, and a record beside what it wrote."""
     sys.argv = [f"{program}/main.py", "--output_dir", str(output), *flags]
-    os.environ["MASTER_PORT"] = str(agreed_port(output.with_suffix(".port")))
+    os.environ["MASTER_PORT"] = str(agree_on_port(output.with_suffix(".port")))
     cell = Cell(*injection)
     with cell.injected(), Patches() as patch:
         watch_updates(cell, patch)

@@ -1,7 +1,7 @@
-"""Runs many stage programs in one process a rank, since each start costs ten seconds.
+"""Runs many stage programs in one process per rank, since each start costs ten seconds.
 
-Every cell is the stage's own `main` with flags of its own: it joins the other ranks, trains,
-publishes and leaves. What no file of a run tells is noted on the way, in `record.<rank>.json`.
+Every cell is a call of the stage's `main`: it joins the other ranks, trains, publishes and leaves.
+What no file of a run holds is noted on the way, in `record.<rank>.json`.
 
 python -m tests.stages.matrix CELLS.json     with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR set
 """
@@ -33,11 +33,11 @@ from training.trainers.reward.step import RewardTrainer
 
 
 def local_weights(module: nn.Module) -> list[Tensor]:
-    """What this rank stores of each parameter: the whole of it, or under ZeRO-3 its shard."""
+    """Each parameter as this rank stores it: whole, or under ZeRO-3 a shard."""
     return [getattr(p, "ds_tensor", p.data) for p in module.parameters()]
 
 
-def snapshot(module: nn.Module) -> list[Tensor]:
+def copy_weights(module: nn.Module) -> list[Tensor]:
     return [weight.detach().clone() for weight in local_weights(module)]
 
 
@@ -45,8 +45,8 @@ def is_unchanged(module: nn.Module, before: list[Tensor]) -> bool:
     return all(map(torch.equal, local_weights(module), before))
 
 
-def stored_share(module: nn.Module) -> float:
-    """Numbers that this rank holds between steps, as a share of the model's."""
+def compute_stored_fraction(module: nn.Module) -> float:
+    """Fraction of the model's parameters that this rank holds between steps."""
     whole = sum(getattr(p, "ds_numel", p.numel()) for p in module.parameters())
     shards = sum(weight.numel() for weight in local_weights(module))
     gathered = sum(p.numel() for p in module.parameters() if hasattr(p, "ds_tensor"))
@@ -54,7 +54,7 @@ def stored_share(module: nn.Module) -> float:
 
 
 class Notes:
-    """What one cell shows besides its files."""
+    """Values of one cell that its files do not hold."""
 
     def __init__(self) -> None:
         self.record: dict[str, Any] = {"generations": [], "rollouts": [], "blocks": 0}
@@ -62,24 +62,24 @@ class Notes:
         self._before: list[tuple[str, nn.Module, list[Tensor]]] = []
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
+    def watch(self) -> Iterator[None]:
         with Patches() as patch:
-            patch.around(HybridEngine, "generation", self._generation)
+            patch.around(HybridEngine, "generation", self._compare_generation)
             patch.around(RolloutCollector, "collect", self._collect)
             patch.around(RewardTrainer, "evaluate", self._evaluate)
-            patch.around(TrainingEngine, "__init__", self._engine)
-            patch.around(cpu_blocks, "_compute", self._block)
+            patch.around(TrainingEngine, "__init__", self._keep_engine)
+            patch.around(cpu_blocks, "_compute", self._count_our_block)
             patch.around(reward_setup, "save_normalized", self._save_normalized)
-            patch.around(ppo_setup, "load_models", self._models)
+            patch.around(ppo_setup, "load_models", self._load_models)
             yield
-        self.record["stored"] = [stored_share(module) for module in self._engines]
+        self.record["stored"] = [compute_stored_fraction(module) for module in self._engines]
         self.record["unchanged"] = {
             name: is_unchanged(module, before) for name, module, before in self._before
         }
 
     @contextmanager
-    def _generation(self, original: Callable[..., Any], hybrid: Any) -> Iterator[Any]:
-        before = snapshot(hybrid._lm)
+    def _compare_generation(self, original: Callable[..., Any], hybrid: Any) -> Iterator[Any]:
+        before = copy_weights(hybrid._lm)
         with original(hybrid) as generate:
             yield generate
         self.record["generations"].append(is_unchanged(hybrid._lm, before))
@@ -105,37 +105,39 @@ class Notes:
         return metrics
 
     def _save_normalized(
-        self, original: Callable[..., Any], engine: Any, own: Any, *inputs: Any
+        self, original: Callable[..., Any], engine: Any, samples: Any, *inputs: Any
     ) -> None:
-        self.record["own"] = list(zip(own.prompts, own.responses, strict=True))
-        original(engine, own, *inputs)
+        self.record["samples"] = list(zip(samples.prompts, samples.responses, strict=True))
+        original(engine, samples, *inputs)
 
-    def _engine(self, original: Callable[..., Any], engine: Any, *inputs: Any) -> None:
+    def _keep_engine(self, original: Callable[..., Any], engine: Any, *inputs: Any) -> None:
         original(engine, *inputs)
         self._engines.append(engine.module)
         blocks = (m for m in engine.module.modules() if isinstance(m, GPT2Block))
-        next(blocks).ln_1.register_forward_pre_hook(self._count)
+        next(blocks).ln_1.register_forward_pre_hook(self._count_block)
 
-    def _count(self, *_: Any) -> None:
+    def _count_block(self, *_: Any) -> None:
         self.record["blocks"] += 1  # of a block that `transformers` computes
 
-    def _block(self, original: Callable[..., Any], block: Any, *inputs: Any, **options: Any) -> Any:
+    def _count_our_block(
+        self, original: Callable[..., Any], block: Any, *inputs: Any, **options: Any
+    ) -> Any:
         self.record["blocks"] += block.attn.layer_idx == 0  # of one that we compute
         return original(block, *inputs, **options)
 
-    def _models(self, original: Callable[..., Any], *inputs: Any) -> Models:
+    def _load_models(self, original: Callable[..., Any], *inputs: Any) -> Models:
         models: Models = original(*inputs)
         for name in ("actor", "critic", "ref", "reward_model"):
             model = getattr(models, name)
             if model is None:
                 continue  # a shared trunk
             module = model.module if isinstance(model, TrainingEngine) else model
-            self._before.append((name, module, snapshot(module)))
+            self._before.append((name, module, copy_weights(module)))
         return models
 
 
-def agreed_port(file: Path) -> int:
-    """A port that rank 0 finds free and tells the others through a file."""
+def agree_on_port(file: Path) -> int:
+    """Return a port that rank 0 finds free and passes to the others through a file."""
     if os.environ["RANK"] == "0":
         staging = Path(f"{file}.new")
         staging.write_text(str(find_free_port()))
@@ -145,20 +147,20 @@ def agreed_port(file: Path) -> int:
 
 
 def wait_for(file: Path) -> None:
-    """Until another process has made it."""
+    """Return once another process has made it."""
     while not file.exists():
         time.sleep(0.05)
 
 
 def run(program: str, flags: list[str], output: Path, needs: list[Path], logit_chunk: int) -> None:
-    """One cell: the program's own `main`, and a record beside what it wrote."""
+    """Call the program's `main`, then write a record beside its files."""
     for folder in needs:
         wait_for(folder / "complete.json")
     sys.argv = [f"{program}/main.py", "--output_dir", str(output), *flags]
-    os.environ["MASTER_PORT"] = str(agreed_port(Path(f"{output}.port")))
+    os.environ["MASTER_PORT"] = str(agree_on_port(Path(f"{output}.port")))
     lm_head.LOGIT_CHUNK = logit_chunk
     notes = Notes()
-    with notes.taken():
+    with notes.watch():
         importlib.import_module(f"{program}.main").main()
     (output / f"record.{os.environ['RANK']}.json").write_text(json.dumps(notes.record))
 

@@ -109,6 +109,11 @@ def skip_unless_required(marker: str, reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def is_full(session: pytest.Session) -> bool:
+    """True if tests marked `full` are run, for which fixtures make more runs."""
+    return any(item.get_closest_marker("full") for item in session.items)
+
+
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from tests.stages.matrix import agreed_port, wait_for
+from tests.stages.matrix import agree_on_port, wait_for
 from tests.stages.spies import Patches
 from training.launching import stopping
 from training.launching.stopping import STOPPED
@@ -52,7 +52,7 @@ def launch(
 ) -> int:
     """One launch of a stage's own `main`, watched; its exit status."""
     sys.argv = [f"{program}/main.py", "--output_dir", str(output), *flags]
-    os.environ["MASTER_PORT"] = str(agreed_port(Path(f"{output}.port{number}")))
+    os.environ["MASTER_PORT"] = str(agree_on_port(Path(f"{output}.port{number}")))
     stopping._process.phase, stopping._process.asked_by = stopping.LOADING, 0
     with Patches() as patch:
         watch(patch)

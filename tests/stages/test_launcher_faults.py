@@ -92,7 +92,10 @@ def test_killing_the_only_rank_is_no_success(endless):
         assert program.all_gone_within(GONE_SECONDS)
 
 
-@pytest.mark.parametrize(("number", "ranks"), [(signal.SIGTERM, 2), (signal.SIGINT, 1)])
+@pytest.mark.parametrize(
+    ("number", "ranks"),
+    [(signal.SIGTERM, 2), pytest.param(signal.SIGINT, 1, marks=pytest.mark.full)],
+)
 def test_a_signal_to_run_sh_reaches_every_process(endless, number, ranks):
     with endless("bash", RUN, ranks=ranks) as program:
         os.kill(program.process.pid, number)
@@ -100,14 +103,21 @@ def test_a_signal_to_run_sh_reaches_every_process(endless, number, ranks):
         assert program.all_gone_within(GONE_SECONDS)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.full), 2])
 def test_killing_run_sh_itself_leaves_no_rank(endless, ranks):
     with endless("bash", RUN, ranks=ranks) as program:
         os.kill(program.process.pid, signal.SIGKILL)
         assert program.all_gone_within(GONE_SECONDS), program.family()
 
 
-@pytest.mark.parametrize(("launcher", "ranks"), [("run.sh", 1), ("run.sh", 2), ("deepspeed", 2)])
+@pytest.mark.parametrize(
+    ("launcher", "ranks"),
+    [
+        ("run.sh", 2),
+        pytest.param("run.sh", 1, marks=pytest.mark.full),
+        pytest.param("deepspeed", 2, marks=pytest.mark.full),
+    ],
+)
 def test_killing_the_launcher_while_its_ranks_start_leaves_no_rank(
     material, user_env, tmp_path, launcher, ranks
 ):
@@ -145,6 +155,7 @@ def test_one_rank_does_not_look_for_what_an_older_job_left_in_the_environment(
         assert program.wait() == 0, program.errors.read_text()
 
 
+@pytest.mark.full
 def test_ending_a_bare_deepspeed_leaves_no_rank(endless):
     bare = ["deepspeed", "--num_gpus", "2", "--master_port", str(find_free_port()), MAIN]
     with endless(*bare, ranks=2) as program:
@@ -156,10 +167,11 @@ def test_ending_a_bare_deepspeed_leaves_no_rank(endless):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (
+        pytest.param(
             ["--learning_rat", "1"],
             "main.py: error: unknown flags: --learning_rat 1; did you mean --learning_rate? "
             "(see --help)",
+            marks=pytest.mark.full,
         ),
         (["--data_path", "no/such.jsonl"], "main.py: error: no/such.jsonl: no such file or folder"),
     ],

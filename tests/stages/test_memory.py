@@ -35,10 +35,25 @@ def wide(tmp_path_factory):
 @pytest.mark.parametrize(
     ("phase", "program", "words"),
     [
-        ("load", "step1_sft", ["while loading the models", "--zero_stage 3", "a smaller model"]),
         ("train", "step1_sft", ["while training", "--micro_batch_tokens (now 60000)"]),
-        ("generate", "step3_ppo", ["while generating", "--generation_batch_size (now 256)"]),
-        ("update", "step3_ppo", ["while training", "--gradient_checkpointing true"]),
+        pytest.param(
+            "load",
+            "step1_sft",
+            ["while loading the models", "--zero_stage 3", "a smaller model"],
+            marks=pytest.mark.full,
+        ),
+        pytest.param(
+            "generate",
+            "step3_ppo",
+            ["while generating", "--generation_batch_size (now 256)"],
+            marks=pytest.mark.full,
+        ),
+        pytest.param(
+            "update",
+            "step3_ppo",
+            ["while training", "--gradient_checkpointing true"],
+            marks=pytest.mark.full,
+        ),
     ],
 )
 def test_the_error_names_the_phase_and_the_flag(phase, program, words, wide, user_env, tmp_path):

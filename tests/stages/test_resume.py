@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.stages.material import Material
-from tests.stages.processes import LAUNCH_SECONDS, all_end_well, started
+from tests.stages.processes import LAUNCH_SECONDS, all_end_well, is_full, started
 
 PROGRAMS = {"sft": "step1_sft", "reward": "step2_reward", "ppo": "step3_ppo"}
 FLAGS = {
@@ -21,29 +21,26 @@ FLAGS = {
 SAME = ("metrics.jsonl", "samples.jsonl", "evaluation.json", "model.safetensors", "config.json",
         "scalar_model.json", "adapter_model.safetensors", "adapter_config.json")  # fmt: skip
 SINGLE = "--ppo_epochs 1 --minibatch_size 8"
-# Stage, ZeRO stage, further flags, and after how many looks it is stopped each time.
-CELLS = {
-    1: [
-        ("sft", 0, "--optimizer muon --dropout 0.1", 4),
-        # Best at its first evaluation and stopped after it: what was published stays.
-        ("sft", 2, "--lora_rank 2 --learning_rate 30", 5),
-        ("reward", 2, "--data_size_curve 0.5", 9),
-        ("ppo", 0, "", 17),
-        ("ppo", 2, "--critic shared", 19),
-        ("ppo", 2, SINGLE, 17),
-        ("ppo", 3, "", 21),
-    ],
-    2: [
-        ("sft", 2, "--dropout 0.1", 5),
-        ("sft", 3, "", 5),
-        ("reward", 2, "", 4),
-        ("ppo", 0, "", 19),
-        # Rank 0 alone knows what the judge says, yet all save there.
-        ("ppo", 2, "--keep_best 1 --best_metric +eval/judge/mean", 17),
-        ("ppo", 3, "", 23),
-    ],
-}
-ALL = [(ranks, *cell) for ranks, cells in CELLS.items() for cell in cells]
+# Ranks, stage, ZeRO stage, further flags, and after how many looks it is stopped each time.
+CELLS = [
+    # Best at its first evaluation and stopped after it: what was published stays.
+    (1, "sft", 2, "--lora_rank 2 --learning_rate 30", 5),
+    (1, "reward", 2, "--data_size_curve 0.5", 9),
+    (1, "ppo", 0, "", 17),
+    (2, "sft", 2, "--dropout 0.1", 5),
+    # Rank 0 alone knows the judge's scores, yet all ranks save there.
+    (2, "ppo", 2, "--keep_best 1 --best_metric +eval/judge/mean", 17),
+    (2, "ppo", 3, "", 23),
+]
+MORE_CELLS = [  # of --all
+    (1, "sft", 0, "--optimizer muon --dropout 0.1", 4),
+    (1, "ppo", 2, "--critic shared", 19),
+    (1, "ppo", 2, SINGLE, 17),
+    (1, "ppo", 3, "", 21),
+    (2, "sft", 3, "", 5),
+    (2, "reward", 2, "", 4),
+    (2, "ppo", 0, "", 19),
+]
 
 
 def folder_of(root: Path, ranks: int, stage: str, zero: int, flags: str) -> Path:
@@ -52,9 +49,10 @@ def folder_of(root: Path, ranks: int, stage: str, zero: int, flags: str) -> Path
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, material: Material, user_env):
-    """Folders of all cells, each run twice: stopped time and again, and left alone."""
+def runs(request, tmp_path_factory, material: Material, user_env):
+    """Folders of the cells, each run twice: stopped over and over, and left alone."""
     root = tmp_path_factory.mktemp("stops")
+    all_cells = [*CELLS, *(MORE_CELLS if is_full(request.session) else [])]
     inputs = {
         "sft": ["--model_name_or_path", str(material.base)],
         "reward": ["--model_name_or_path", str(material.base)],
@@ -67,8 +65,9 @@ def runs(tmp_path_factory, material: Material, user_env):
     scorer = ["--reward_model_name_or_path", str(root / "scorer")]
     with ExitStack() as stack:
         programs = []
-        for ranks, cells in CELLS.items():
+        for ranks in (1, 2):
             work = []
+            cells = [cell[1:] for cell in all_cells if cell[0] == ranks]
             for stage, zero, flags, stop_every in cells:
                 words = [*inputs[stage], *FLAGS[stage].split(), *flags.split()]
                 words += ["--zero_stage", str(zero), "--dtype", "fp32"]
@@ -93,7 +92,10 @@ def runs(tmp_path_factory, material: Material, user_env):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize(("ranks", "stage", "zero", "flags", "stop_every"), ALL)
+@pytest.mark.parametrize(
+    ("ranks", "stage", "zero", "flags", "stop_every"),
+    [*CELLS, *(pytest.param(*cell, marks=pytest.mark.full) for cell in MORE_CELLS)],
+)
 def test_stopped_over_and_over_it_ends_as_if_left_alone(
     runs, ranks, stage, zero, flags, stop_every
 ):

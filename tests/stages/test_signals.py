@@ -19,6 +19,7 @@ from tests.stages.processes import (
     LAUNCH_SECONDS,
     ROOT,
     Program,
+    is_full,
     reward_model_of,
     started,
     wait_until,
@@ -95,15 +96,17 @@ def is_saved(folder: Path) -> bool:
 
 CASES = [
     ("run.sh", 1, "run.sh", signal.SIGTERM),
+    ("run.sh", 2, "1", signal.SIGTERM),
+    ("torchrun", 2, "1", signal.SIGUSR1),
+]
+MORE_CASES = [  # of --all
     ("run.sh", 1, "0", signal.SIGINT),
     ("run.sh", 2, "run.sh", signal.SIGUSR1),
-    ("run.sh", 2, "1", signal.SIGTERM),
     ("run.sh", 2, "outer", signal.SIGTERM),
     ("run.sh", 2, "inner", signal.SIGTERM),
     ("deepspeed", 1, "0", signal.SIGTERM),
     ("deepspeed", 2, "run.sh", signal.SIGTERM),
     ("torchrun", 1, "run.sh", signal.SIGTERM),
-    ("torchrun", 2, "1", signal.SIGUSR1),
 ]
 
 
@@ -118,8 +121,9 @@ class Ended:
 
 
 @pytest.fixture(scope="module")
-def outcomes(endless, tmp_path_factory):
-    """All cases, two at a time: a launch leaves a core idle for seconds."""
+def outcomes(request, endless, tmp_path_factory):
+    """The cases that were asked for, two at a time: a launch leaves a core idle for seconds."""
+    cases = [*CASES, *(MORE_CASES if is_full(request.session) else [])]
 
     def stop(launcher: str, ranks: int, to: str, number: signal.Signals) -> Ended:
         folder = tmp_path_factory.mktemp("stopped")
@@ -133,12 +137,16 @@ def outcomes(endless, tmp_path_factory):
         return Ended(folder, status, seconds, said)
 
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(CASES, [pool.submit(stop, *case) for case in CASES], strict=True))
+        return {case: pool.submit(stop, *case) for case in cases}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(map(str, case)))
+@pytest.mark.parametrize(
+    "case",
+    [*CASES, *(pytest.param(case, marks=pytest.mark.full) for case in MORE_CASES)],
+    ids=lambda case: " ".join(map(str, case)),
+)
 def test_one_signal_saves_and_ends_the_run(outcomes, case):
     ended = outcomes[case].result()
     launcher, _, to, _ = case
