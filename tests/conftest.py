@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is import
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from training.runtime.distributed import World
@@ -34,6 +35,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all", action="store_true", dest="run_all", help="also run the tests marked `full`"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Try few random inputs by default, many under --all."""
+    settings.register_profile(
+        "project",
+        max_examples=300 if config.getoption("run_all") else 30,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    settings.load_profile("project")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

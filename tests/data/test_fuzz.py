@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.annotation.test_fuzz import ANYTHING, attempt
@@ -24,9 +24,6 @@ from training.data.records import (
     sequences,
 )
 
-MANY = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 FROM_ROW: dict[str, Callable[[Any, str], Record]] = {
     "sft": parse_sft_row,
     "reward": parse_group,
@@ -51,7 +48,6 @@ def read_all(path: str, stage: str = "sft") -> tuple[int, list[str]]:
     return len(rows), mistakes
 
 
-@MANY
 @given(row=st.dictionaries(st.sampled_from(KEYS), VALUE), stage=st.sampled_from(list(FROM_ROW)))
 def test_a_row_of_any_stage_may_hold_anything(row, stage):
     record, message = attempt(lambda: FROM_ROW[stage](row, "file:1"))
@@ -75,7 +71,6 @@ LINE = st.one_of(
 )  # fmt: skip
 
 
-@MANY
 @given(lines=st.lists(LINE.filter(lambda line: b"\n" not in line and b"\r" not in line)))
 def test_every_json_line_is_a_row_or_a_mistake_or_blank(tmp_path, lines):
     file = tmp_path / "data.jsonl"
@@ -92,7 +87,6 @@ def test_every_json_line_is_a_row_or_a_mistake_or_blank(tmp_path, lines):
         assert mistakes == [f"{file}: the file has no rows"]
 
 
-@MANY
 @given(content=st.binary(max_size=60), cells=st.lists(st.text(max_size=5), max_size=6),
        name=st.sampled_from(["a.csv", "a.tsv", "a.json", "a.txt", "a.jsonl", "a.parquet"]),
        stage=st.sampled_from(list(FROM_ROW)))  # fmt: skip
@@ -114,7 +108,6 @@ def parquet(tmp_path) -> bytes:
     return bytes(file.read_bytes())
 
 
-@MANY
 @given(data=st.data())
 def test_a_damaged_parquet_file_is_an_error_or_is_read(tmp_path, data):
     content = parquet(tmp_path)
@@ -127,7 +120,6 @@ def test_a_damaged_parquet_file_is_an_error_or_is_read(tmp_path, data):
     assert mistakes or rows == 50
 
 
-@MANY
 @given(value=ANYTHING)
 def test_any_json_value_in_a_json_file_is_accounted_for(tmp_path, value):
     file = tmp_path / "data.json"

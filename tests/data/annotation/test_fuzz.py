@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.annotation.exports import annotation, chosen, items, ranked, rated, task
@@ -16,9 +16,6 @@ from training.data.annotation.export import read_export
 from training.data.files import read_file
 from training.data.records import parse_group
 
-MANY = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 GOOD: list[dict[str, Any]] = [
     task(1, annotation(1, 1, chosen("left")), annotation(2, 2, chosen("right"))),
     task(2, annotation(3, 1, [], was_cancelled=True), annotation(4, 2, chosen("none"))),
@@ -82,7 +79,6 @@ def changed(value: Any, place: tuple[Any, ...], new: Any, delete: bool) -> Any:
     return value
 
 
-@MANY
 @given(data=st.data(), ties=st.sampled_from(["drop", "half"]))
 def test_any_value_of_an_export_may_be_anything(tmp_path, data, ties):
     tasks = data.draw(st.sampled_from([GOOD, RANKED, RATED]))
@@ -97,7 +93,6 @@ def test_any_value_of_an_export_may_be_anything(tmp_path, data, ties):
     account(str(file), ties=ties)
 
 
-@MANY
 @given(cut=st.integers(0, 3000), junk=st.binary(max_size=6), place=st.integers(0, 3000))
 def test_a_file_may_be_cut_or_hold_any_bytes(tmp_path, cut, junk, place):
     text = json.dumps(GOOD, ensure_ascii=False).encode()
@@ -114,7 +109,6 @@ def test_a_file_may_be_cut_or_hold_any_bytes(tmp_path, cut, junk, place):
         assert not message or message.startswith(str(file))
 
 
-@MANY
 @given(row=st.dictionaries(st.sampled_from(
     ["prompt", "chosen", "rejected", "responses", "pairs", "gaps", "label", "weight", "margin",
      "annotator", "votes"]
