@@ -154,7 +154,7 @@ def test_a_base_that_is_no_longer_what_was_trained_on_is_not_taken(lm, name, lm_
 
     def rounded(key):
         name = key.removesuffix(".base_layer.weight")
-        return weights[key].float() + lora._delta(lm.get_submodule(name), weights, name)
+        return weights[key].float() + lora._compute_delta(lm.get_submodule(name), weights, name)
 
     for path, said in ((lm_folders[name], "is no longer what this run began with"), ("/gone", "")):
         lm.base_model.config.name_or_path = path

@@ -1,10 +1,10 @@
-"""GPT-2's block as one function with a gradient of its own, for training on a CPU.
+"""GPT-2's block as one autograd function, for training on a CPU.
 
-The arithmetic is that of `transformers` under bf16 autocast (products in bf16; norms, residual
-stream and sums in fp32) in fewer passes over memory, which is what a CPU spends its time on:
-weights are cast once a forward, softmax and GELU stay in the products' type, and what backward
-needs is kept in it. Padding takes part in attention's products alone; what is left of it is 0
-(its worth is in benchmarks/README.md).
+It computes what `transformers` computes under bf16 autocast (matrix products in bf16; norms,
+residual stream and sums in fp32) in fewer passes over memory, which dominate the time on a CPU:
+weights are cast once per forward, and softmax, GELU and tensors saved for backward stay in the
+products' type. Padding is skipped except in attention's products, and its output is 0. Timings are
+in benchmarks/README.md.
 """
 
 from functools import partial
@@ -31,23 +31,23 @@ PARAMETERS = (
 )
 
 
-MOST_REAL = 0.98  # with more real tokens than this, taking them out costs what it saves
+MOST_REAL = 0.98  # with a larger share of real tokens, removing padding costs what it saves
 
 
 def use_cpu_blocks(model: nn.Module) -> None:
-    """Let GPT-2's blocks inside `model` compute as `_BlockFunction`, where that is the same.
+    """Let the GPT-2 blocks of `model` run `_BlockFunction` wherever it gives equal results.
 
-    It is on a CPU, with whole weights (not ZeRO-3, whose hooks gather submodules), GPT-2's own
-    activation and attention, and no dropout at work. Each call decides; otherwise the block's own
-    forward runs.
+    That is on a CPU, with whole weights (not ZeRO-3, whose hooks gather submodules), with GPT-2's
+    activation and attention, and without active dropout. Each call decides; otherwise the block's
+    original forward runs.
     """
     for module in model.modules():
         if isinstance(module, GPT2Block) and _is_standard(module):
-            module.forward = partial(_forward, module, module.forward)  # type: ignore[method-assign]
+            module.forward = partial(_run_block, module, module.forward)  # type: ignore[method-assign]
 
 
 def can_skip_padding(model: nn.Module) -> bool:
-    """Whether these blocks are at work in training, whose linear layers leave padding out."""
+    """True if these blocks run in training; their linear layers skip padding."""
     blocks = [module for module in model.modules() if isinstance(module, GPT2Block)]
     return bool(blocks) and all(
         "forward" in vars(block)
@@ -63,10 +63,10 @@ def _has_dropout(block: Any) -> bool:
 
 def _is_standard(block: Any) -> bool:
     attention = block.attn
-    # A LoRA layer answers for its frozen matrix as if there were no adapter.
+    # Not a LoRA layer, whose `weight` is that of the frozen matrix without the adapter.
     is_plain = all(
-        type(block.get_submodule(place)).__name__ == "Conv1D"
-        for place in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+        type(block.get_submodule(name)).__name__ == "Conv1D"
+        for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
     )
     is_tanh_gelu = isinstance(block.mlp.act, nn.GELU) and block.mlp.act.approximate == "tanh"
     return (
@@ -80,9 +80,9 @@ def _is_standard(block: Any) -> bool:
     )
 
 
-def _forward(
+def _run_block(
     block: Any,
-    own_forward: Any,
+    original_forward: Any,
     hidden_states: Tensor,
     past_key_values: Any = None,
     attention_mask: Tensor | None = None,
@@ -97,25 +97,25 @@ def _forward(
         or hidden_states.dtype != torch.float32
         or hasattr(block.ln_1.weight, "ds_id")
     ):
-        found: Tensor = own_forward(
+        output: Tensor = original_forward(
             hidden_states, past_key_values, attention_mask, *rest, **options
         )
-        return found
+        return output
     if block.gradient_checkpointing and block.training:
-        # The class's own forward would have done so.
-        kept: Tensor = block._gradient_checkpointing_func(
+        # This forward replaces the class's, which would have checkpointed.
+        recomputed: Tensor = block._gradient_checkpointing_func(
             partial(_compute, block), hidden_states, attention_mask
         )
-        return kept
+        return recomputed
     return _compute(block, hidden_states, attention_mask)
 
 
 def _compute(block: Any, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-    parameters = [block.get_submodule(place).get_parameter(name) for place, name in PARAMETERS]
-    low = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if low else torch.float32
-    real = _real_places(attention_mask)
-    out: Tensor = _BlockFunction.apply(  # type: ignore[no-untyped-call]
+    parameters = [block.get_submodule(layer).get_parameter(name) for layer, name in PARAMETERS]
+    is_cast = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if is_cast else torch.float32
+    real = _find_real_tokens(attention_mask)
+    output: Tensor = _BlockFunction.apply(  # type: ignore[no-untyped-call]
         hidden_states,
         attention_mask,
         real,
@@ -124,20 +124,20 @@ def _compute(block: Any, hidden_states: Tensor, attention_mask: Tensor) -> Tenso
         dtype,
         *parameters,
     )
-    return out
+    return output
 
 
-def _real_places(mask: Tensor) -> Tensor | None:
-    """Indices into [B L] of the tokens that read themselves; None where nearly all do."""
+def _find_real_tokens(mask: Tensor) -> Tensor | None:
+    """Return indices [N] into [B L] of the tokens that attend to themselves; None if nearly all."""
     is_real = mask.diagonal(dim1=2, dim2=3).flatten() == 0
-    places = is_real.nonzero()[:, 0]
-    return places if len(places) < MOST_REAL * len(is_real) else None
+    indices = is_real.nonzero()[:, 0]
+    return indices if len(indices) < MOST_REAL * len(is_real) else None
 
 
 class _BlockFunction(torch.autograd.Function):
-    """x + attention(norm(x)), then the same with the MLP; x [B, L, H] fp32, mask [B, 1, L, L].
+    """x + attention(norm(x)), then x + mlp(norm(x)); x [B, L, H] fp32, mask [B, 1, L, L].
 
-    `real` [N] are the places in [B L] that count, None for all; elsewhere the result is 0.
+    `real` [N] are the indices of real tokens in [B L], None for all; the others give 0.
     """
 
     @staticmethod
@@ -152,18 +152,19 @@ class _BlockFunction(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Tensor:
         with torch.autocast("cpu", enabled=False):
-            ln_1, qkv, out, ln_2, mlp_in, mlp_out = _pairs(parameters, dtype)
+            ln_1, qkv, out, ln_2, mlp_in, mlp_out = _pair_layers(parameters, dtype)
             batch, length, width = hidden.shape
-            x = _take(hidden.reshape(-1, width), real)
+            x = _select_rows(hidden.reshape(-1, width), real)
             n1, mean1, rstd1 = torch.native_layer_norm(x, [width], *ln_1, eps)
             n1 = n1.to(dtype)
-            projected = _put(torch.addmm(qkv[1], n1, qkv[0]), real, batch * length)
+            projected = _scatter_rows(torch.addmm(qkv[1], n1, qkv[0]), real, batch * length)
             q, k, v = _split_heads(projected, batch, length, heads)
             q = q * (width // heads) ** -0.5
             scores = torch.bmm(q, k.transpose(1, 2)).view(batch, heads, length, length)
-            barred = mask.clamp(min=torch.finfo(dtype).min).to(dtype)  # finite: padding reads none
-            weights = torch.softmax(scores.add_(barred), -1).view(-1, length, length)
-            context = _take(_join_heads(torch.bmm(weights, v), batch, heads), real)
+            # Finite: a row of padding is masked everywhere.
+            bias = mask.clamp(min=torch.finfo(dtype).min).to(dtype)
+            weights = torch.softmax(scores.add_(bias), -1).view(-1, length, length)
+            context = _select_rows(_join_heads(torch.bmm(weights, v), batch, heads), real)
             x1 = torch.addmm(out[1], context, out[0]) + x
             n2, mean2, rstd2 = torch.native_layer_norm(x1, [width], *ln_2, eps)
             n2 = n2.to(dtype)
@@ -175,49 +176,49 @@ class _BlockFunction(torch.autograd.Function):
             *parameters,
         )  # fmt: skip
         ctx.heads, ctx.dtype, ctx.real = heads, dtype, real
-        return _put(x2, real, batch * length).view_as(hidden)
+        return _scatter_rows(x2, real, batch * length).view_as(hidden)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (x, mean1, rstd1, n1, q, k, v, weights, context, x1, mean2, rstd2, n2, inner, active,
          *parameters) = ctx.saved_tensors  # fmt: skip
         dtype, heads, real = ctx.dtype, ctx.heads, ctx.real
-        ln_1, qkv, out, ln_2, mlp_in, mlp_out = _pairs(parameters, dtype)
+        ln_1, qkv, out, ln_2, mlp_in, mlp_out = _pair_layers(parameters, dtype)
         batch, length, width = grads[0].shape
-        dx2 = _take(grads[0].reshape(-1, width), real)
+        dx2 = _select_rows(grads[0].reshape(-1, width), real)
         dy = dx2.to(dtype)
         d_active = dy @ mlp_out[0].T
-        d_mlp_out = _matrix_grads(active, dy, dx2)
+        d_mlp_out = _compute_grads(active, dy, dx2)
         d_inner = torch.ops.aten.gelu_backward(d_active, inner, approximate="tanh")
-        d_mlp_in = _matrix_grads(n2, d_inner, d_inner)
+        d_mlp_in = _compute_grads(n2, d_inner, d_inner)
         dn2 = (d_inner @ mlp_in[0].T).float()
         dx1, *d_ln_2 = torch.ops.aten.native_layer_norm_backward(
             dn2, x1, [width], mean2, rstd2, *ln_2, [True] * 3
         )
         dx1 += dx2
         da = dx1.to(dtype)
-        d_joined = _put(da @ out[0].T, real, batch * length)
+        d_joined = _scatter_rows(da @ out[0].T, real, batch * length)
         d_context, _, _ = _split_heads(d_joined, batch, length, heads, parts=1)
-        d_out = _matrix_grads(context, da, dx1)
+        d_out = _compute_grads(context, da, dx1)
         dv = torch.bmm(weights.transpose(1, 2), d_context)
         d_weights = torch.bmm(d_context, v.transpose(1, 2))
         d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, dtype)
         dq = torch.bmm(d_scores, k).mul_((width // heads) ** -0.5)
         dk = torch.bmm(d_scores.transpose(1, 2), q)
-        d_projected = _take(_join_heads(torch.stack([dq, dk, dv]), batch, heads), real)
-        d_qkv = _matrix_grads(n1, d_projected, d_projected)
+        d_projected = _select_rows(_join_heads(torch.stack([dq, dk, dv]), batch, heads), real)
+        d_qkv = _compute_grads(n1, d_projected, d_projected)
         dn1 = (d_projected @ qkv[0].T).float()
         dx, *d_ln_1 = torch.ops.aten.native_layer_norm_backward(
             dn1, x, [width], mean1, rstd1, *ln_1, [True] * 3
         )
         dx += dx1
         gradients = (*d_ln_1, *d_qkv, *d_out, *d_ln_2, *d_mlp_in, *d_mlp_out)
-        dx = _put(dx, real, batch * length).view_as(grads[0])
+        dx = _scatter_rows(dx, real, batch * length).view_as(grads[0])
         return dx, None, None, None, None, None, *gradients
 
 
-def _pairs(parameters: Any, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-    """(weight, bias) of each of the six layers; matrices and their biases in `dtype`."""
+def _pair_layers(parameters: Any, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """Return (weight, bias) of the six layers; those of the linear layers in `dtype`."""
     pairs = [(parameters[i], parameters[i + 1]) for i in range(0, len(parameters), 2)]
     norms = {0, 3}
     return [
@@ -226,32 +227,32 @@ def _pairs(parameters: Any, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-def _take(rows: Tensor, real: Tensor | None) -> Tensor:  # [B L, H] -> [N, H]
+def _select_rows(rows: Tensor, real: Tensor | None) -> Tensor:  # [B L, H] -> [N, H]
     return rows if real is None else rows.index_select(0, real)
 
 
-def _put(rows: Tensor, real: Tensor | None, count: int) -> Tensor:  # [N, H] -> [B L, H]
+def _scatter_rows(rows: Tensor, real: Tensor | None, count: int) -> Tensor:  # [N, H] -> [B L, H]
     if real is None:
         return rows
     return rows.new_zeros(count, rows.shape[1]).index_copy_(0, real, rows)
 
 
-def _matrix_grads(inputs: Tensor, grad: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of a matrix [in, out] and its bias in fp32; the bias sums `exact`."""
+def _compute_grads(inputs: Tensor, grad: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute fp32 gradients of a matrix [in, out] and its bias; the bias sums `exact`."""
     return (inputs.T @ grad).float(), exact.sum(dim=0, dtype=torch.float32)
 
 
 def _split_heads(
     joined: Tensor, batch: int, length: int, heads: int, parts: int = 3
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """[B L, parts H] -> `parts` of [B heads, L, size], contiguous."""
+    """Split [B L, parts H] into `parts` of [B heads, L, size], contiguous."""
     split = joined.view(batch, length, parts, heads, -1).permute(2, 0, 3, 1, 4).contiguous()
     every = split.view(parts, batch * heads, length, -1)
     return every[0], every[-2 if parts > 1 else 0], every[-1]
 
 
 def _join_heads(split: Tensor, batch: int, heads: int) -> Tensor:
-    """[B heads, L, size] -> [B L, H]; three of them, stacked, -> [B L, 3 H]."""
+    """Join [B heads, L, size] to [B L, H]; three of them, stacked, to [B L, 3 H]."""
     parts = split.shape[0] if split.dim() == 4 else 1
     length, size = split.shape[-2:]
     shaped = split.view(parts, batch, heads, length, size).permute(1, 3, 0, 2, 4)

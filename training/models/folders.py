@@ -1,6 +1,6 @@
-"""What is read of a model's folder: weights that hold no code, and no code of its own.
+"""Checks of a model's folder and its errors in one line; code in a folder is never run.
 
-Weights are safetensors, or the older pickles, which torch reads as tensors and nothing else.
+Weights are safetensors, or the older pickles, which torch reads as tensors only.
 """
 
 import json
@@ -23,22 +23,22 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-# Not told, transformers asks on a terminal whether to run the code that a folder brings.
+# Without this transformers asks on the terminal whether to run the folder's code.
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 
-# What transformers raises for a config that makes no sense.
+# Raised by transformers for an invalid config.
 CONFIG_ERRORS = (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError,
                  StrictDataclassError)  # fmt: skip
 
 
 def summarize_error(error: Exception) -> str:
-    """The first line of what an error says, or of what made it."""
+    """Return the first line of an error's message, or of its cause's."""
     lines = [line for line in str(error.__cause__ or error).splitlines() if line.strip()]
     return lines[0].strip() if lines else type(error).__name__
 
 
 def is_code_refused(error: Exception) -> bool:
-    """Whether transformers would have needed a folder's own code."""
+    """True if transformers failed because it may not run the folder's code."""
     return "trust_remote_code" in str(error)
 
 
@@ -50,14 +50,14 @@ def make_code_error(path: str, *, flag: str) -> UserError:
 
 
 def check_weights(path: str, *, flag: str, hint: str) -> None:
-    """Raise `UserError` when a folder has no weights; a Hub name is asked when it is loaded."""
+    """Raise `UserError` if a folder has no weights; those of a Hub name are checked on loading."""
     folder = Path(path).expanduser()
     if folder.is_dir() and not any((folder / name).is_file() for name in WEIGHTS):
         raise UserError(f"{flag}: {path} has no weights ({WEIGHTS[0]}); {hint}")
 
 
 def read_json(path: Path, flag: str) -> dict[str, Any]:
-    """The JSON object in a file of a model's folder."""
+    """Read a JSON object; raises `UserError` if there is none."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -69,10 +69,10 @@ def read_json(path: Path, flag: str) -> dict[str, Any]:
 
 @contextmanager
 def explain_weight_errors(path: str) -> Iterator[None]:
-    """Inside, weights that cannot be read are one line for the user."""
+    """Turn errors of unreadable weights into a `UserError` of one line."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of pickles that are refused at once
+            warnings.simplefilter("ignore", UserWarning)  # about pickles that are then refused
             yield
     except UserError:
         raise
@@ -89,10 +89,13 @@ def explain_weight_errors(path: str) -> Iterator[None]:
         ) from error
 
 
-def check_loaded(path: str, model: Any, found: dict[str, Any]) -> None:
-    """Raise `UserError` when a model's folder lacks some of its weights: they would be random."""
+def check_loaded(path: str, model: Any, info: dict[str, Any]) -> None:
+    """Raise `UserError` if a model's folder lacks some of its weights: they would be random.
+
+    `info` is the loading info of `from_pretrained`.
+    """
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    missing = sorted(set(found["missing_keys"]) - tied)
+    missing = sorted(set(info["missing_keys"]) - tied)
     if missing:
         raise UserError(
             f"{path}: its weights lack {len(missing)} that its config asks for, such as "
@@ -101,7 +104,7 @@ def check_loaded(path: str, model: Any, found: dict[str, Any]) -> None:
 
 
 def read_tensor(folder: Path, name: str) -> Tensor:
-    """A tensor of a folder's safetensors, wherever among them it lies."""
+    """Read a tensor from whichever safetensors file of a folder holds it."""
     for shard in sorted(folder.glob("*.safetensors")):
         with safe_open(shard, framework="pt") as file:
             if name in set(file.keys()):

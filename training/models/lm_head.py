@@ -1,7 +1,7 @@
-"""From hidden states to log-probabilities: the LM head, a few rows at a time.
+"""Log-probabilities and losses from hidden states; the LM head is applied to a few rows at a time.
 
-Full logits are the largest tensor of a step (a response token of GPT-2 has 50,257 of them), and
-on a CPU their page traffic costs more than the arithmetic: no function here holds them all.
+Full logits are the largest tensor of a step (50,257 per response token of GPT-2), and on a CPU
+writing and reading them costs more than the arithmetic: no function here holds them all.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# fp32 logits that may exist at a time: 2^24 entries are 64 MB.
+# Most fp32 logits at a time: 2^24 entries are 64 MB.
 LOGIT_CHUNK = 2**24
-# The same for `head_loss`, in the dtype of its products. Larger blocks save adding up gradients
-# of the head, a matrix as large as the vocabulary.
+# Most logits at a time in `head_loss`, in the dtype of its products. Larger blocks save additions
+# of the head's gradient, a matrix as large as the vocabulary.
 LOSS_BLOCK = 2**26
 # Entries of a block that go through the softmax together, in fp32: they should stay in the caches.
 SOFTMAX_CHUNK = 2**20
 
-# From log-probs [n] of some of the tokens, and which of the N they are, to their summed loss.
+# Maps log-probs [n] of some of the N tokens, and the slice of those tokens, to their summed loss.
 TokenLoss = Callable[[Tensor, slice], Tensor]
 
 
@@ -31,7 +31,7 @@ def log_softmax_at(
     banned_token: int | None,
     with_entropy: bool,
 ) -> tuple[Tensor, Tensor]:  # log-probs [N], entropies [N] or [0], fp32
-    """Log-probability of each token, and the entropy if asked, under softmax(logits / temperature).
+    """Compute each token's log-prob, and the entropy if asked, under softmax(logits / temperature).
 
     `banned_token` (PAD) has probability 0: no response contains it, whatever its logit is.
     """
@@ -61,14 +61,14 @@ def token_logprobs(
     banned_token: int | None = None,
     with_entropy: bool = False,
 ) -> tuple[Tensor, Tensor]:  # log-probs [N], entropies [N] or [0], fp32
-    """`log_softmax_at` of `head(hidden)`, in chunks of rows that bound the logits in memory.
+    """Apply `log_softmax_at` to `head(hidden)`, in chunks of rows that bound the logits in memory.
 
-    With more than one chunk and gradients on, a chunk's logits are made again in backward. Where
-    a call of `head` is a collective, ranks of unequal N must not call it unequally often:
-    `chunked=False` calls it once.
+    With more than one chunk and gradients enabled, backward recomputes a chunk's logits. Where
+    a call of `head` is a collective, ranks of unequal N must call it equally often: `chunked=False`
+    calls it once.
     """
 
-    def chunk_logprobs(hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def compute_chunk(hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         return log_softmax_at(
             head(hidden),
             tokens,
@@ -79,15 +79,15 @@ def token_logprobs(
 
     rows = max(LOGIT_CHUNK // vocab_size, 1)
     if hidden.shape[0] <= rows or not chunked:
-        return chunk_logprobs(hidden, tokens)
-    parts = []
+        return compute_chunk(hidden, tokens)
+    chunks = []
     for start in range(0, hidden.shape[0], rows):
-        piece = hidden[start : start + rows], tokens[start : start + rows]
+        chunk = hidden[start : start + rows], tokens[start : start + rows]
         if torch.is_grad_enabled():
-            parts.append(checkpoint(chunk_logprobs, *piece, use_reentrant=False))
+            chunks.append(checkpoint(compute_chunk, *chunk, use_reentrant=False))
         else:
-            parts.append(chunk_logprobs(*piece))
-    logprobs, entropies = zip(*parts, strict=True)
+            chunks.append(compute_chunk(*chunk))
+    logprobs, entropies = zip(*chunks, strict=True)
     return torch.cat(logprobs), torch.cat(entropies)
 
 
@@ -101,13 +101,13 @@ def head_loss(
     banned_token: int | None,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:  # 0-d fp32, log-probs [N] fp32 without gradient
-    """A loss of the tokens' log-probs under a bias-free head; matrix products in `dtype`.
+    """Compute a loss of the tokens' log-probs under a bias-free head; matrix products in `dtype`.
 
-    The loss must be a sum over tokens, for its gradient is made in the forward, chunk by chunk:
-    each logit exists once, and backward only scales what is there.
+    The loss must be a sum over tokens: its gradient is computed in the forward, chunk by chunk.
+    Each logit exists once, and backward only scales the gradient.
     """
     banned = -1 if banned_token is None else banned_token
-    if not torch.is_grad_enabled():  # a Parameter asks for its gradient even then
+    if not torch.is_grad_enabled():  # a Parameter requires its gradient even then
         hidden, weight = hidden.detach(), weight.detach()
     arguments = (hidden, weight, tokens, token_loss, 1.0 / temperature, banned, dtype)
     loss, logprobs = _HeadLoss.apply(*arguments)  # type: ignore[no-untyped-call]
@@ -127,17 +127,17 @@ class _HeadLoss(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         wants_gradient = any(ctx.needs_input_grad)
-        wants_weight = ctx.needs_input_grad[1]  # not of a frozen head
+        wants_weight = ctx.needs_input_grad[1]  # False for a frozen head
         low_weight = weight.to(dtype)
         logprobs = torch.empty(len(tokens), dtype=torch.float32, device=hidden.device)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         if wants_gradient:
             grad_hidden = torch.empty_like(hidden)
             grad_weight: Tensor | None = None
-        for block in _slices(0, len(tokens), LOSS_BLOCK // weight.shape[0]):
-            piece = hidden[block].to(dtype)
-            logits = piece @ low_weight.T
-            for where in _slices(block.start, block.stop, SOFTMAX_CHUNK // weight.shape[0]):
+        for block in _split_range(0, len(tokens), LOSS_BLOCK // weight.shape[0]):
+            low_hidden = hidden[block].to(dtype)
+            logits = low_hidden @ low_weight.T
+            for where in _split_range(block.start, block.stop, SOFTMAX_CHUNK // weight.shape[0]):
                 inside = slice(where.start - block.start, where.stop - block.start)
                 scaled = logits[inside].float() * scale
                 if banned >= 0:
@@ -147,11 +147,11 @@ class _HeadLoss(torch.autograd.Function):
                 )
                 total += loss
                 if wants_gradient:
-                    logits[inside] = scaled.mul_(scale)  # the gradient takes the logits' place
+                    logits[inside] = scaled.mul_(scale)  # the gradient replaces the logits
             if wants_gradient:
                 grad_hidden[block] = logits @ low_weight
             if wants_weight:
-                product = (logits.T @ piece).to(weight.dtype)
+                product = (logits.T @ low_hidden).to(weight.dtype)
                 grad_weight = product if grad_weight is None else grad_weight.add_(product)
         ctx.mark_non_differentiable(logprobs)
         if wants_gradient:
@@ -176,7 +176,7 @@ def _softmax_loss(
     where: slice,
     wants_gradient: bool,
 ) -> tuple[Tensor, Tensor]:  # 0-d, log-probs [n]
-    """The loss of a few tokens; with `wants_gradient`, `scaled` becomes its gradient."""
+    """Compute the loss of a few tokens; with `wants_gradient`, `scaled` becomes its gradient."""
     target = tokens[:, None]
     log_z = scaled.logsumexp(dim=-1, keepdim=True)
     logprobs = (scaled.gather(1, target) - log_z).squeeze(1)
@@ -191,8 +191,8 @@ def _softmax_loss(
     return loss.detach(), logprobs.detach()
 
 
-def _slices(start: int, stop: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of at most `size`, at least 1, from `start` to `stop`."""
+def _split_range(start: int, stop: int, size: int) -> Iterator[slice]:
+    """Yield consecutive slices of at most `size`, at least 1, from `start` to `stop`."""
     size = max(size, 1)
     for first in range(start, stop, size):
         yield slice(first, min(first + size, stop))

@@ -1,6 +1,6 @@
-"""Loading and saving Hugging Face causal language models.
+"""Load, build and save Hugging Face causal language models.
 
-Under ZeRO-3 the caller holds `runtime.engine.shard_while_loading` open, and `from_pretrained` then
+Under ZeRO-3 the caller enters `runtime.engine.shard_while_loading`, and `from_pretrained` then
 splits the weights as it reads them. Only safetensors and weights-only files are read.
 """
 
@@ -37,7 +37,7 @@ Config = Any  # transformers' PretrainedConfig: a bag of attributes that differ 
 
 
 def load_config(path: str, *, flag: str, hint: str) -> Config:
-    """The model's config, without its weights; `UserError` with `hint` when there is no model.
+    """Load a model's config. Raises `UserError` with `hint` if there is no model.
 
     A folder must have weights too; they are not opened.
     """
@@ -54,14 +54,14 @@ def load_config(path: str, *, flag: str, hint: str) -> Config:
             raise make_code_error(path, flag=flag) from error
         if not folder.exists():
             raise UserError(f"{flag}: no model in {not_there(path)}; {hint}") from error
-        first_line = summarize_error(error)
-        raise UserError(f"{flag}: {path} has no readable model config: {first_line}") from error
+        reason = summarize_error(error)
+        raise UserError(f"{flag}: {path} has no readable model config: {reason}") from error
     check_weights(path, flag=flag, hint=hint)
     return config
 
 
 def read_config(path: str, tokenizer: Tokenizer, *, flag: str) -> Config:
-    """A config for a new model from a JSON file, with the tokenizer's vocabulary."""
+    """Read the config of a new model from a JSON file, with the tokenizer's vocabulary."""
     from transformers import AutoConfig
 
     try:
@@ -69,7 +69,7 @@ def read_config(path: str, tokenizer: Tokenizer, *, flag: str) -> Config:
         config = AutoConfig.for_model(**fields)
         config.vocab_size = len(tokenizer)
         set_token_ids(config, tokenizer)
-        build_meta_lm(copy.deepcopy(config), len(tokenizer))  # some mistakes show only here
+        build_meta_lm(copy.deepcopy(config), len(tokenizer))  # finds further mistakes
     except (*CONFIG_ERRORS, OSError) as error:
         reason = summarize_error(error)
         raise UserError(f"{flag}: {path} is not a model config in JSON: {reason}") from error
@@ -77,20 +77,20 @@ def read_config(path: str, tokenizer: Tokenizer, *, flag: str) -> Config:
 
 
 def set_token_ids(config: Config, tokenizer: Tokenizer) -> None:
-    """Write the tokenizer's EOS and PAD into a config: plain `transformers` reads them there."""
+    """Set EOS, BOS and PAD in a config, where plain `transformers` reads them."""
     config.eos_token_id = tokenizer.eos_token_id
     config.bos_token_id = tokenizer.bos_token_id or tokenizer.eos_token_id
     config.pad_token_id = tokenizer.pad_token_id
 
 
 def count_positions(config: Config) -> int | None:
-    """Positions the model can tell apart; None when its config names no limit."""
+    """Return the number of positions the model can tell apart; None if its config has no limit."""
     limit = getattr(config, "max_position_embeddings", None)
     return None if limit is None else int(limit)
 
 
 def check_fits(config: Config, tokens: int, *, flags: str) -> None:
-    """Raise `UserError` when sequences of `tokens` do not fit the position table."""
+    """Raise `UserError` if sequences of `tokens` do not fit the position table."""
     limit = count_positions(config)
     if limit is not None and tokens > limit:
         raise UserError(
@@ -100,7 +100,7 @@ def check_fits(config: Config, tokens: int, *, flags: str) -> None:
 
 
 def set_dropout(config: Config, value: float) -> None:
-    """Set every dropout probability that this config really has (GPT-2: `resid_pdrop`, ...)."""
+    """Set every dropout probability of a config (GPT-2: `resid_pdrop`, ...)."""
     for name, current in list(vars(config).items()):
         is_probability = isinstance(current, float | int) and not isinstance(current, bool)
         if is_probability and (name.endswith(("dropout", "pdrop")) or name.endswith("_drop")):
@@ -108,12 +108,12 @@ def set_dropout(config: Config, value: float) -> None:
 
 
 def choose_attention(device: torch.device) -> str:
-    """Written-out attention on a CPU, where SDPA's backward is the slower one; else SDPA."""
+    """Choose `eager` on a CPU, where SDPA's backward is slower; else SDPA."""
     return "eager" if device.type == "cpu" else "sdpa"
 
 
 def check_packing(config: Config, packing: str) -> None:
-    """Raise `UserError` when sequences are to share rows that the model cannot keep apart."""
+    """Raise `UserError` if --packing always is given for a model that cannot keep rows apart."""
     if packing == "always" and not can_read_blocks(config):
         raise UserError(
             f"--packing always: a {config.model_type} model is not known to keep the sequences "
@@ -122,31 +122,32 @@ def check_packing(config: Config, packing: str) -> None:
 
 
 def can_read_blocks(config: Config) -> bool:
-    """Whether the model is known to read rows of several sequences right, by a mask [B, L, L]."""
+    """True if the model is known to read rows of several sequences correctly with a block mask."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     has_window = getattr(config, "sliding_window", None) is not None
     return config.model_type in READ_BLOCKS and kinds == {"full_attention"} and not has_window
 
 
 def mask_inputs(backbone: Any, attention_mask: Tensor) -> dict[str, Tensor]:
-    """What a backbone is given for a mask [B, L], or [B, L, L] in rows of several sequences.
+    """Make the `attention_mask` and `position_ids` of a backbone from a bool mask.
 
-    `transformers` takes a mask of four dimensions as it is: SDPA wants bool, `eager` adds it.
+    The mask is [B, L], or [B, L, L] for rows of several sequences. `transformers` passes a mask of
+    four dimensions on unchanged: SDPA takes bool, `eager` adds it to the scores.
     """
     positions = position_ids_from_mask(attention_mask)
     if attention_mask.dim() == 2:
         return {"attention_mask": attention_mask.long(), "position_ids": positions}
-    given = attention_mask[:, None]
+    mask = attention_mask[:, None]
     if backbone.config._attn_implementation == "eager":
-        barred = torch.finfo(torch.float32).min
-        given = torch.zeros(given.shape, device=given.device).masked_fill(~given, barred)
-    else:  # a softmax over nothing is NaN; let padding read itself
-        given = given | torch.eye(given.shape[-1], dtype=torch.bool, device=given.device)
-    return {"attention_mask": given, "position_ids": positions}
+        lowest = torch.finfo(torch.float32).min
+        mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, lowest)
+    else:  # let padding read itself: a softmax over nothing is NaN
+        mask = mask | torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
+    return {"attention_mask": mask, "position_ids": positions}
 
 
 def fuse_gelu(model: nn.Module) -> None:
-    """Compute GPT-2's `gelu_new` in one kernel instead of eight; the function is the same."""
+    """Compute GPT-2's `gelu_new` in one kernel instead of eight, with equal results."""
     from transformers.activations import NewGELUActivation
 
     for module in model.modules():
@@ -158,25 +159,26 @@ def fuse_gelu(model: nn.Module) -> None:
 def load_causal_lm(
     path: str, tokenizer: Tokenizer, *, device: torch.device, dropout: float | None
 ) -> nn.Module:
-    """A causal LM in fp32 with a row for every token of `tokenizer`.
+    """Load a causal LM in fp32 with an embedding row for every token of `tokenizer`.
 
     `dropout` None keeps the model's own; stages 2 and 3 pass 0.
     """
     from transformers import AutoModelForCausalLM
 
-    lm = read_model(AutoModelForCausalLM, path, device=device, dropout=dropout)
-    return _finish(lm, tokenizer)
+    lm: nn.Module = read_model(AutoModelForCausalLM, path, device=device, dropout=dropout)
+    _finish(lm, tokenizer)
+    return lm
 
 
 def read_model(auto: Any, path: str, *, device: torch.device, dropout: float | None) -> Any:
-    """The model of a folder in fp32, as the `transformers` class `auto` makes it."""
+    """Load the model of a folder or Hub name in fp32 through the `transformers` class `auto`."""
     from transformers import AutoConfig
 
     with explain_weight_errors(path):
         config = AutoConfig.from_pretrained(path, **NO_CODE)
         if dropout is not None:
             set_dropout(config, dropout)
-        model, found = auto.from_pretrained(
+        model, info = auto.from_pretrained(
             path,
             config=config,
             dtype=torch.float32,
@@ -184,54 +186,50 @@ def read_model(auto: Any, path: str, *, device: torch.device, dropout: float | N
             output_loading_info=True,
             **NO_CODE,
         )
-    check_loaded(path, model, found)
+    check_loaded(path, model, info)
     return model
 
 
 def build_causal_lm(config: Config, tokenizer: Tokenizer, *, device: torch.device) -> nn.Module:
-    """A causal LM with random weights, drawn from torch's global generator."""
+    """Build a causal LM with random weights, drawn from torch's global generator."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    # Not `from_config`, which under ZeRO-3 draws other weights; the engine shards these as well.
+    # Not `from_config`, which draws other weights under ZeRO-3; the engine shards these too.
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    config._attn_implementation = choose_attention(device)  # whatever the file asks for
-    return _finish(model_class(config).float(), tokenizer)
+    config._attn_implementation = choose_attention(device)  # overrides the file's
+    lm: nn.Module = model_class(config).float()
+    _finish(lm, tokenizer)
+    return lm
 
 
 def build_meta_lm(config: Config, tokens: int) -> nn.Module:
-    """The causal LM of a config on the meta device: shapes with no memory behind them.
-
-    It has a row for each of `tokens` tokens.
-    """
+    """Build a causal LM on the meta device, without memory, with at least `tokens` tokens."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     config.vocab_size = max(config.vocab_size, tokens)
-    config._attn_implementation = "eager"  # its own may need a package, or a kernel from the Hub
+    config._attn_implementation = "eager"  # the config's may need a package or a Hub kernel
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     with torch.device("meta"):
-        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-        lm = model_class(config)
+        lm: nn.Module = model_class(config)
     fuse_gelu(lm)
-    model: nn.Module = lm
-    return model
+    return lm
 
 
-def _finish(lm: Any, tokenizer: Tokenizer) -> nn.Module:
+def _finish(lm: Any, tokenizer: Tokenizer) -> None:
     if len(tokenizer) > lm.config.vocab_size:
         lm.resize_token_embeddings(len(tokenizer), mean_resizing=True)
     fuse_gelu(lm)
     set_token_ids(lm.config, tokenizer)
     lm.config.use_cache = False
     set_token_ids(lm.generation_config, tokenizer)
-    # PAD has an embedding row but is never part of a response, in `generate` as with us.
+    # PAD has an embedding row but is never part of a response.
     lm.generation_config.suppress_tokens = [tokenizer.pad_token_id]
-    model: nn.Module = lm
-    return model
 
 
 def save_causal_lm(lm: Any, weights: dict[str, Tensor], tokenizer: Tokenizer, folder: Path) -> None:
     """Write a folder that `AutoModelForCausalLM` loads with equal outputs.
 
-    `weights` are the full tensors of `lm` by name (`lm` itself may hold only a shard).
+    `weights` are the full tensors of `lm` by name; `lm` itself may hold only a shard.
     """
     lm.config.use_cache = True
     lm.save_pretrained(folder, state_dict=dict(weights))

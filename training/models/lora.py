@@ -1,7 +1,7 @@
 """LoRA (arXiv:2106.09685) through the `peft` library: small trained matrices beside frozen ones.
 
-The model keeps its class; only the linear layers of its blocks become peft's. peft is imported
-where it is needed, for it takes seconds.
+The model keeps its class; only the linear layers of its blocks become peft's. peft takes seconds to
+import, so functions import it.
 """
 
 import logging
@@ -21,17 +21,16 @@ logger = logging.getLogger(__name__)
 
 ADAPTER = "default"
 ADAPTER_FOLDER = "adapter"
-# How peft's own model names what lies inside it.
-PEFT_PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."  # of the names in a `PeftModel`
 
 Task = Literal["CAUSAL_LM", "SEQ_CLS", "FEATURE_EXTRACTION"]
 
 
 def add_lora(model: nn.Module, args: CommonArgs) -> None:
-    """Freeze a Hugging Face model and put an adapter beside every linear layer of its blocks.
+    """Freeze a Hugging Face model and add an adapter to every linear layer of its blocks.
 
-    With --lora_rank 0 nothing is done. An adapter begins as zero, and does not depend on what was
-    drawn before.
+    Does nothing with --lora_rank 0. An adapter starts as zero; its random matrix depends on --seed
+    alone.
     """
     if not args.lora_rank:
         return
@@ -39,7 +38,7 @@ def add_lora(model: nn.Module, args: CommonArgs) -> None:
 
     config = peft.LoraConfig(
         r=args.lora_rank,
-        lora_alpha=args.lora_alpha or 2.0 * args.lora_rank,  # type: ignore[arg-type]  # a float will do
+        lora_alpha=args.lora_alpha or 2.0 * args.lora_rank,  # type: ignore[arg-type]  # float works
         target_modules=list_linear_names(model),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
@@ -49,7 +48,7 @@ def add_lora(model: nn.Module, args: CommonArgs) -> None:
 
 
 def list_linear_names(model: Any) -> list[str]:
-    """Last parts of the names of all linear layers but the LM head."""
+    """List the last parts of the names of all linear layers except the LM head."""
     head = model.get_output_embeddings()
     return sorted(
         {
@@ -61,33 +60,32 @@ def list_linear_names(model: Any) -> list[str]:
 
 
 def merge_lora(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the base that `model` was read from, its adapters added: the plain model.
+    """Add the adapters to the base model's weights in fp32 and return the plain model's weights.
 
-    `weights` are those of `model` by name; sums are made in fp32.
+    `weights` are the full tensors of `model` by name.
     """
     if not any(".lora_" in name for name in weights):
         return weights
-    originals = _read_again(model, weights)
+    originals = _reload_base_weights(model, weights)
     plain = {}
     for name, weight in weights.items():
-        layer, inside, own = name.partition(".base_layer.")
+        layer, is_adapted, parameter = name.partition(".base_layer.")
         if ".lora_" in name:
             continue
-        if inside and own == "weight":
-            weight = originals.get(layer, weight).float() + _delta(
-                model.get_submodule(layer), weights, layer
-            )
-        plain[f"{layer}.{own}" if inside else name] = weight.float()
+        if is_adapted and parameter == "weight":
+            delta = _compute_delta(model.get_submodule(layer), weights, layer)
+            weight = originals.get(layer, weight).float() + delta
+        plain[f"{layer}.{parameter}" if is_adapted else name] = weight.float()
     return plain
 
 
-def _read_again(model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The base's fp32 weights by adapted layer, where training keeps them in another type.
+def _reload_base_weights(model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Load the base's fp32 weights by adapted layer, if training keeps them in another type.
 
-    That rounds them by more than a short training changes them.
+    That type rounds them by more than a short training changes them.
     """
-    kept = {w.dtype for name, w in weights.items() if name.endswith(".base_layer.weight")}
-    if kept <= {torch.float32}:
+    dtypes = {w.dtype for name, w in weights.items() if name.endswith(".base_layer.weight")}
+    if dtypes <= {torch.float32}:
         return {}
     from transformers import AutoModel
 
@@ -97,23 +95,23 @@ def _read_again(model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     try:
         with torch.random.fork_rng():
             base = read_model(AutoModel, path, device=torch.device("cpu"), dropout=None)
-        found = {
+        originals = {
             f"{prefix}.{name}".strip(".").removesuffix(".weight"): weight.detach()
             for name, weight in base.named_parameters()
         }
         for name, weight in weights.items():
-            layer, inside, own = name.partition(".base_layer.")
-            if inside and own == "weight" and not found[layer].to(weight.dtype).equal(weight):
+            layer, _, parameter = name.partition(".base_layer.")
+            if parameter == "weight" and not originals[layer].to(weight.dtype).equal(weight):
                 raise UserError(f"{path} is no longer what this run began with")
     except UserError as error:
         logger.warning("the merged model holds the base as it was trained with, rounded: %s", error)
         return {}
-    return found
+    return originals
 
 
-def _delta(layer: Any, weights: dict[str, Tensor], name: str) -> Tensor:
-    """What a layer's adapter adds to its weight; by `weights`, for ZeRO-3 leaves none whole."""
-    lower, upper = (weights[f"{name}.lora_{part}.{ADAPTER}.weight"].float() for part in "AB")
+def _compute_delta(layer: Any, weights: dict[str, Tensor], name: str) -> Tensor:
+    """Compute the adapter's change of a weight, from `weights`: ZeRO-3 leaves none whole."""
+    lower, upper = (weights[f"{name}.lora_{side}.{ADAPTER}.weight"].float() for side in "AB")
     product: Tensor = (upper @ lower) * layer.scaling[ADAPTER]
     return product.T if layer.fan_in_fan_out else product
 
@@ -128,10 +126,10 @@ def save_adapter(
     prefix: str = "",
     head: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write `adapter/` as `peft.PeftModel.from_pretrained` reads it over the model `base`.
+    """Write `adapter/` so that `peft.PeftModel.from_pretrained` loads it over the model `base`.
 
-    `prefix` is where `model` lies inside the model of that task, and `head` what is trained in
-    full there, by name. Without LoRA nothing is written.
+    `prefix` is the name of `model` inside the model of that task, and `head` are the tensors there
+    that are trained in full, by name. Writes nothing without LoRA.
     """
     if not hasattr(model, "peft_config"):
         return

@@ -1,4 +1,4 @@
-"""The policy: a causal LM that answers with the log-probabilities of given tokens."""
+"""The policy: a causal LM that returns the log-probabilities of given tokens."""
 
 from typing import Any
 
@@ -11,11 +11,10 @@ from training.tensors import predicting_positions
 
 
 class Policy(nn.Module):
-    """Wraps a Hugging Face causal LM; everything happens inside `forward`, where ZeRO-3's hooks
-    have the weights together.
+    """Wraps a Hugging Face causal LM `lm`.
 
-    `lm` is the model as `transformers` knows it; `compute_dtype` bf16 runs matrix products in
-    bf16 over fp32 weights.
+    Weights are used only inside `forward`, where ZeRO-3's hooks gather them. With `compute_dtype`
+    bf16, matrix products run in bf16 over fp32 weights.
     """
 
     def __init__(self, lm: Any, *, pad_id: int, compute_dtype: torch.dtype) -> None:
@@ -27,29 +26,29 @@ class Policy(nn.Module):
     def forward(
         self,
         input_ids: Tensor,  # [B, L]
-        attention_mask: Tensor,  # [B, L] bool, or [B, L, L] as of `block_attention_mask`
+        attention_mask: Tensor,  # [B, L] bool, or [B, L, L] from `block_attention_mask`
         target_mask: Tensor,  # [B, L] bool, N tokens True, never column 0
         temperature: float = 1.0,
         token_loss: TokenLoss | None = None,
         with_entropy: bool = False,
     ) -> tuple[Tensor, ...]:
-        """Log-probs [N] of the target tokens, packed in row order, and their entropies if asked.
+        """Compute log-probs [N] of the target tokens in row order, and their entropies if asked.
 
-        With `token_loss` instead: the loss that it makes of the log-probs, 0-d, and the log-probs
-        without gradient.
+        With `token_loss`, returns that loss of the log-probs, 0-d, and the log-probs without
+        gradient instead.
         """
-        hidden = self._hidden(input_ids, attention_mask, target_mask)
+        hidden = self._compute_hidden(input_ids, attention_mask, target_mask)
         tokens = input_ids[target_mask]
-        return self._answer(hidden, tokens, temperature, token_loss, with_entropy)
+        return self._apply_head(hidden, tokens, temperature, token_loss, with_entropy)
 
     def _autocast(self, device: torch.device) -> torch.autocast:
-        low = self.compute_dtype != torch.float32
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low)
+        is_low = self.compute_dtype != torch.float32
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_low)
 
-    def _hidden(
+    def _compute_hidden(
         self, input_ids: Tensor, attention_mask: Tensor, target_mask: Tensor
     ) -> Tensor:  # [N, H]
-        """The last hidden states at the positions that predict the target tokens."""
+        """Compute the last hidden states at the positions that predict the target tokens."""
         with self._autocast(input_ids.device):
             hidden: Tensor = self.lm.base_model(
                 input_ids=input_ids,
@@ -58,7 +57,7 @@ class Policy(nn.Module):
             ).last_hidden_state
         return hidden[predicting_positions(target_mask)]
 
-    def _answer(
+    def _apply_head(
         self,
         hidden: Tensor,  # [N, H]
         tokens: Tensor,  # [N]
@@ -70,7 +69,7 @@ class Policy(nn.Module):
             head = self.lm.get_output_embeddings()
             is_sharded = hasattr(head.weight, "ds_id")
             if token_loss is not None and head.bias is None and not is_sharded:
-                # Not under ZeRO-3, where only a call of the head module gathers its weight.
+                # Not under ZeRO-3, which gathers the weight only when the head module is called.
                 return head_loss(
                     hidden,
                     head.weight,
@@ -96,9 +95,9 @@ class Policy(nn.Module):
 
 
 class ActorCritic(Policy):
-    """A policy with a second head, which reads a value before each target token.
+    """A policy with a second head, which predicts a value before each target token.
 
-    The head starts at 0: values do, and the trunk feels nothing of their loss at first.
+    The head starts at 0, and so do the values: at first their loss gives the trunk no gradient.
     """
 
     def __init__(self, lm: Any, *, pad_id: int, compute_dtype: torch.dtype) -> None:
@@ -116,10 +115,10 @@ class ActorCritic(Policy):
         with_entropy: bool = False,
         values_only: bool = False,
     ) -> tuple[Tensor, ...]:
-        """What a `Policy` returns and, last or alone, the values [N] in fp32."""
-        hidden = self._hidden(input_ids, attention_mask, target_mask)
+        """Return a `Policy`'s results and then the values [N] in fp32, or only the values."""
+        hidden = self._compute_hidden(input_ids, attention_mask, target_mask)
         values: Tensor = self.value_head(hidden.float()).squeeze(-1)
         if values_only:
             return (values,)
         tokens = input_ids[target_mask]
-        return *self._answer(hidden, tokens, temperature, token_loss, with_entropy), values
+        return *self._apply_head(hidden, tokens, temperature, token_loss, with_entropy), values

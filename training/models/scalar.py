@@ -1,8 +1,8 @@
-"""The scalar model: a backbone and a head that reads one number at every position.
+"""The scalar model: a backbone and a head that outputs one number, a reading, at every position.
 
-As reward model its score is the reading at the last real token; as critic its reading at a
-position is the value before the next token. Both are one class, so that a response scores the
-same in stage 2's evaluation and inside PPO, for every head and pooling.
+A reward model's score is the reading at the last real token; a critic's reading at a position is
+the value before the next token. They are one class, so that a response scores equally in stage 2's
+evaluation and inside PPO, for every head and pooling.
 """
 
 import json
@@ -27,7 +27,7 @@ from training.tensors import last_position, position_ids_from_mask
 
 Head = Literal["linear", "mlp"]
 Pooling = Literal["last", "mean", "weighted_mean"]
-MLP_WIDTH = 512  # the tutorial's hidden layer
+MLP_WIDTH = 512
 SETTINGS_FILE = "scalar_model.json"
 HEAD_FILE = "head.safetensors"
 BACKBONE_FOLDER = "backbone"
@@ -35,16 +35,16 @@ BACKBONE_FOLDER = "backbone"
 
 @dataclass(frozen=True)
 class ScalarSettings:
-    """What a saved scalar model is, beside its weights; `scalar_model.json` in its folder."""
+    """Everything but the weights of a saved scalar model; `scalar_model.json` in its folder."""
 
     head: Head = "linear"
     pooling: Pooling = "last"
-    score_mean: float = 0.0  # of raw scores, over the SFT model's own responses
+    score_mean: float = 0.0  # of raw scores, over responses of the SFT model
     score_std: float = 1.0
 
     @property
     def is_plain(self) -> bool:
-        """Whether `AutoModelForSequenceClassification` can express it."""
+        """True if `AutoModelForSequenceClassification` can load it."""
         return self.head == "linear" and self.pooling == "last"
 
 
@@ -53,9 +53,7 @@ def pool_prefixes(
     mask: Tensor,  # [B, L], or [B, L, L] in rows of several sequences
     pooling: Pooling,
 ) -> Tensor:  # [B, L, H]
-    """At each position, the hidden states up to it pooled into one; padding is ignored.
-
-    In rows of several sequences: those that it reads.
+    """Pool the hidden states up to each position of its sequence; padding is ignored.
 
     mean: their average; weighted_mean: weighted by position 1, 2, ... n (Muennighoff,
     arXiv:2202.08904); last: the position's own.
@@ -75,25 +73,24 @@ def pool_prefixes(
 
 
 class ScalarModel(nn.Module):
-    """Backbone, head and normalisation; `forward` reads at every position."""
+    """Backbone, head and normalization."""
 
     def __init__(
         self, backbone: Any, settings: ScalarSettings, *, compute_dtype: torch.dtype
     ) -> None:
         super().__init__()
-        width = backbone.config.hidden_size
         self.backbone = backbone
-        self.head = build_head(settings.head, width)
+        self.head = build_head(settings.head, backbone.config.hidden_size)
         self.settings = settings
         self.compute_dtype = compute_dtype
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Normalised readings [B, L] in fp32, for tokens [B, L] and their bool mask.
+        """Compute normalized readings [B, L] in fp32 for tokens [B, L] and their bool mask.
 
-        The mask is [B, L], or [B, L, L] as of `tensors.block_attention_mask`.
+        The mask is [B, L], or [B, L, L] from `tensors.block_attention_mask`.
         """
-        low = self.compute_dtype != torch.float32
-        with torch.autocast(input_ids.device.type, dtype=torch.bfloat16, enabled=low):
+        is_low = self.compute_dtype != torch.float32
+        with torch.autocast(input_ids.device.type, dtype=torch.bfloat16, enabled=is_low):
             hidden = self.backbone(
                 input_ids=input_ids,
                 use_cache=False,
@@ -106,12 +103,12 @@ class ScalarModel(nn.Module):
 
     @staticmethod
     def scores(readings: Tensor, attention_mask: Tensor) -> Tensor:  # [B, L] -> [B]
-        """The reading at each row's last real token."""
+        """Select the reading at each row's last real token."""
         return readings.gather(1, last_position(attention_mask)[:, None]).squeeze(1)
 
 
 def build_head(kind: Head, width: int) -> nn.Module:
-    """A head from `width` to 1; its last layer is N(0, 1 / sqrt(width + 1)) (arXiv:1909.08593)."""
+    """Build a head; its last layer has std 1 / sqrt(inputs + 1) (arXiv:1909.08593)."""
     if kind == "linear":
         head: nn.Module = nn.Linear(width, 1, bias=False)  # as in sequence classification
         last = head
@@ -125,10 +122,13 @@ def build_head(kind: Head, width: int) -> nn.Module:
 
 
 def read_settings(path: str, *, flag: str, hint: str) -> ScalarSettings:
-    """The settings of a saved scalar model, or of a plain one-label classification folder."""
+    """Read the settings of a saved scalar model, or of a plain one-label classification folder.
+
+    Raises `UserError` with `hint` if there is neither.
+    """
     folder = Path(path).expanduser()
     if (folder / SETTINGS_FILE).is_file():
-        settings = _settings(folder / SETTINGS_FILE, flag=flag, hint=hint)
+        settings = _parse_settings(folder / SETTINGS_FILE, flag=flag, hint=hint)
         check_weights(find_backbone(path, settings), flag=flag, hint=hint)
         return settings
     if not (folder / "config.json").is_file():
@@ -146,19 +146,19 @@ def read_settings(path: str, *, flag: str, hint: str) -> ScalarSettings:
 
 
 def find_backbone(path: str, settings: ScalarSettings) -> str:
-    """Where the backbone's config and weights lie."""
+    """Return the folder of the backbone's config and weights."""
     return path if settings.is_plain else str(Path(path) / BACKBONE_FOLDER)
 
 
-def _settings(file: Path, *, flag: str, hint: str) -> ScalarSettings:
-    given = read_json(file, flag)
+def _parse_settings(file: Path, *, flag: str, hint: str) -> ScalarSettings:
+    values = read_json(file, flag)
     known = {field.name: type(field.default) for field in fields(ScalarSettings)}
-    for name, value in given.items():
+    for name, value in values.items():
         kinds = (float, int) if known.get(name) is float else (str,)
         if name not in known or type(value) not in kinds:
-            raise UserError(f"{flag}: {file}: {name} {value!r} is no setting of ours; {hint}")
-    settings = ScalarSettings(**given)
-    fp32 = torch.finfo(torch.float32)  # that scores are in
+            raise UserError(f"{flag}: {file}: {name} {value!r} is not a known setting; {hint}")
+    settings = ScalarSettings(**values)
+    fp32 = torch.finfo(torch.float32)  # the type of scores
     if not (abs(settings.score_mean) <= fp32.max and fp32.tiny <= settings.score_std <= fp32.max):
         got = f"score_mean {settings.score_mean!r}, score_std {settings.score_std!r}"
         raise UserError(f"{flag}: {file}: {got} make no finite scores; {hint}")
@@ -169,28 +169,28 @@ def _settings(file: Path, *, flag: str, hint: str) -> ScalarSettings:
 
 
 def refuse_scalar_model(path: str, *, flag: str, hint: str) -> None:
-    """Raise `UserError` when `path` holds a scalar model where a language model is wanted.
+    """Raise `UserError` if `path` holds a scalar model where a language model is expected.
 
-    `transformers` would load its backbone as one, without a word where the head is tied.
+    `transformers` would load its backbone as one, silently if the head is tied.
     """
     folder = Path(path).expanduser()
-    config = folder / "config.json"
-    given = read_json(config, flag) if config.is_file() else {}
-    architecture = (given.get("architectures") or [""])[0]
+    file = folder / "config.json"
+    config = read_json(file, flag) if file.is_file() else {}
+    architecture = (config.get("architectures") or [""])[0]
     if (folder / SETTINGS_FILE).is_file() or architecture.endswith("ForSequenceClassification"):
         raise UserError(f"{flag}: {path} holds a reward model, which does not respond; {hint}")
 
 
 def check_can_classify(config: Any, *, flag: str) -> None:
-    """Raise `UserError` where `transformers` has no classifier to save a plain scalar model as."""
-    if config.model_type not in _classifiers():
+    """Raise `UserError` if `transformers` has no classifier to save a plain scalar model as."""
+    if config.model_type not in _list_classifiers():
         raise UserError(
             f"{flag}: transformers has no sequence classifier for {config.model_type}; use "
             "--head mlp or another --pooling"
         )
 
 
-def _classifiers() -> dict[str, str]:
+def _list_classifiers() -> dict[str, str]:
     from transformers.models.auto import modeling_auto
 
     return dict(modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
@@ -205,10 +205,9 @@ def load_scalar_model(
     tokens: int = 0,
 ) -> ScalarModel:
     """Load a scalar model with dropout off; sharded inside `shard_while_loading`."""
-    folder = Path(path)
-    source = find_backbone(path, settings)
+    folder, backbone = Path(path), find_backbone(path, settings)
     model = build_scalar_model(
-        source, settings, device=device, compute_dtype=compute_dtype, tokens=tokens
+        backbone, settings, device=device, compute_dtype=compute_dtype, tokens=tokens
     )
     with explain_weight_errors(path):
         if settings.is_plain:
@@ -227,9 +226,9 @@ def build_scalar_model(
     seed: int = 0,
     tokens: int = 0,
 ) -> ScalarModel:
-    """The backbone of the model in `path` with a new head, which depends on `seed` alone.
+    """Load the backbone of the model in `path` and add a new head, drawn from `seed` alone.
 
-    It gets rows for `tokens` tokens at least: a model that stage 1 has not seen may lack PAD's.
+    Its embedding gets at least `tokens` rows: a model not trained by stage 1 may lack PAD's.
     """
     from transformers import AutoModel
 
@@ -238,7 +237,7 @@ def build_scalar_model(
         backbone.resize_token_embeddings(tokens, mean_resizing=True)
     fuse_gelu(backbone)
     backbone.config.use_cache = False
-    with torch.random.fork_rng():  # how much was drawn before differs between ZeRO stages
+    with torch.random.fork_rng():  # ZeRO stages differ in what they drew before
         torch.manual_seed(seed)
         return ScalarModel(backbone, settings, compute_dtype=compute_dtype)
 
@@ -246,23 +245,19 @@ def build_scalar_model(
 def save_scalar_model(
     model: ScalarModel, weights: dict[str, Tensor], tokenizer: Tokenizer, folder: Path
 ) -> None:
-    """Write a folder that `load_scalar_model` reads.
+    """Write a folder that `load_scalar_model` reads; `weights` are full tensors by name.
 
     With the linear head and last pooling it is a plain sequence-classification model, whose
-    logit is the raw score; score = (logit - score_mean) / score_std. Any other head or pooling
-    is not something `transformers` knows, so its config names no known model type and
+    logit is the raw score; score = (logit - score_mean) / score_std. `transformers` knows no other
+    head or pooling, so for those the config has an unknown model type, and
     `AutoModelForSequenceClassification` refuses it instead of scoring with random weights.
     """
-    backbone = {
-        name.removeprefix("backbone."): tensor.contiguous()
-        for name, tensor in weights.items()
-        if name.startswith("backbone.")
-    }
-    head = {
-        name.removeprefix("head."): tensor.contiguous()
-        for name, tensor in weights.items()
-        if name.startswith("head.")
-    }
+
+    def select(prefix: str) -> dict[str, Tensor]:
+        names = [name for name in weights if name.startswith(prefix)]
+        return {name.removeprefix(prefix): weights[name].contiguous() for name in names}
+
+    backbone, head = select("backbone."), select("head.")
     folder.mkdir(parents=True, exist_ok=True)
     config = type(model.backbone.config).from_dict(model.backbone.config.to_dict())
     set_token_ids(config, tokenizer)
@@ -274,8 +269,8 @@ def save_scalar_model(
         metadata = {"format": "pt"}
         save_file(backbone, folder / BACKBONE_FOLDER / "model.safetensors", metadata=metadata)
         save_file(head, folder / HEAD_FILE, metadata=metadata)
-        top = {"model_type": "scalar_model", "architectures": ["ScalarModel"]}
-        (folder / "config.json").write_text(json.dumps(top, indent=2), encoding="utf-8")
+        ours = {"model_type": "scalar_model", "architectures": ["ScalarModel"]}
+        (folder / "config.json").write_text(json.dumps(ours, indent=2), encoding="utf-8")
     settings = json.dumps(asdict(model.settings), indent=2)
     (folder / SETTINGS_FILE).write_text(settings, encoding="utf-8")
     tokenizer.save_pretrained(folder)
@@ -284,7 +279,7 @@ def save_scalar_model(
 def _save_plain(
     model: ScalarModel, config: Any, backbone: dict[str, Tensor], head: Tensor, folder: Path
 ) -> None:
-    config.architectures = [_classifiers()[config.model_type]]
+    config.architectures = [_list_classifiers()[config.model_type]]
     config.num_labels = 1
     config.use_cache = True
     config.save_pretrained(folder)

@@ -1,9 +1,9 @@
-"""SentencePiece models as tokenizers that `AutoTokenizer` loads with equal ids.
+"""Train SentencePiece models, and convert them to tokenizers that `AutoTokenizer` loads.
 
-A model is trained without normalisation and with bytes for what it has not seen, so that decoding
-gives back what was encoded, Chinese and line breaks included (not a text that spells out a special
-token, a byte such as "<0x41>" or SentencePiece's own sign for a space). Models from elsewhere keep
-their own normalisation; one that cannot be reproduced id for id is refused.
+A model is trained without normalization and with bytes for unknown characters, so that decoding
+restores the encoded text, Chinese and line breaks included (except text that spells out a special
+token, a byte such as "<0x41>" or SentencePiece's sign for a space). Models from elsewhere keep
+their normalization; one that cannot be reproduced with equal ids is refused.
 """
 
 import io
@@ -17,8 +17,8 @@ from training.arguments.parsing import UserError
 EOS, PAD, UNK = "<|endoftext|>", "<|pad|>", "<unk>"
 SPACE = "\u2581"  # how SentencePiece writes a space
 FIXED_PIECES = 259  # EOS, PAD, the unknown and 256 bytes
-COVERAGE = 0.9999  # of the text; the rarest characters beyond it are spelled in bytes
-# Encoded by both sides of a conversion, to be compared.
+COVERAGE = 0.9999  # of the text; rarer characters are spelled in bytes
+# Texts on which a converted tokenizer is compared with its SentencePiece model.
 PROBES = (
     "A plain sentence, with 123 numbers.",
     " two  spaces and a tab\tand\na new line ",
@@ -32,10 +32,10 @@ Tokenizer = Any
 
 
 def train_sentencepiece(texts: Iterable[str], *, vocab_size: int) -> bytes:
-    """A unigram model of these texts (Kudo, arXiv:1804.10959), as the bytes of a `.model` file.
+    """Train a unigram model (Kudo, arXiv:1804.10959); returns the bytes of a `.model` file.
 
-    `vocab_size` counts EOS, PAD, the unknown and 256 bytes; texts of few different characters may
-    give a smaller one. Single characters get at most half of the rest: Chinese has thousands, and
+    `vocab_size` includes EOS, PAD, the unknown and 256 bytes; texts of few different characters may
+    give fewer pieces. Single characters get at most half of the rest: Chinese has thousands, and
     bytes spell the rare ones, so that words have room too.
     """
     import sentencepiece
@@ -44,7 +44,11 @@ def train_sentencepiece(texts: Iterable[str], *, vocab_size: int) -> bytes:
         raise UserError(
             f"--vocab_size must be at least 300 (256 of them are bytes), got {vocab_size}"
         )
-    lines = _of_frequent_characters(list(_lines(texts)), (vocab_size - FIXED_PIECES) // 2)
+    # The trainer takes no line breaks inside a sentence.
+    lines = [line for text in texts for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise UserError("--tokenizer sentencepiece: --data_path holds no text to train on")
+    lines = _split_at_rare_characters(lines, (vocab_size - FIXED_PIECES) // 2)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -71,17 +75,16 @@ def train_sentencepiece(texts: Iterable[str], *, vocab_size: int) -> bytes:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise UserError(f"--tokenizer sentencepiece: training failed: {reason}") from error
-    return _without_repetitions(model.getvalue())
+    return _drop_repetitions(model.getvalue())
 
 
-def _without_repetitions(model: bytes) -> bytes:
-    """The model less its pieces that repeat a shorter one, such as "。。。".
+def _drop_repetitions(model: bytes) -> bytes:
+    """Remove the pieces of a model that repeat a shorter one, such as "。。。".
 
-    "。" and "。。。" have the same score in either order, and of two such cuts of one text
-    SentencePiece and `tokenizers` choose different ones. No other two pieces can change places: two
-    words that commute are powers of one word.
+    "。" and "。。。" have the same score in either order, and SentencePiece and `tokenizers` choose
+    different ones. No other two pieces can swap: two words that commute are powers of one word.
     """
-    proto = _proto(model)
+    proto = _parse_model(model)
     kept = [
         piece
         for piece in proto.pieces
@@ -93,7 +96,7 @@ def _without_repetitions(model: bytes) -> bytes:
     return written
 
 
-def _proto(model: bytes) -> Any:
+def _parse_model(model: bytes) -> Any:
     from sentencepiece import sentencepiece_model_pb2
 
     proto: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
@@ -101,11 +104,11 @@ def _proto(model: bytes) -> Any:
     return proto
 
 
-def _of_frequent_characters(lines: Sequence[str], most: int) -> list[str]:
-    """The lines, broken at every character that is not to be a piece.
+def _split_at_rare_characters(lines: Sequence[str], most: int) -> list[str]:
+    """Split the lines at all but the `most` frequent characters that give `COVERAGE`.
 
-    The trainer's own `character_coverage` takes no less than 0.98 and fails where what is left are
-    still more characters than pieces.
+    The trainer's `character_coverage` accepts no less than 0.98 and fails if the remaining
+    characters still outnumber the pieces.
     """
     counts = Counter(char for line in lines for char in line)
     kept, covered = set(), 0
@@ -115,23 +118,11 @@ def _of_frequent_characters(lines: Sequence[str], most: int) -> list[str]:
         kept.add(char)
         covered += count
     breaks = str.maketrans(dict.fromkeys(counts.keys() - kept, "\n"))
-    return [part for line in lines for part in line.translate(breaks).split("\n") if part]
-
-
-def _lines(texts: Iterable[str]) -> Iterable[str]:
-    """Lines, since the trainer takes none with a line break in it."""
-    count = 0
-    for text in texts:
-        for line in text.splitlines():
-            if line.strip():
-                count += 1
-                yield line
-    if not count:
-        raise UserError("--tokenizer sentencepiece: --data_path holds no text to train on")
+    return [piece for line in lines for piece in line.translate(breaks).split("\n") if piece]
 
 
 def load_sentencepiece(path: str, *, flag: str) -> Tokenizer:
-    """The tokenizer of a `.model` file."""
+    """Load the tokenizer of a `.model` file."""
     try:
         data = Path(path).expanduser().read_bytes()
     except OSError as error:
@@ -140,7 +131,10 @@ def load_sentencepiece(path: str, *, flag: str) -> Tokenizer:
 
 
 def make_tokenizer(data: bytes, *, name: str) -> Tokenizer:
-    """A fast tokenizer with the ids of a SentencePiece model; EOS and PAD are added if missing."""
+    """Make a fast tokenizer with the ids of a SentencePiece model, and EOS and PAD if missing.
+
+    `name` begins the error messages.
+    """
     import sentencepiece
     from transformers import PreTrainedTokenizerFast
 
@@ -148,10 +142,10 @@ def make_tokenizer(data: bytes, *, name: str) -> Tokenizer:
         processor = sentencepiece.SentencePieceProcessor(model_proto=data)
     except RuntimeError as error:
         raise UserError(f"{name} is no SentencePiece model: {error}") from error
-    proto = _proto(data)
+    proto = _parse_model(data)
     if not proto.pieces:
         raise UserError(f"{name} is no SentencePiece model: it has no pieces")
-    backend = _backend(proto, name)
+    backend = _build_backend(proto, name)
     plain = [piece.piece for piece in proto.pieces if piece.type == piece.NORMAL]
     texts = [*PROBES, *(piece.replace(SPACE, " ") for piece in plain[-200:])]
     _check_ids(processor, backend, texts, name)
@@ -168,7 +162,7 @@ def make_tokenizer(data: bytes, *, name: str) -> Tokenizer:
     return tokenizer
 
 
-def _backend(proto: Any, name: str) -> Any:
+def _build_backend(proto: Any, name: str) -> Any:
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, normalizers
 
@@ -193,15 +187,15 @@ def _backend(proto: Any, name: str) -> Any:
     else:
         raise UserError(f"{name}: only unigram and BPE models are read")
     backend = Backend(model)
-    backend.normalizer = normalizers.Sequence(_normalizers(proto.normalizer_spec))
-    parts = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.normalizer = normalizers.Sequence(_build_normalizers(proto.normalizer_spec))
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if proto.normalizer_spec.add_dummy_prefix:
-        parts.append(decoders.Strip(" ", 1, 0))
-    backend.decoder = decoders.Sequence(parts)
+        steps.append(decoders.Strip(" ", 1, 0))
+    backend.decoder = decoders.Sequence(steps)
     return backend
 
 
-def _normalizers(spec: Any) -> list[Any]:
+def _build_normalizers(spec: Any) -> list[Any]:
     from tokenizers import Regex, normalizers
 
     steps: list[Any] = []

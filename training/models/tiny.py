@@ -1,4 +1,4 @@
-"""A tiny random GPT-2 on disk: what an installation is checked with, without any download."""
+"""Write a tiny random GPT-2 to disk: checks an installation without any download."""
 
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,17 @@ POSITIONS = 128
 
 
 def write_tiny_lm(folder: Path, *, seed: int = 0) -> str:
-    """A folder with a GPT-2 of two layers, GPT-2's dropout, and a tokenizer of single bytes."""
+    """Write a GPT-2 of two layers with dropout and a byte tokenizer; returns the folder."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    tokenizer = _byte_tokenizer()
+    tokenizer = _build_byte_tokenizer()
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=POSITIONS,
         n_embd=64,
         n_layer=2,
         n_head=2,
-        initializer_range=0.1,  # far from GPT-2's 0.02: it must prefer some tokens to others
+        initializer_range=0.1,  # larger than GPT-2's 0.02, so that it prefers some tokens to others
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -31,7 +31,7 @@ def write_tiny_lm(folder: Path, *, seed: int = 0) -> str:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         lm = GPT2LMHeadModel(config)
-    # Not `lm.save_pretrained`, which writes on rank 0 alone; each host needs the folder.
+    # Not `lm.save_pretrained`, which writes on rank 0 only; each host needs the folder.
     config.architectures = [type(lm).__name__]
     config.save_pretrained(folder)
     weights = {name: weight.detach() for name, weight in lm.named_parameters()}
@@ -40,7 +40,7 @@ def write_tiny_lm(folder: Path, *, seed: int = 0) -> str:
     return str(folder)
 
 
-def _byte_tokenizer() -> Tokenizer:
+def _build_byte_tokenizer() -> Tokenizer:
     from tokenizers import Tokenizer as Pieces
     from tokenizers import decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -54,13 +54,13 @@ def _byte_tokenizer() -> Tokenizer:
 
 
 def write_random_scorer(model: str, folder: Path, *, flag: str) -> str:
-    """A reward model with an untrained head on the causal LM of `model`, in stage 2's format."""
+    """Write a reward model with an untrained head on the causal LM `model`; returns the folder."""
     from training.models.scalar import ScalarSettings, build_scalar_model, save_scalar_model
 
     tokenizer = load_tokenizer(model, flag=flag)
     scorer = build_scalar_model(
         model,
-        ScalarSettings(head="mlp"),  # which any architecture can be saved with
+        ScalarSettings(head="mlp"),  # works for any architecture
         device=torch.device("cpu"),
         compute_dtype=torch.float32,
         tokens=len(tokenizer),

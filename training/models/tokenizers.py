@@ -1,4 +1,4 @@
-"""Tokenizers: loading, a PAD token of its own, and agreement between stages."""
+"""Load tokenizers, give them a PAD token, and compare those of two stages."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ Tokenizer = Any
 
 
 def load_tokenizer(path: str, *, flag: str) -> Tokenizer:
-    """The tokenizer of a folder, Hub name or SentencePiece `.model`, with PAD distinct from EOS.
+    """Load the tokenizer of a folder, Hub name or SentencePiece `.model`, with PAD other than EOS.
 
     GPT-2 has no PAD token. Padding with EOS would hide real EOS tokens from every mask made by
     id, so a `<|pad|>` token is added; `load_causal_lm` gives it an embedding row.
@@ -47,7 +47,7 @@ def load_tokenizer(path: str, *, flag: str) -> Tokenizer:
 
 
 def has_same_tokens(first: Tokenizer, second: Tokenizer) -> bool:
-    """Whether both give every token the same id."""
+    """True if both give every token the same id."""
     same: bool = first.get_vocab() == second.get_vocab()
     return same and first.eos_token_id == second.eos_token_id
 
