@@ -1,4 +1,4 @@
-"""A whole example: data, pretraining, the three stages, a judged before and after.
+"""Run a whole example: data, pretraining, the three stages, and a judged evaluation.
 
 bash quickstart.sh [--example chinese_reviews] [--base smollm2] [--smoke] [--controls] [--seed N]
     [--output_dir DIR]
@@ -39,12 +39,12 @@ class QuickstartArgs:
         "movie_reviews", "English film reviews, or Chinese ones of books, hotels and computers."
     )
     base: Base = arg(
-        "tiny", "What learns: a GPT-2 pretrained here, or SmolLM2-135M with LoRA: text to be read."
+        "tiny", "Model: a tiny GPT-2 pretrained here, or SmolLM2-135M with LoRA (readable text)."
     )
-    smoke: bool = arg(False, "The same path in small: two minutes, worse text.")
+    smoke: bool = arg(False, "A small version of the run: two minutes, worse text.")
     controls: bool = arg(False, "Also run PPO with shuffled labels and PPO without KL.")
     seed: int = arg(0, "Seed of the whole pipeline (the split of the data stays the same).")
-    output_dir: str = arg("", "Where it goes; default: a folder under output/.")
+    output_dir: str = arg("", "Folder of the run; default: one under output/.")
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
@@ -57,12 +57,11 @@ class QuickstartArgs:
 
     @property
     def recipe(self) -> Recipe:
-        """The settings of this run."""
         return RECIPES[self.example][self.base, self.smoke]
 
 
 class Pipeline:
-    """Runs the stages one after the other, each as its own program, and keeps their times."""
+    """Runs the stages one after the other, each as its own program, and times them."""
 
     def __init__(self, args: QuickstartArgs) -> None:
         self.recipe = args.recipe
@@ -81,45 +80,35 @@ class Pipeline:
             self._run("model", [sys.executable, "examples/movie_reviews/smollm2.py"])
 
     def pretrain(self) -> None:
-        """A tiny GPT-2: what the stages start from, or else the reader that judges their text."""
+        """Pretrain a tiny GPT-2: the base of the stages, or beside a real base the reader."""
         name, folder = ("pretrain", "base") if self.is_tiny else ("reader", "reader")
         prepared = shlex.quote(str(cache_dir() / self.recipe.example / "tokenizer"))
         tokenizer = self.task.tokenizer or f"--tokenizer_name_or_path {prepared}"
         flags = f"--init_from_scratch {TINY_MODEL} {tokenizer}"
-        self._stage(name, "step1_sft", folder, f"{self.recipe.pretrain} {flags}")
+        self._run_stage(name, "step1_sft", folder, f"{self.recipe.pretrain} {flags}")
 
     def sft(self) -> None:
-        own = self.output / "base" if self.is_tiny else cache_dir() / SMOLLM2_FOLDER
-        base = shlex.quote(str(own))
-        self._stage("sft", "step1_sft", "step1_sft",
-                    f"{self.recipe.sft} --model_name_or_path {base}")  # fmt: skip
+        base = self.output / "base" if self.is_tiny else cache_dir() / SMOLLM2_FOLDER
+        flags = f"{self.recipe.sft} --model_name_or_path {shlex.quote(str(base))}"
+        self._run_stage("sft", "step1_sft", "step1_sft", flags)
 
     def reward(self, folder: str = "step2_reward", extra: str = "") -> None:
         backbone = shlex.quote(str(self.output / "step1_sft"))
-        self._stage(
-            folder,
-            "step2_reward",
-            folder,
-            f"{self.recipe.reward} --model_name_or_path {backbone} {extra}",
-        )
+        flags = f"{self.recipe.reward} --model_name_or_path {backbone} {extra}"
+        self._run_stage(folder, "step2_reward", folder, flags)
 
     def ppo(
         self, folder: str = "step3_ppo", reward_model: str = "step2_reward", extra: str = ""
     ) -> None:
-        actor, judge = self.output / "step1_sft", self.output / reward_model
-        paths = (
-            f"--actor_model_name_or_path {shlex.quote(str(actor))} "
-            f"--reward_model_name_or_path {shlex.quote(str(judge))}"
-        )
-        self._stage(folder, "step3_ppo", folder, f"{self.recipe.ppo} {paths} {extra}")
+        actor = shlex.quote(str(self.output / "step1_sft"))
+        reward = shlex.quote(str(self.output / reward_model))
+        paths = f"--actor_model_name_or_path {actor} --reward_model_name_or_path {reward}"
+        self._run_stage(folder, "step3_ppo", folder, f"{self.recipe.ppo} {paths} {extra}")
 
     def evaluate(
-        self,
-        policy: str = "step3_ppo",
-        folder: str = ".",
-        best_of: bool = True,
+        self, policy: str = "step3_ppo", folder: str = ".", best_of: bool = True
     ) -> dict[str, Any]:
-        """Judge SFT against a policy on test prompts; the summary that evaluate.py writes."""
+        """Compare a policy with SFT on test prompts; returns evaluate.py's summary."""
         ns = self.recipe.best_of if best_of else ()
         reader = () if self.is_tiny else (
             *("--reader_model_name_or_path", str(self.output / "reader")),
@@ -137,14 +126,10 @@ class Pipeline:
             *("--comparisons_path", self.data, *(("--best_of", *ns) if ns else ())),
             *reader,
             *("--judge", f"{self.task.folder}/judge.py", self.recipe.example),
-            *(
-                "--judge_text",
-                "prompt_and_response",
-                "--judge_text_after",
-                self.task.judge_text_after,
-            ),
+            *("--judge_text", "prompt_and_response"),
+            *("--judge_text_after", self.task.judge_text_after),
             *("--kl_target", str(self.recipe.kl_target)),
-            *("--notes", self.recipe.notes),
+            *("--notes", self.task.notes),
             *("--seed", str(self.seed), "--output_dir", str(self.output / folder)),
         ]
         self._run("evaluate" if folder == "." else f"evaluate {policy}", command)
@@ -153,7 +138,7 @@ class Pipeline:
         )
         return summary
 
-    def _stage(self, name: str, program: str, folder: str, flags: str) -> None:
+    def _run_stage(self, name: str, program: str, folder: str, flags: str) -> None:
         command = [
             "bash",
             f"{program}/run.sh",
@@ -193,7 +178,10 @@ def main() -> None:
 
 
 def run_controls(pipeline: Pipeline) -> dict[str, Any]:
-    """PPO on a reward model of shuffled labels must not please the judge; without KL it breaks."""
+    """Run PPO against a reward model of shuffled labels, and PPO without the KL penalty.
+
+    The first must not win over SFT, and the text of the second should break down.
+    """
     pipeline.reward("controls/shuffled_reward", SHUFFLED_REWARD)
     pipeline.ppo("controls/shuffled_ppo", "controls/shuffled_reward")
     pipeline.ppo("controls/no_kl_ppo", "step2_reward", NO_KL_PPO)

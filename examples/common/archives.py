@@ -1,4 +1,4 @@
-"""Reading text out of package files without unpacking or running anything."""
+"""Read text from package files without unpacking or running anything."""
 
 import tarfile
 import zipfile
@@ -8,9 +8,9 @@ from training.arguments.parsing import UserError
 
 
 def read_tar_member(archive: tarfile.TarFile, path: Path, ending: str) -> bytes:
-    """The first regular file whose name ends so; `path` is the archive's, for the message.
+    """Read the first regular file whose name has this ending; `path` is for error messages.
 
-    It is read, never unpacked; a name that leads out of the archive is a sign of a forged one.
+    A name that leads out of the archive is refused: such an archive is forged.
     """
     for member in archive:
         if member.isfile() and member.name.endswith(ending):
@@ -26,13 +26,13 @@ def read_tar_member(archive: tarfile.TarFile, path: Path, ending: str) -> bytes:
 
 
 def open_zip_member(package: zipfile.ZipFile, path: Path, member: str) -> zipfile.ZipExtFile:
-    """A member to be read; `path` is the archive's, for the message."""
+    """Open a member for reading; `path` is for the error message."""
     try:
         return package.open(member)  # type: ignore[return-value]  # typeshed says IO[bytes]
     except KeyError:
         raise UserError(f"{path}: has no {member}; delete the file and run this again") from None
 
 
-def one_line(text: str) -> str:
-    """The text with every run of white space as one space."""
+def collapse_spaces(text: str) -> str:
+    """Replace every run of white space by one space."""
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""A prepared example: a folder of the cache with the data of every stage, whole or not there."""
+"""Prepare an example: a folder of the cache with the data of every stage, complete or absent."""
 
 import json
 import logging
@@ -6,28 +6,43 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.arguments.parsing import UserError, exit_with_user_error
+from training.arguments.parsing import UserError, arg, exit_with_user_error, parse_args
 from training.paths import cache_dir
 
 log = logging.getLogger("prepare")
 
-FORMAT = 1  # raise it when the files of any example change, and old ones are made again
+FORMAT = 1  # raise it when the files of any example change, so that old folders are replaced
 MANIFEST = "manifest.json"
 
 Row = dict[str, Any]
 
 
-def folder_name(example: str, *, smoke: bool, seed: int) -> str:
-    """The name of a version of an example, as in --data_path example:NAME."""
-    return example + "_smoke" * smoke + f"_seed{seed}" * (seed != 0)
+@dataclass(frozen=True, kw_only=True)
+class PrepareArgs:
+    smoke: bool = arg(False, "Prepare a small version, example:<name>_smoke.")
+    seed: int = arg(0, "Seed of the split; if not 0, the version is example:<name>_seed<N>.")
+
+
+def run_preparation(example: str, prepare: Callable[[Path, PrepareArgs], Row]) -> None:
+    """Have `prepare` fill the example's folder and return its manifest, unless it is complete."""
+    args = parse_args(PrepareArgs)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    name = example + "_smoke" * args.smoke + f"_seed{args.seed}" * (args.seed != 0)
+    folder = cache_dir() / name
+    with report_mistakes("prepare.py"):
+        if not is_prepared(folder):
+            manifest = prepare(folder, args)
+            log.info("%s", json.dumps(manifest["counts"], indent=1))
+    log.info("example:%s is ready in %s", name, folder)
 
 
 @contextmanager
-def mistakes_reported(program: str) -> Iterator[None]:
-    """What the user or the disk got wrong ends the program with one line."""
+def report_mistakes(program: str) -> Iterator[None]:
+    """End the program with one line on a mistake of the user or an error of the disk."""
     try:
         yield
     except UserError as error:
@@ -39,7 +54,7 @@ def mistakes_reported(program: str) -> Iterator[None]:
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether the folder is whole: the manifest is there and every file has its size."""
+    """True if the folder has a manifest of this format and every file in it has its size."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         return manifest["format"] == FORMAT and all(
@@ -50,21 +65,21 @@ def is_prepared(folder: Path) -> bool:
 
 
 def put_in_cache(folder: Path, write: Callable[[Path], Row]) -> Row:
-    """Let `write` fill a folder beside, then move that into place; return its manifest.
+    """Have `write` fill a temporary folder, then rename it to `folder`; returns the manifest.
 
-    `write` is given the folder and returns what the manifest says beside the format and the files.
+    `write` returns the entries of the manifest other than the format and the files.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
         made = Path(name) / folder.name
         made.mkdir()
-        manifest = {"format": FORMAT, **write(made), "files": _sizes(made)}
+        manifest = {"format": FORMAT, **write(made), "files": _measure_files(made)}
         (made / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
-        _put_in_place(made, folder)
+        _move(made, folder)
     return manifest
 
 
-def _sizes(folder: Path) -> dict[str, int]:
+def _measure_files(folder: Path) -> dict[str, int]:
     return {
         str(path.relative_to(folder)): path.stat().st_size
         for path in sorted(folder.rglob("*"))
@@ -72,7 +87,7 @@ def _sizes(folder: Path) -> dict[str, int]:
     }
 
 
-def _put_in_place(made: Path, folder: Path) -> None:
+def _move(made: Path, folder: Path) -> None:
     if is_prepared(folder):  # another run was quicker
         return
     if folder.exists():
@@ -81,24 +96,26 @@ def _put_in_place(made: Path, folder: Path) -> None:
     try:
         made.rename(folder)
     except OSError:
-        if not is_prepared(folder):  # unless another run was quicker by a hair
+        if not is_prepared(folder):  # unless another run has just put it there
             raise
 
 
 def write_stages(folder: Path, stages: Mapping[str, Sequence[Row]]) -> None:
     """Write `<stage>.<split>.jsonl` for each entry."""
     for name, rows in stages.items():
-        write_jsonl(folder / f"{name}.jsonl", rows)
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+def list_prompts(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows of stage 3: each prompt of these demonstrations once."""
+    by_prompt = {row["prompt"]: row for row in rows}
+    return [{k: v for k, v in row.items() if k != "response"} for row in by_prompt.values()]
 
 
 def read_jsonl(path: Path, *, example: str) -> list[Row]:
-    """The rows of one file of a prepared example."""
+    """Read one file of a prepared example."""
     if not path.exists():
         raise UserError(
             f"{path} is not there; run: python examples/{example}/prepare.py, "

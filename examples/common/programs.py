@@ -1,4 +1,4 @@
-"""Runs the repository's programs one after another, each to its end."""
+"""Run the repository's programs one after another."""
 
 import signal
 import subprocess
@@ -8,21 +8,22 @@ from typing import IO
 
 from training.paths import REPOSITORY
 
-HANDED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # a terminal's Ctrl-C reaches all
+# Not Ctrl-C: a terminal sends that to every process.
+FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def run(command: Sequence[str], *, stdout: int | IO[str] | None = None) -> int:
-    """The program's status, as a shell gives it. What is to end this process ends the program."""
+    """Run a program and return its exit status as a shell would; signals are forwarded to it."""
     received: list[int] = []
     children: list[subprocess.Popen[bytes]] = []  # empty until the program is started
 
-    def hand_on(number: int, frame: FrameType | None) -> None:
+    def forward_signal(number: int, frame: FrameType | None) -> None:
         received.append(number)
         for child in children:
             child.send_signal(number)
 
-    wanted = [number for number in HANDED_ON if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, hand_on) for number in wanted}
+    wanted = [number for number in FORWARDED if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, forward_signal) for number in wanted}
     try:
         with subprocess.Popen(command, cwd=REPOSITORY, stdout=stdout) as child:
             children.append(child)
@@ -33,5 +34,5 @@ def run(command: Sequence[str], *, stdout: int | IO[str] | None = None) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     if received and not status:
-        return 128 + received[0]  # it had ended before; what comes next must not begin
+        return 128 + received[0]  # the program had already ended; the next one must not start
     return 128 - status if status < 0 else status

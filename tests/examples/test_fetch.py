@@ -66,7 +66,7 @@ def index(monkeypatch) -> Iterator[Index]:
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     monkeypatch.setattr(fetching, "PAUSE_S", 0.0)
-    monkeypatch.setattr(fetching, "pip_settings", lambda: {"index-url": state.url})
+    monkeypatch.setattr(fetching, "read_pip_settings", lambda: {"index-url": state.url})
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     yield state
     server.shutdown()
@@ -122,7 +122,7 @@ def test_offline_the_message_says_which_file_to_put_where(tmp_path, monkeypatch)
     server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     url = f"http://127.0.0.1:{server.server_port}/simple"
     server.server_close()
-    monkeypatch.setattr(fetching, "pip_settings", lambda: {"index-url": url})
+    monkeypatch.setattr(fetching, "read_pip_settings", lambda: {"index-url": url})
     with pytest.raises(UserError) as caught:
         fetch(FILE, tmp_path)
     message = str(caught.value)
@@ -132,14 +132,14 @@ def test_offline_the_message_says_which_file_to_put_where(tmp_path, monkeypatch)
 
 
 def test_a_file_put_in_place_by_hand_needs_no_index(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetching, "pip_settings", lambda: pytest.fail("pip was asked"))
+    monkeypatch.setattr(fetching, "read_pip_settings", lambda: pytest.fail("pip was asked"))
     (tmp_path / NAME).write_bytes(CONTENT)
     assert fetch(FILE, tmp_path) == tmp_path / NAME
 
 
 def test_pip_told_to_ask_no_index_is_obeyed(index, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        fetching, "pip_settings", lambda: {"index-url": index.url, "no-index": "true"}
+        fetching, "read_pip_settings", lambda: {"index-url": index.url, "no-index": "true"}
     )
     with pytest.raises(UserError, match="no package index is configured"):
         fetch(FILE, tmp_path)
@@ -150,14 +150,14 @@ def test_a_second_index_is_asked_when_the_first_does_not_have_the_file(
     index, tmp_path, monkeypatch
 ):
     settings = {"index-url": f"{index.url}/empty", "extra-index-url": index.url}
-    monkeypatch.setattr(fetching, "pip_settings", lambda: settings)
+    monkeypatch.setattr(fetching, "read_pip_settings", lambda: settings)
     assert fetch(FILE, tmp_path).read_bytes() == CONTENT
 
 
 def test_a_password_in_the_address_of_the_index_is_sent_to_it(index, tmp_path, monkeypatch):
     index.password = "s:cret"
     url = index.url.replace("http://", "http://user:s%3Acret@")
-    monkeypatch.setattr(fetching, "pip_settings", lambda: {"index-url": url})
+    monkeypatch.setattr(fetching, "read_pip_settings", lambda: {"index-url": url})
     assert fetch(FILE, tmp_path).read_bytes() == CONTENT
 
 
@@ -166,14 +166,14 @@ def test_settings_of_pip_are_read_with_the_environment_over_the_files(tmp_path, 
     config.write_text("[global]\nindex-url = http://files/simple\ntimeout = 7\n")
     monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
     monkeypatch.delenv("PIP_INDEX_URL", raising=False)
-    assert fetching.pip_settings()["index-url"] == "http://files/simple"
+    assert fetching.read_pip_settings()["index-url"] == "http://files/simple"
     monkeypatch.setenv("PIP_INDEX_URL", "http://environment/simple")
-    settings = fetching.pip_settings()
+    settings = fetching.read_pip_settings()
     assert (settings["index-url"], settings["timeout"]) == ("http://environment/simple", "7")
 
 
 def test_without_settings_the_default_index_of_pip_is_asked():
-    (url,) = fetching.index_urls({})
+    (url,) = fetching.list_indexes({})
     assert url.startswith("https://")
     assert url.endswith("/simple")
 

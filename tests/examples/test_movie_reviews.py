@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.common.judging import agreement, fit_judge
+from examples.common.judging import fit_judge, measure_agreement
 from examples.common.prepared import is_prepared
 from examples.movie_reviews import judge, prepare
 from examples.movie_reviews.archives import (
@@ -18,7 +18,12 @@ from examples.movie_reviews.archives import (
     read_reviews,
     read_snippets,
 )
-from examples.movie_reviews.rows import human_ceiling, preference, reward_rows, sft_rows
+from examples.movie_reviews.rows import (
+    compute_human_ceiling,
+    compute_preference,
+    make_reward_rows,
+    make_sft_rows,
+)
 from training.arguments.parsing import UserError
 from training.evaluation.judges import SentimentJudge
 
@@ -151,7 +156,7 @@ def test_both_halves_hold_both_labels(made):
     ],
 )
 def test_a_soft_label_is_the_chance_that_one_rater_scores_above_another(better, worse, expected):
-    assert preference(better, worse) == expected
+    assert compute_preference(better, worse) == expected
 
 
 def test_a_pair_points_from_the_higher_mean_to_the_lower():
@@ -160,7 +165,7 @@ def test_a_pair_points_from_the_higher_mean_to_the_lower():
         Snippet("m", "high one", (3, 4)),
         Snippet("n", "alone", (1,)),
     ]
-    (row,) = reward_rows(snippets)  # one snippet makes no pair
+    (row,) = make_reward_rows(snippets)  # one snippet makes no pair
     assert row == {
         "prompt": "Movie: m\nReview:",
         "responses": [" low one", " high one"],
@@ -172,13 +177,13 @@ def test_a_pair_points_from_the_higher_mean_to_the_lower():
 
 def test_the_same_sentence_twice_is_no_pair():
     snippets = [Snippet("m", "same", (0,)), Snippet("m", "same", (2,)), Snippet("m", "b", (1,))]
-    (row,) = reward_rows(snippets)
+    (row,) = make_reward_rows(snippets)
     assert row["pairs"] == [[2, 0, 1.0], [1, 2, 1.0]]
 
 
 def test_the_human_ceiling_is_the_mean_label_at_each_gap():
     rows = [{"pairs": [[0, 1, 0.6], [0, 2, 0.9], [1, 2, 1.0]], "gaps": [0.5, 1.0, 2.5]}]
-    assert human_ceiling(rows) == {
+    assert compute_human_ceiling(rows) == {
         "all": {"pairs": 3, "accuracy": 0.8333},
         "gap1": {"pairs": 2, "accuracy": 0.95},
         "gap2": {"pairs": 1, "accuracy": 1.0},
@@ -187,7 +192,11 @@ def test_the_human_ceiling_is_the_mean_label_at_each_gap():
 
 def test_rows_are_mixed_by_film_and_the_same_for_a_seed():
     snippets = [Snippet(f"m{n // 4}", f"w1 w2 w3 text {n}", (0,)) for n in range(40)]
-    once, again, other = sft_rows(snippets, 0), sft_rows(snippets, 0), sft_rows(snippets, 1)
+    once, again, other = (
+        make_sft_rows(snippets, 0),
+        make_sft_rows(snippets, 0),
+        make_sft_rows(snippets, 1),
+    )
     assert once == again
     assert once != other
     assert len({row["movie"] for row in once[:10]}) > 3
@@ -243,7 +252,7 @@ def test_a_failure_while_writing_leaves_nothing_behind(archives, tmp_path, monke
     def fail(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare, "counts", fail)
+    monkeypatch.setattr(prepare, "count_rows", fail)
     snippets = read_snippets(archives.ratings, archives.titles)
     with pytest.raises(KeyboardInterrupt):
         prepare.prepare(tmp_path / "movie_reviews", snippets, [], size=SMALL, seed=0)
@@ -332,7 +341,7 @@ def test_agreement_of_a_judge_that_knows_the_ratings_is_complete(made):
     def knows(texts):
         return [mean[text] for text in texts]
 
-    share, low, high, pairs = agreement(knows, groups, least_gap=0.5)
+    share, low, high, pairs = measure_agreement(knows, groups, least_gap=0.5)
     assert (share, low, high) == (1.0, 1.0, 1.0)
     assert pairs > 0
 
