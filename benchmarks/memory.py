@@ -193,21 +193,18 @@ def run_ppo(args: MemoryBenchmarkArgs, cell: Cell, flags: Any, world: Any) -> fl
     from training.data.encode import EncodedPrompt
     from training.preflight.stage_memory import estimate_ppo
     from training.trainers.ppo import setup
-    from training.trainers.ppo.rollout import RolloutCollector
-    from training.trainers.ppo.update import PPOTrainer, ppo_schedule
+    from training.trainers.ppo.update import PPOTrainer
     from training.trainers.speed import Speed
 
     tokenizer, scalar = setup.check_stages(flags, world)
     models = setup.load_models(flags, world, tokenizer, scalar)
-    collector = RolloutCollector(flags, world, tokenizer, models)
-    schedule = ppo_schedule(flags, world)
-    trainer = PPOTrainer(flags, world, models, schedule, tokenizer.pad_token_id)
+    trainer = PPOTrainer(flags, world, tokenizer, models)
     Speed(models.actor.module.lm, models.actor.module.compute_dtype, world)
     half = args.length // 2
     rows = random_rows([half] * args.batch, vocabulary_of(cell.size), seed=1)
     prompts = [EncodedPrompt(n, row, "", {}) for n, row in enumerate(rows)]
     for step in range(1, STEPS + 1):
-        trainer.update(step, collector.collect(step, prompts, 1))
+        trainer.train_step(step, prompts)
     tokens = len(tokenizer)
     size, setting = _shape(flags, world, flags.actor_model_name_or_path, tokens)
     critic, _ = _shape(flags, world, flags.reward_model_name_or_path, tokens, beside=size.width)

@@ -39,26 +39,21 @@ class PPOBenchmarkArgs(TrainingBenchmarkArgs):
 
 
 def ours(args: PPOBenchmarkArgs) -> Callable[[], float]:
-    """A step of stage 3: collect, learn."""
+    """A step of stage 3."""
     from training.trainers.ppo import setup
-    from training.trainers.ppo.rollout import RolloutCollector
-    from training.trainers.ppo.update import PPOTrainer, ppo_schedule
+    from training.trainers.ppo.update import PPOTrainer
 
     side = OurSide(args, args.prompt + args.answer)
     settings = our_settings(args, side)
     world = side.join(settings)
     tokenizer, scalar = setup.check_stages(settings, world)
     models = setup.load_models(settings, world, tokenizer, scalar)
-    collector = RolloutCollector(settings, world, tokenizer, models)
-    schedule = ppo_schedule(settings, world)
-    trainer = PPOTrainer(settings, world, models, schedule, tokenizer.pad_token_id)
+    trainer = PPOTrainer(settings, world, tokenizer, models)
     prompts = encoded_prompts(args)
     steps = iter(range(1, settings.max_steps + 1))
 
     def run() -> float:
-        step = next(steps)
-        rollout = collector.collect(step, prompts, 1)
-        trainer.update(step, rollout)
+        rollout, _ = trainer.train_step(next(steps), prompts)
         assert side.folder.exists()
         return float(len(rollout.responses))
 

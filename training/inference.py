@@ -1,4 +1,4 @@
-"""Forward passes without gradients over many responses, in micro-batches, on every rank alike."""
+"""Forward passes without gradients over many responses, in micro-batches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from training.data.batches import plan_micro_batches
+from training.data.batches import micro_batches
 from training.data.collate import TokenBatch, collate_responses
 from training.models.scalar import ScalarModel
 from training.runtime.distributed import World
@@ -17,7 +17,7 @@ Model = nn.Module | TrainingEngine
 
 
 class ResponseForwards:
-    """B responses of this rank, to be read by any model; results come back in their order.
+    """B responses of this rank, for any model to read; results come in their order.
 
     All ranks run equally many micro-batches, as ZeRO-3 demands of every model it shards.
     """
@@ -35,47 +35,38 @@ class ResponseForwards:
         self._pad_id = pad_id
         self._world = world
         lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-        own = plan_micro_batches(range(len(lengths)), lengths, token_budget=token_budget)
-        most = int(world.max_over_ranks(torch.tensor(float(len(own)), device=world.device)))
-        self._plan = own + [[] for _ in range(most - len(own))]
+        plan = micro_batches(range(len(lengths)), lengths, token_budget=token_budget)
+        most = int(world.all_max(torch.tensor(float(len(plan)), device=world.device)))
+        self._plan = plan + [[] for _ in range(most - len(plan))]
         widths = torch.tensor([len(response) for response in responses], device=world.device)
         self.mask = response_mask_from_lengths(widths, int(widths.max()))  # [B, T]
 
-    def logprobs(self, policy: Model, *, temperature: float) -> Tensor:
+    def compute_logprobs(self, policy: Model, *, temperature: float) -> Tensor:
         """Log-probs [B, T] of the response tokens; 0 at padding."""
-        return self.tokens(
-            lambda batch: policy(
-                batch.input_ids, batch.attention_mask, batch.target_mask, temperature
-            )[:1]
-        )[0]
+        return self.read_tokens(lambda batch: policy(*batch.inputs, temperature)[:1])[0]
 
     @torch.no_grad()
-    def tokens(self, read: Callable[[TokenBatch], Sequence[Tensor]]) -> list[Tensor]:
-        """What `read` makes of each target token, packed [N] each, as [B, T]; 0 at padding."""
-        packed = [torch.stack(list(read(batch)), dim=1) for batch in self._each()]
-        columns = self._in_order(packed).unbind(dim=1)
+    def read_tokens(self, read: Callable[[TokenBatch], Sequence[Tensor]]) -> list[Tensor]:
+        """Tensors [B, T], 0 at padding, from those that `read` gives for N target tokens [N]."""
+        packed = [torch.stack(list(read(batch)), dim=1) for batch in self._iterate_batches()]
+        columns = self._restore_order(packed).unbind(dim=1)
         return [scatter_to_mask(column, self.mask) for column in columns]
 
     @torch.no_grad()
-    def scores(self, reward_model: Model) -> Tensor:
+    def compute_scores(self, reward_model: Model) -> Tensor:
         """One score for each response, [B]."""
-        parts = [
-            ScalarModel.scores(
-                reward_model(batch.input_ids, batch.attention_mask), batch.attention_mask
-            )
-            for batch in self._each()
-        ]
         scores = torch.zeros(len(self._prompts), device=self._world.device)
-        for rows, part in zip(self._plan, parts, strict=True):
-            scores[rows] = part[: len(rows)]
+        for rows, batch in zip(self._plan, self._iterate_batches(), strict=True):
+            readings = reward_model(batch.input_ids, batch.attention_mask)
+            scores[rows] = ScalarModel.scores(readings, batch.attention_mask)[: len(rows)]
         return scores
 
-    def _each(self) -> Iterator[TokenBatch]:
-        return self._world.iterate_stoppable(self._batches)
+    def _iterate_batches(self) -> Iterator[TokenBatch]:
+        return self._world.stoppable(self._batches)
 
     @cached_property
     def _batches(self) -> list[TokenBatch]:
-        """The micro-batches, made once for all the models that read them."""
+        """Micro-batches, collated once for all the models that read them."""
         return [
             collate_responses(
                 [self._prompts[row] for row in rows],
@@ -86,16 +77,16 @@ class ResponseForwards:
             for rows in self._plan
         ]
 
-    def _in_order(self, packed: Sequence[Tensor]) -> Tensor:
-        """Packed token results of the micro-batches, joined in the order of the responses."""
+    def _restore_order(self, packed: Sequence[Tensor]) -> Tensor:
+        """Join packed token results of the micro-batches in the order of the responses."""
         by_row: dict[int, Tensor] = {}
-        for rows, part in zip(self._plan, packed, strict=True):
-            pieces = torch.split(part, [len(self._responses[row]) for row in rows])
+        for rows, tokens in zip(self._plan, packed, strict=True):
+            pieces = torch.split(tokens, [len(self._responses[row]) for row in rows])
             by_row.update(zip(rows, pieces, strict=True))
         return torch.cat([by_row[row] for row in range(len(self._prompts))])
 
 
-def scalar_values(critic: Model, batch: TokenBatch) -> Tensor:  # [N]
-    """A scalar model's reading before each target token."""
+def read_token_values(critic: Model, batch: TokenBatch) -> Tensor:  # [N]
+    """Read a scalar model's value before each target token."""
     readings: Tensor = critic(batch.input_ids, batch.attention_mask)
     return readings[predicting_positions(batch.target_mask)]

@@ -28,35 +28,24 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return masked_sum(values, mask) / mask.sum().clamp(min=1)
 
 
-def masked_moments(values: Tensor, mask: Tensor) -> Tensor:
-    """[count, sum, sum of squares] in float64: what ranks add up before `whiten`."""
-    kept = values[mask].double()
-    count = torch.tensor(float(kept.numel()), dtype=torch.float64, device=values.device)
-    return torch.stack([count, kept.sum(), kept.square().sum()])
+def masked_mean_and_variance(values: Tensor, mask: Tensor) -> tuple[float, float]:
+    """Mean and biased variance (divided by n) of the counting entries, in float64; (0, 0) if none.
 
-
-def mean_and_variance(moments: Tensor) -> tuple[float, float]:
-    """Mean and biased variance (divide by n) of what `masked_moments` counted; (0, 0) if none."""
-    count, total, squares = moments.tolist()
-    if count == 0:
-        return 0.0, 0.0
-    mean = total / count
-    return mean, max(squares / count - mean * mean, 0.0)
-
-
-def whiten(
-    values: Tensor,  # [B, T]
-    mask: Tensor,  # [B, T]
-    *,
-    mean: float,
-    variance: float,
-    keep_mean: bool = False,
-) -> Tensor:  # [B, T], 0 where the mask is False
-    """(x - mean) / sqrt(variance + 1e-8), with the mean added back if `keep_mean`.
-
-    Biased variance, as in Ziegler et al. 2019 (arXiv:1909.08593); rewards keep their mean,
-    advantages do not.
+    Biased as in Ziegler et al. 2019 (arXiv:1909.08593).
     """
+    kept = values[mask].double()
+    if not kept.numel():
+        return 0.0, 0.0
+    mean = kept.sum().item() / kept.numel()
+    return mean, max(kept.square().sum().item() / kept.numel() - mean * mean, 0.0)
+
+
+def whiten(values: Tensor, mask: Tensor, *, keep_mean: bool = False) -> Tensor:
+    """(x - mean) / sqrt(variance + 1e-8) over the counting entries, 0 where the mask is False.
+
+    `keep_mean` adds the mean back, as for rewards (Ziegler et al. 2019); advantages lose theirs.
+    """
+    mean, variance = masked_mean_and_variance(values, mask)
     whitened: Tensor = (values - mean) * (variance + 1e-8) ** -0.5
     if keep_mean:
         whitened = whitened + mean

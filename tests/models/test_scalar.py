@@ -19,7 +19,7 @@ from tests.worked import worked
 from training.data.collate import collate_responses
 from training.data.encode import encode_groups
 from training.data.records import Pair, ResponseGroup
-from training.inference import ResponseForwards, scalar_values
+from training.inference import ResponseForwards, read_token_values
 from training.models.scalar import (
     MLP_WIDTH,
     Pooling,
@@ -107,7 +107,7 @@ class TestPooling:
 
 
 def values_of(model, responses):
-    return responses.tokens(lambda batch: [scalar_values(model, batch)])[0]
+    return responses.read_tokens(lambda batch: [read_token_values(model, batch)])[0]
 
 
 class TestCritic:
@@ -135,7 +135,7 @@ class TestScores:
     def test_they_come_in_the_order_of_the_responses_for_any_micro_batches(
         self, model, token_budget
     ):
-        found = forwards(PROMPTS, RESPONSES, token_budget).scores(model)
+        found = forwards(PROMPTS, RESPONSES, token_budget).compute_scores(model)
         assert_close(found, scores(model, ROWS), **CLOSE)
 
     def test_a_response_is_judged_by_its_end(self, model):

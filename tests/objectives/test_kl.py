@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from tests.worked import EXACT, worked
-from training.objectives.kl import kl_estimate, next_kl_coef
+from training.objectives.kl import estimate_kl, next_kl_coef
 
 NAN = float("nan")
 ESTIMATORS = ["k1", "k2", "k3"]
@@ -19,7 +19,7 @@ def full(rows):
 def test_each_estimator_gives_the_worked_numbers(estimator):
     inputs, expected = worked("kl_token_estimators")
     logprobs, ref_logprobs = inputs["logprobs"][None], inputs["ref_logprobs"][None]
-    kl = kl_estimate(logprobs, ref_logprobs, full(logprobs), estimator=estimator)
+    kl = estimate_kl(logprobs, ref_logprobs, full(logprobs), estimator=estimator)
     assert_close(kl[0], expected[estimator], **EXACT)
     assert kl.sum().item() == pytest.approx(expected[f"{estimator}_sum"], rel=1e-8)
 
@@ -28,7 +28,7 @@ def test_each_estimator_gives_the_worked_numbers(estimator):
 def test_the_exact_expectation_over_a_categorical(estimator):
     inputs, expected = worked("kl_exact_expectation")
     policy, ref = inputs["policy_probs"], inputs["ref_probs"]
-    kl = kl_estimate(policy.log()[None], ref.log()[None], full(policy[None]), estimator=estimator)
+    kl = estimate_kl(policy.log()[None], ref.log()[None], full(policy[None]), estimator=estimator)
     mean = (policy * kl[0]).sum()
     std = ((policy * kl[0].square()).sum() - mean.square()).sqrt()
     assert mean.item() == pytest.approx(expected[estimator]["mean"], rel=1e-8)
@@ -44,7 +44,7 @@ def test_bias_and_spread_on_gaussians_are_those_of_the_closed_form(estimator, in
     row = expected["rows"][index]
     x = torch.linspace(-12, 12, 48_001, dtype=torch.float64)[None]
     density = torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi) * (x[0, 1] - x[0, 0])
-    kl = kl_estimate(-x.square() / 2, -(x - row["mu"]).square() / 2, full(x), estimator=estimator)
+    kl = estimate_kl(-x.square() / 2, -(x - row["mu"]).square() / 2, full(x), estimator=estimator)
     mean = (density * kl).sum()
     std = ((density * kl.square()).sum() - mean.square()).sqrt()
     assert mean.item() / row["kl"] - 1 == pytest.approx(row[estimator]["rel_bias"], abs=1e-6)
@@ -54,7 +54,7 @@ def test_bias_and_spread_on_gaussians_are_those_of_the_closed_form(estimator, in
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_equal_policies_have_no_divergence(estimator):
     logprobs = torch.tensor([[-0.5, -3.0]])
-    kl = kl_estimate(logprobs, logprobs.clone(), full(logprobs), estimator=estimator)
+    kl = estimate_kl(logprobs, logprobs.clone(), full(logprobs), estimator=estimator)
     assert_close(kl, torch.zeros(1, 2))
 
 
@@ -63,8 +63,8 @@ def test_padding_may_hold_anything_and_counts_as_zero(estimator):
     mask = torch.tensor([[True, True, False, False]])
     logprobs = torch.tensor([[-1.0, -2.0, NAN, 0.0]])
     ref_logprobs = torch.tensor([[-1.5, -1.0, 0.0, -math.inf]])
-    kl = kl_estimate(logprobs, ref_logprobs, mask, estimator=estimator)
-    alone = kl_estimate(
+    kl = estimate_kl(logprobs, ref_logprobs, mask, estimator=estimator)
+    alone = estimate_kl(
         logprobs[:, :2], ref_logprobs[:, :2], full(logprobs[:, :2]), estimator=estimator
     )
     assert_close(kl, torch.cat([alone, torch.zeros(1, 2)], dim=1))

@@ -21,7 +21,7 @@ from tests.stages.spies import Patches
 from training.inference import ResponseForwards
 from training.runtime.engine import TrainingEngine
 from training.trainers.guards import Guard, SkipStep
-from training.trainers.ppo import update as ppo_update
+from training.trainers.ppo import learners as ppo_learners
 from training.trainers.ppo.metrics import UpdateSums
 from training.trainers.ppo.rollout import RolloutCollector
 from training.trainers.ppo.update import PPOTrainer
@@ -91,7 +91,7 @@ class Cell:
         with Patches() as patch:
             patch.around(TrainingEngine, "__init__", self._keep)
             patch.around(Guard, "skip", self._skip)
-            for module in (sft_step, reward_step, ppo_update):
+            for module in (sft_step, reward_step, ppo_learners):
                 patch.around(module, "step_together", self._watch)
             getattr(self, f"_{self.kind}")(patch)
             yield
@@ -167,12 +167,12 @@ class Cell:
         patch.around(SFTTrainer, "step", self._arm)
         patch.around(sft_step, "cross_entropy", cross_entropy)
 
-        def metrics(original: Callable[..., Any], sums: UpdateSums) -> Any:
+        def compute_metrics(original: Callable[..., Any], sums: UpdateSums, *inputs: Any) -> Any:
             if self.is_due():
                 sums._sums[4] = math.inf
-            return original(sums)
+            return original(sums, *inputs)
 
-        patch.around(UpdateSums, "metrics", metrics)
+        patch.around(UpdateSums, "compute_metrics", compute_metrics)
 
     def _logprob(self, patch: Patches) -> None:
         def summed_loss(original: Callable[..., Any], *inputs: Any) -> Any:
@@ -186,22 +186,22 @@ class Cell:
         patch.around(SFTTrainer, "step", self._arm)
         patch.around(SFTTrainer, "_summed_loss", summed_loss)
 
-        def read_actor(original: Callable[..., Any], *inputs: Any) -> Any:
+        def read_old_policy(original: Callable[..., Any], *inputs: Any) -> Any:
             logprobs, entropies, values = original(*inputs)
             if self.is_due():
                 logprobs[0, 0] = NAN
             return logprobs, entropies, values
 
-        patch.around(RolloutCollector, "_read_actor", read_actor)
+        patch.around(RolloutCollector, "_read_old_policy", read_old_policy)
 
     def _value(self, patch: Patches) -> None:
-        def read_actor(original: Callable[..., Any], *inputs: Any) -> Any:
+        def read_old_policy(original: Callable[..., Any], *inputs: Any) -> Any:
             logprobs, entropies, values = original(*inputs)
             if self.is_due():
                 values[0, 0] = NAN
             return logprobs, entropies, values
 
-        patch.around(RolloutCollector, "_read_actor", read_actor)
+        patch.around(RolloutCollector, "_read_old_policy", read_old_policy)
 
     def _score(self, patch: Patches) -> None:
         def scores(original: Callable[..., Any], *inputs: Any) -> Any:
@@ -220,7 +220,7 @@ class Cell:
                 found[0] = NAN
             return found
 
-        patch.around(ResponseForwards, "scores", rollout_scores)
+        patch.around(ResponseForwards, "compute_scores", rollout_scores)
 
 
 def watch_updates(cell: Cell, patch: Patches) -> None:

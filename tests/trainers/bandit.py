@@ -17,9 +17,8 @@ from training.models.policy import ActorCritic, Policy
 from training.models.scalar import ScalarSettings
 from training.runtime import engine, optim
 from training.runtime.distributed import World
-from training.trainers.ppo.rollout import RolloutCollector
 from training.trainers.ppo.setup import Models, actor_optimizer
-from training.trainers.ppo.update import PPOTrainer, ppo_schedule
+from training.trainers.ppo.update import PPOTrainer
 
 TOKENIZER = build_tokenizer([*(f"w{n}" for n in range(6)), "<unk>", EOS])
 EOS_ID, PAD_ID = TOKENIZER.eos_token_id, TOKENIZER.pad_token_id
@@ -82,19 +81,9 @@ class Bandit:
         return kind(lm, pad_id=PAD_ID, compute_dtype=torch.float32)
 
     def train(self) -> list[dict[str, float]]:
-        collector = RolloutCollector(self.args, self.world, TOKENIZER, self.models)
-        trainer = PPOTrainer(
-            self.args,
-            self.world,
-            self.models,
-            ppo_schedule(self.args, self.world),
-            PAD_ID,
-        )
-        history = []
-        for step in range(1, self.args.max_steps + 1):
-            rollout = collector.collect(step, PROMPTS, self.args.samples_per_prompt)
-            history.append(trainer.update(step, rollout))
-        return history
+        trainer = PPOTrainer(self.args, self.world, TOKENIZER, self.models)
+        steps = range(1, self.args.max_steps + 1)
+        return [trainer.train_step(step, PROMPTS)[1] for step in steps]
 
     @torch.no_grad()
     def next_token_logits(self, policy: Policy) -> Tensor:  # [prompts, V], PAD impossible

@@ -46,9 +46,7 @@ def test_a_value_is_read_at_the_position_that_predicts_its_token(world, tmp_path
     module = bandit_of(world, tmp_path, ARGS).models.actor.module.eval()
     torch.nn.init.normal_(module.value_head.weight)
     tokens = batch()
-    (values,) = module(
-        tokens.input_ids, tokens.attention_mask, tokens.target_mask, values_only=True
-    )
+    (values,) = module(*tokens.inputs, values_only=True)
     expected = []
     for row, first, last in [([0, 1, 1, 2, 3], 1, 3), ([2, 3, 4, 5, EOS_ID], 2, 3)]:
         hidden = module.lm.transformer(input_ids=torch.tensor([row])).last_hidden_state[0]
@@ -59,9 +57,7 @@ def test_a_value_is_read_at_the_position_that_predicts_its_token(world, tmp_path
 def test_values_come_with_the_log_probs_and_start_at_nothing(world, tmp_path):
     module = bandit_of(world, tmp_path, ARGS).models.actor.module.eval()
     tokens = batch()
-    logprobs, entropies, values = module(
-        tokens.input_ids, tokens.attention_mask, tokens.target_mask, with_entropy=True
-    )
+    logprobs, entropies, values = module(*tokens.inputs, with_entropy=True)
     assert logprobs.shape == entropies.shape == values.shape == (5,)
     assert values.eq(0).all()
 

@@ -91,9 +91,7 @@ def loss_of(policy, places, texts=TEXTS):
     """The summed loss of the texts in these rows and all gradients."""
     policy.zero_grad()
     batch = collate_texts(text_rows(places), texts, TARGETS, pad_id=PAD_ID, device=CPU)
-    loss, logprobs = policy(
-        batch.input_ids, batch.attention_mask, batch.target_mask, token_loss=cross_entropy
-    )
+    loss, logprobs = policy(*batch.inputs, token_loss=cross_entropy)
     loss.backward()
     return loss.detach(), gradients(policy), logprobs
 

@@ -21,12 +21,17 @@ BySample: TypeAlias = Mapping[int, T] | Sequence[T]
 class TokenBatch:
     """input_ids [B, L] long; attention_mask and target_mask [B, L] bool.
 
-    In rows of several sequences attention_mask is [B, L, L], as of `block_attention_mask`.
+    In rows of several sequences attention_mask is [B, L, L], as `block_attention_mask` makes it.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     target_mask: Tensor
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The first arguments of a policy's forward."""
+        return self.input_ids, self.attention_mask, self.target_mask
 
 
 def collate(

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 
 
-def kl_estimate(
+def estimate_kl(
     logprobs: Tensor,  # [B, T], of tokens sampled from the policy
     ref_logprobs: Tensor,  # [B, T]
     mask: Tensor,  # [B, T]

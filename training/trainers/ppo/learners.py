@@ -1,224 +1,177 @@
-"""Forward and backward of a PPO minibatch: with a critic of its own, or on the actor's trunk."""
+"""Losses, gradients and optimizer steps of PPO: a critic of its own, or on the actor's trunk."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from training.arguments.ppo import PPOArgs
-from training.inference import scalar_values
-from training.objectives.ppo import PolicyLoss, ValueLoss, policy_loss, value_loss
+from training.inference import read_token_values
+from training.objectives.ppo import PolicyLoss, compute_gae, policy_loss, value_loss
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine
-from training.tensors import (
-    masked_moments,
-    mean_and_variance,
-    scatter_to_mask,
-    whiten,
-)
-from training.trainers.ppo.experience import Experience, Rollout, prompt_name
+from training.tensors import scatter_to_mask
+from training.trainers.guards import step_together
+from training.trainers.ppo.experience import Experience, Rollout
 from training.trainers.ppo.metrics import UpdateSums
-from training.trainers.ppo.minibatch import MicroBatch, minibatch
+from training.trainers.ppo.minibatch import ResponseBatch, iterate_micro_batches
 from training.trainers.ppo.setup import Models
 
 # From a micro-batch and the values [b, t] read in it to its old values and returns, [b, t] each.
-ValueTargets = Callable[[MicroBatch, Tensor], tuple[Tensor, Tensor]]
-Objective = Callable[[Tensor, slice], PolicyLoss]
+FindTargets = Callable[[ResponseBatch, Tensor], tuple[Tensor, Tensor]]
+GRADIENT_NORMS = {"actor": "policy/grad_norm", "critic": "value/grad_norm"}
 
 
-class Learner(Protocol):
-    """What makes gradients of an experience and steps."""
+class Learner(ABC):
+    """Adds up the gradients of a minibatch, with sums for its metrics, and steps.
+
+    A rank computes its share of each minibatch. `token_count` is that of the whole minibatch.
+    """
+
+    def __init__(self, args: PPOArgs, world: World, models: Models, pad_id: int) -> None:
+        self._args, self._world, self._pad_id = args, world, pad_id
+        self._engines: Mapping[str, TrainingEngine] = models.trained
+        self._sums = UpdateSums(world)  # of the optimizer step that gradients are made for
 
     def start(self) -> None:
         """Put the models into training mode."""
+        for engine in self._engines.values():
+            engine.module.train()
 
-    def learn(self, rows: Sequence[int], experience: Experience, sums: UpdateSums) -> None:
-        """Add up the gradients of both losses over these rows of the rollout."""
+    def read_values(self, rollout: Rollout, rewards: Tensor) -> Tensor:
+        """Old values [B, T] of a rollout with these rewards [B, T]."""
+        return rollout.values
 
-    @property
-    def engines(self) -> dict[str, TrainingEngine]:
-        """What steps, by name."""
+    @abstractmethod
+    def backward(self, rows: Sequence[int], experience: Experience, token_count: int) -> None:
+        """Add the gradients of both losses over these rows of the rollout."""
 
+    def step(self, lr_scale: float, *, token_count: int) -> dict[str, float]:
+        """Step all models; returns the metrics. Raises `SkipStep` where a number is not finite."""
+        sums, self._sums = self._sums, UpdateSums(self._world)
+        metrics = sums.compute_metrics(token_count)
+        norms = step_together(
+            self._engines,
+            lr_scale,
+            losses={f"{name} loss": metrics[f"{name}/loss"] for name in ("policy", "value")},
+            readings=sums.readings,
+            world=self._world,
+        )
+        named = {GRADIENT_NORMS[name]: norm for name, norm in norms.items()}
+        return {**metrics, **named, "optim/lr_scale": lr_scale}
 
-def learner_of(args: PPOArgs, world: World, models: Models, pad_id: int) -> Learner:
-    """The learner that --critic names."""
-    if models.critic is None:
-        return SharedLearner(args, world, models.actor, pad_id)
-    return SeparateLearner(args, world, models.actor, models.critic, pad_id)
+    def _split(self, rows: Sequence[int], rollout: Rollout) -> Iterator[ResponseBatch]:
+        return iterate_micro_batches(rollout, rows, self._args, self._world, self._pad_id)
 
+    def _policy_loss(
+        self, batch: ResponseBatch, experience: Experience, token_count: int
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Run the actor; returns its loss and what else it reads: a shared trunk's values [N]."""
+        args = self._args
+        sampled = batch.pick(experience.rollout.logprobs)[batch.mask]  # [N]
+        advantages = batch.pick(experience.advantages)[batch.mask]  # [N]
 
-class SeparateLearner:
-    """Actor and critic are two models with an optimizer each."""
+        def compute_loss(logprobs: Tensor, where: slice) -> PolicyLoss:
+            # Before the only update of a rollout, the actor is the old policy.
+            old = logprobs.detach() if args.is_single_update else sampled[where]
+            return policy_loss(
+                logprobs,
+                old,
+                advantages[where],
+                torch.ones_like(old, dtype=torch.bool),
+                clip_range=args.clip_range,
+                token_count=token_count,
+            )
 
-    def __init__(
+        loss, logprobs, *others = self._engines["actor"](
+            *batch.tokens.inputs,
+            args.temperature,
+            token_loss=lambda logprobs, where: compute_loss(logprobs, where).loss,
+        )
+        # The LM head takes the loss in chunks, whose sum rounds otherwise than that of all tokens.
+        whole = compute_loss(logprobs, slice(0, len(logprobs)))
+        self._sums.add_policy(whole, logprobs, sampled, batch)
+        return loss, others
+
+    def _value_loss(
         self,
-        args: PPOArgs,
-        world: World,
-        actor: TrainingEngine,
-        critic: TrainingEngine,
-        pad_id: int,
-    ) -> None:
-        self._args, self._world, self._pad_id = args, world, pad_id
-        self._actor, self._critic = actor, critic
-
-    def start(self) -> None:
-        self._actor.module.train()
-        self._critic.module.train()
-
-    def learn(self, rows: Sequence[int], experience: Experience, sums: UpdateSums) -> None:
-        self.train_critic(rows, experience.rollout, partial(_stored_targets, experience), sums)
-        self.train_actor(rows, experience, sums)
-
-    @property
-    def engines(self) -> dict[str, TrainingEngine]:
-        return {"actor": self._actor, "critic": self._critic}
-
-    def train_actor(self, rows: Sequence[int], experience: Experience, sums: UpdateSums) -> None:
-        """Forward and backward of the actor, micro-batch by micro-batch."""
-        args, rollout = self._args, experience.rollout
-        advantages = minibatch_advantages(experience, rows, args)
-        for batch in minibatch(rollout, rows, args, self._world, self._pad_id):
-            objective = policy_objective(batch, rollout, advantages, args, sums.token_count)
-            loss, logprobs = self._actor(
-                batch.tokens.input_ids,
-                batch.tokens.attention_mask,
-                batch.tokens.target_mask,
-                args.temperature,
-                token_loss=partial(_loss, objective),
-            )
-            self._actor.backward(loss, last=batch.is_last)
-            _add_policy(sums, batch, rollout, objective, logprobs)
-
-    def train_critic(
-        self, rows: Sequence[int], rollout: Rollout, targets: ValueTargets, sums: UpdateSums
-    ) -> Tensor:
-        """The same of the critic; the values [B, T] that it read of this rank's rows, else 0."""
-        read = torch.zeros(rollout.mask.shape)
-        for batch in minibatch(rollout, rows, self._args, self._world, self._pad_id):
-            values = scatter_to_mask(scalar_values(self._critic, batch.tokens), batch.mask)
-            old_values, returns = targets(batch, values.detach())
-            value = value_loss(
-                values,
-                old_values,
-                returns,
-                batch.mask,
-                value_clip_range=self._args.value_clip_range,
-                token_count=sums.token_count,
-            )
-            self._critic.backward(value.loss, last=batch.is_last)
-            if batch.rows:
-                _add_value(sums, batch, rollout, value, values)
-                read[batch.rows, : batch.mask.shape[1]] = values.detach().cpu()
-        return read
-
-
-class SharedLearner:
-    """One model with two heads, one loss (policy + vf_coef x value) and one optimizer."""
-
-    def __init__(
-        self, args: PPOArgs, world: World, actor_critic: TrainingEngine, pad_id: int
-    ) -> None:
-        self._args, self._world, self._pad_id = args, world, pad_id
-        self._engine = actor_critic
-
-    def start(self) -> None:
-        self._engine.module.train()
-
-    def learn(self, rows: Sequence[int], experience: Experience, sums: UpdateSums) -> None:
-        args, rollout = self._args, experience.rollout
-        advantages = minibatch_advantages(experience, rows, args)
-        for batch in minibatch(rollout, rows, args, self._world, self._pad_id):
-            objective = policy_objective(batch, rollout, advantages, args, sums.token_count)
-            loss, logprobs, packed = self._engine(
-                batch.tokens.input_ids,
-                batch.tokens.attention_mask,
-                batch.tokens.target_mask,
-                args.temperature,
-                token_loss=partial(_loss, objective),
-            )
-            old_values, returns = _stored_targets(experience, batch, packed)
-            values = scatter_to_mask(packed, batch.mask)
-            value = value_loss(
-                values,
-                old_values,
-                returns,
-                batch.mask,
-                value_clip_range=args.value_clip_range,
-                token_count=sums.token_count,
-            )
-            self._engine.backward(loss + args.vf_coef * value.loss, last=batch.is_last)
-            _add_policy(sums, batch, rollout, objective, logprobs)
-            if batch.rows:
-                _add_value(sums, batch, rollout, value, values)
-
-    @property
-    def engines(self) -> dict[str, TrainingEngine]:
-        return {"actor": self._engine}
-
-
-def minibatch_advantages(experience: Experience, rows: Sequence[int], args: PPOArgs) -> Tensor:
-    """Advantages [B, T], whitened over these rows if the flags say so."""
-    advantages, mask = experience.advantages, experience.rollout.mask
-    if args.advantage_whitening != "minibatch":
-        return advantages
-    moments = masked_moments(advantages[list(rows)], mask[list(rows)])
-    mean, variance = mean_and_variance(moments)
-    return whiten(advantages, mask, mean=mean, variance=variance)
-
-
-def policy_objective(
-    batch: MicroBatch, rollout: Rollout, advantages: Tensor, args: PPOArgs, token_count: int
-) -> Objective:
-    """From log-probs [n] of some of the micro-batch's N tokens, and which, to their loss."""
-    rollout_logprobs = batch.pick(rollout.logprobs)[batch.mask]  # [N]
-    of_tokens = batch.pick(advantages)[batch.mask]  # [N]
-
-    def objective(logprobs: Tensor, where: slice) -> PolicyLoss:
-        is_old = args.is_single_update  # nothing has been learnt since they were drawn
-        old = logprobs.detach() if is_old else rollout_logprobs[where]
-        return policy_loss(
-            logprobs,
-            old,
-            of_tokens[where],
-            torch.ones_like(old, dtype=torch.bool),
-            clip_range=args.clip_range,
+        batch: ResponseBatch,
+        values: Tensor,  # [b, t]
+        old_values: Tensor,  # [b, t]
+        returns: Tensor,  # [b, t]
+        token_count: int,
+    ) -> Tensor:  # 0-d
+        value = value_loss(
+            values,
+            old_values,
+            returns,
+            batch.mask,
+            value_clip_range=self._args.value_clip_range,
             token_count=token_count,
         )
-
-    return objective
-
-
-def _loss(objective: Objective, logprobs: Tensor, where: slice) -> Tensor:
-    """What `head_loss` differentiates, without what is watched beside it."""
-    return objective(logprobs, where).loss
+        self._sums.add_value(value, values, batch)
+        return value.loss
 
 
-def _add_policy(
-    sums: UpdateSums, batch: MicroBatch, rollout: Rollout, objective: Objective, logprobs: Tensor
-) -> None:
-    if batch.rows:
-        sums.readings.add("log-prob", logprobs, partial(_prompts, batch, rollout))
-        gaps = logprobs - batch.pick(rollout.logprobs)[batch.mask]
-        sums.add_policy(objective(logprobs, slice(0, len(logprobs))), gaps.abs().sum())
+class SeparateLearner(Learner):
+    """Actor and critic are two models with an optimizer each."""
+
+    def read_values(self, rollout: Rollout, rewards: Tensor) -> Tensor:
+        """Old values [B, T]; with one optimizer step per rollout, as the critic is trained.
+
+        The returns of a response need its own values alone, so one forward serves both.
+        """
+        args = self._args
+        if not args.reads_values_in_update:
+            return rollout.values
+
+        def find_targets(batch: ResponseBatch, values: Tensor) -> tuple[Tensor, Tensor]:
+            rows = batch.pick(rewards), values, batch.mask
+            return values, compute_gae(*rows, gamma=args.gamma, gae_lambda=args.gae_lambda)[1]
+
+        rows = range(len(rollout.responses))
+        values = self._train_critic(rows, rollout, find_targets, int(rollout.mask.sum()))
+        return self._world.all_sum(values.to(self._world.device)).cpu()
+
+    def backward(self, rows: Sequence[int], experience: Experience, token_count: int) -> None:
+        def find_targets(batch: ResponseBatch, values: Tensor) -> tuple[Tensor, Tensor]:
+            return batch.pick(experience.values), batch.pick(experience.returns)
+
+        if not self._args.reads_values_in_update:  # else `read_values` has trained the critic
+            self._train_critic(rows, experience.rollout, find_targets, token_count)
+        for batch in self._split(rows, experience.rollout):
+            loss, _ = self._policy_loss(batch, experience, token_count)
+            self._engines["actor"].backward(loss, last=batch.is_last)
+
+    def _train_critic(
+        self, rows: Sequence[int], rollout: Rollout, find_targets: FindTargets, token_count: int
+    ) -> Tensor:
+        """Run the critic forward and backward; returns values [B, T], 0 for other ranks' rows."""
+        critic, all_values = self._engines["critic"], torch.zeros(rollout.mask.shape)
+        for batch in self._split(rows, rollout):
+            values = scatter_to_mask(read_token_values(critic, batch.tokens), batch.mask)
+            targets = find_targets(batch, values.detach())
+            loss = self._value_loss(batch, values, *targets, token_count)
+            critic.backward(loss, last=batch.is_last)
+            if batch.rows:
+                all_values[batch.rows, : batch.mask.shape[1]] = values.detach().cpu()
+        return all_values
 
 
-def _add_value(
-    sums: UpdateSums, batch: MicroBatch, rollout: Rollout, value: ValueLoss, values: Tensor
-) -> None:
-    sums.readings.add("value", values[batch.mask], partial(_prompts, batch, rollout))
-    sums.add_value(value)
+class SharedLearner(Learner):
+    """One model with two heads, one loss (policy + vf_coef x value) and one optimizer."""
+
+    def backward(self, rows: Sequence[int], experience: Experience, token_count: int) -> None:
+        for batch in self._split(rows, experience.rollout):
+            loss, (packed,) = self._policy_loss(batch, experience, token_count)
+            values = scatter_to_mask(packed, batch.mask)
+            targets = batch.pick(experience.values), batch.pick(experience.returns)
+            loss += self._args.vf_coef * self._value_loss(batch, values, *targets, token_count)
+            self._engines["actor"].backward(loss, last=batch.is_last)
 
 
-def _prompts(batch: MicroBatch, rollout: Rollout) -> list[str]:
-    """The prompt of each response token of the micro-batch, in their order."""
-    rows = batch.mask.nonzero()[:, 0].tolist()
-    return [prompt_name(rollout, batch.rows[row]) for row in rows]
-
-
-def _stored_targets(
-    experience: Experience, batch: MicroBatch, values: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Old values and returns as the experience has them."""
-    return batch.pick(experience.rollout.values), batch.pick(experience.returns)
+def make_learner(args: PPOArgs, world: World, models: Models, pad_id: int) -> Learner:
+    """The learner that --critic names."""
+    learner = SharedLearner if models.critic is None else SeparateLearner
+    return learner(args, world, models, pad_id)

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from training.arguments.ppo import PPOArgs
@@ -14,15 +13,15 @@ from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
 from training.runtime.engine import compute_dtype
 from training.runtime.metrics import LOG, MetricLogger
-from training.runtime.out_of_memory import explain_out_of_memory
-from training.runtime.profiling import profile_step
-from training.runtime.saver import CheckpointSaver
+from training.runtime.out_of_memory import memory_phase
+from training.runtime.profiling import profiled
+from training.runtime.saver import Checkpoints
 from training.trainers.ppo.alarms import AlarmBell
 from training.trainers.ppo.experience import Rollout
-from training.trainers.ppo.metrics import sample_metrics
+from training.trainers.ppo.metrics import measure_rollout
 from training.trainers.ppo.rollout import RolloutCollector
 from training.trainers.ppo.setup import Models
-from training.trainers.ppo.update import PPOTrainer, ppo_schedule
+from training.trainers.ppo.update import PPOTrainer
 from training.trainers.speed import Speed
 
 logger = logging.getLogger(__name__)
@@ -30,20 +29,21 @@ logger = logging.getLogger(__name__)
 LOGGED_SAMPLES = 4  # responses of each step that go to samples.jsonl
 
 
-@dataclass
 class LoopState:
     """How far the loop is: PPO steps that are done, and whether the evaluation after them is."""
 
-    step: int = 0
-    is_eval_due: bool = True
-    collected: dict[str, float] = field(default_factory=dict)  # seconds of the latest rollout
+    def __init__(self, collector: RolloutCollector) -> None:
+        self.step = 0
+        self.is_eval_due = True
+        self._collector = collector
 
-    def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def progress(self) -> dict[str, Any]:
+        seconds = self._collector.seconds  # of a rollout that may be unfinished
+        return {"step": self.step, "is_eval_due": self.is_eval_due, "collected": seconds}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.step, self.is_eval_due = state["step"], state["is_eval_due"]
-        self.collected = state["collected"]
+    def restore(self, progress: Mapping[str, Any]) -> None:
+        self.step, self.is_eval_due = progress["step"], progress["is_eval_due"]
+        self._collector.seconds = progress["collected"]
 
 
 def run_ppo(
@@ -53,57 +53,49 @@ def run_ppo(
     prompts: Split[EncodedPrompt],
     models: Models,
     log: MetricLogger,
-    checkpoints: CheckpointSaver,
+    checkpoints: Checkpoints,
     judge: Judge | None = None,
 ) -> None:
-    """--max_steps times: a rollout on the next prompts, and its updates."""
-    collector = RolloutCollector(args, world, tokenizer, models)
-    schedule = ppo_schedule(args, world)
-    trainer = PPOTrainer(args, world, models, schedule, tokenizer.pad_token_id)
+    """Make --max_steps PPO steps, each on the next prompts; evaluate, log and save between them."""
+    trainer = PPOTrainer(args, world, tokenizer, models)
     speed = Speed(models.actor.module.lm, compute_dtype(args.dtype, world.device), world)
     bell = AlarmBell(args, judge if world.is_main else None)
     stream = PromptStream(len(prompts.train), args.rollout_batch_size, args.seed)
-    state = LoopState()
-    checkpoints.register(LOG, log.state_dict)
-    for name, part in (("loop", state), ("schedule", schedule), ("alarms", bell)):
-        checkpoints.restore_and_register(name, part)
-    _track_trainer(checkpoints, trainer)
-    with checkpoints.save_on_stop(lambda: state.step):
+    state = LoopState(trainer.collector)
+    checkpoints.add(LOG, log.progress)
+    for name, part in (
+        ("loop", state),
+        ("schedule", trainer.schedule),
+        ("alarms", bell),
+        ("trainer", trainer),
+    ):
+        checkpoints.track(name, part)
+    unfinished = trainer.unfinished
+    checkpoints.track_tensors("rollout", unfinished.tensors, unfinished.restore_tensors)
+    with checkpoints.stoppable(lambda: state.step):
         while True:
             if state.is_eval_due:
-                found = evaluate(tokenizer, prompts.held_out, collector, log, bell, step=state.step)
-                checkpoints.record_evaluation(found)
+                evaluation = evaluate(
+                    tokenizer, prompts.held_out, trainer.collector, log, bell, step=state.step
+                )
+                checkpoints.note(evaluation)
                 state.is_eval_due = False
             checkpoints.save_if_due(state.step)
             if state.step >= args.max_steps:
                 break
             step = state.step + 1
-            with profile_step(args, world, step):
-                rollout = trainer.unfinished
-                if rollout is None:
-                    chosen = [prompts.train[index] for index in stream.batch(step)]
-                    rollout = collector.collect(step, chosen, args.samples_per_prompt)
-                    state.collected = collector.seconds
-                with explain_out_of_memory("train", args):
-                    metrics = trainer.update(step, rollout)
-            metrics.update(state.collected)
+            batch = [prompts.train[index] for index in stream.batch(step)]
+            with profiled(args, world, step), memory_phase("train", args):
+                rollout, metrics = trainer.train_step(step, batch)
             metrics.update(speed.ppo(rollout, args, metrics))
             metrics.update(bell.step(step, metrics))
             log.log(step, metrics)
-            log.log_samples(step, samples(rollout, tokenizer))
+            log.samples(step, samples(rollout, tokenizer))
             state.step = step
             is_due = args.eval_every and step % args.eval_every == 0
             state.is_eval_due = bool(is_due) or step == args.max_steps
     for line in bell.summary():
         logger.info("%s", line)
-
-
-def _track_trainer(checkpoints: CheckpointSaver, trainer: PPOTrainer) -> None:
-    """With the rollout that it has not learned all of."""
-    checkpoints.restore_and_register("trainer", trainer)
-    checkpoints.restore_and_register_tensors(
-        "rollout", trainer.unfinished_tensors, trainer.restore_unfinished
-    )
 
 
 def evaluate(
@@ -119,11 +111,11 @@ def evaluate(
     if not prompts:
         return {}
     rollout = collector.collect(0, prompts, 1)
-    metrics = {f"eval/{name}": value for name, value in sample_metrics(rollout).items()}
+    metrics = {f"eval/{name}": value for name, value in measure_rollout(rollout).items()}
     texts = tokenizer.batch_decode(rollout.responses, skip_special_tokens=True)
     metrics.update(bell.evaluation(step, metrics, texts))
     log.log(step, metrics, always_show=True)
-    log.log_samples(step, [{**row, "held_out": True} for row in samples(rollout, tokenizer)])
+    log.samples(step, [{**row, "held_out": True} for row in samples(rollout, tokenizer)])
     return metrics
 
 

@@ -1,5 +1,6 @@
-"""A minibatch of a rollout, micro-batch by micro-batch, on the device."""
+"""Minibatches of a rollout, and their micro-batches on the device."""
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,27 +15,47 @@ from training.trainers.ppo.experience import Rollout
 
 
 @dataclass(frozen=True)
-class MicroBatch:
-    """b rows of a rollout with at most t response tokens.
+class ResponseBatch:
+    """A micro-batch: b rows of a rollout with at most t response tokens.
 
-    Without `rows` it is one row of nothing, of a rank that has fewer micro-batches than others.
+    Without `rows` it is one empty row, for a rank that has fewer micro-batches than others.
     """
 
     rows: list[int]
+    prompt_ids: list[int]
     tokens: TokenBatch
     mask: Tensor  # [b, t] response tokens
     is_last: bool
 
     def pick(self, values: Tensor) -> Tensor:
-        """These rows [b, t] of a tensor [B, T] of the rollout."""
+        """Select these rows [b, t] of a tensor [B, T] of the rollout."""
         if not self.rows:
             return torch.zeros(self.mask.shape, dtype=values.dtype, device=self.mask.device)
         return values[self.rows, : self.mask.shape[1]].to(self.mask.device)
 
+    def name_prompts(self) -> list[str]:
+        """Name the prompt of each response token, in their order."""
+        return [f"prompt {self.prompt_ids[row]}" for row in self.mask.nonzero()[:, 0].tolist()]
 
-def minibatch(
+
+def draw_minibatches(count: int, args: PPOArgs, step: int) -> list[list[int]]:
+    """Rows of each minibatch of a PPO step: --ppo_epochs passes over `count` rows, shuffled.
+
+    Rows stay in order where the critic was trained on all of them as its values were read.
+    """
+    minibatches = []
+    for epoch in range(args.ppo_epochs):
+        order = list(range(count))
+        if not args.reads_values_in_update:
+            random.Random(f"{args.seed}:{step}:{epoch}").shuffle(order)
+        size = args.minibatch_size
+        minibatches += [order[start : start + size] for start in range(0, count, size)]
+    return minibatches
+
+
+def iterate_micro_batches(
     rollout: Rollout, rows: Sequence[int], args: PPOArgs, world: World, pad_id: int
-) -> Iterator[MicroBatch]:
+) -> Iterator[ResponseBatch]:
     """This rank's micro-batches of these rows, equally many on every rank."""
     plan = plan_step(
         rows,
@@ -43,13 +64,13 @@ def minibatch(
         rank=world.rank,
         size=world.size,
     )
-    for index, part in enumerate(world.iterate_stoppable(plan)):
+    for index, chosen in enumerate(world.stoppable(plan)):
+        responses = [rollout.responses[row] for row in chosen]
         tokens = collate_responses(
-            [rollout.prompts[row] for row in part],
-            [rollout.responses[row] for row in part],
-            pad_id=pad_id,
-            device=world.device,
+            [rollout.prompts[row] for row in chosen], responses, pad_id=pad_id, device=world.device
         )
-        width = max((len(rollout.responses[row]) for row in part), default=1)
-        mask = rollout.mask[part, :width] if part else torch.zeros(1, width, dtype=torch.bool)
-        yield MicroBatch(part, tokens, mask.to(world.device), is_last=index == len(plan) - 1)
+        width = max(map(len, responses), default=1)
+        mask = rollout.mask[chosen, :width] if chosen else torch.zeros(1, width, dtype=torch.bool)
+        prompt_ids = [rollout.prompt_ids[row] for row in chosen]
+        is_last = index == len(plan) - 1
+        yield ResponseBatch(chosen, prompt_ids, tokens, mask.to(world.device), is_last)

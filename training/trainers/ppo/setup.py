@@ -12,7 +12,7 @@ from training.arguments.ppo import PPOArgs
 from training.data.collate import TokenBatch
 from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import Sampling
-from training.inference import Model, scalar_values
+from training.inference import Model, read_token_values
 from training.launching import stopping
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.loading import check_fits, load_causal_lm, load_config
@@ -56,11 +56,9 @@ class Models:
     def read_values(self, batch: TokenBatch) -> Tensor:  # [N]
         """The value before each target token."""
         if self.critic is None:
-            values: Tensor = self.actor(
-                batch.input_ids, batch.attention_mask, batch.target_mask, values_only=True
-            )[0]
+            values: Tensor = self.actor(*batch.inputs, values_only=True)[0]
             return values
-        return scalar_values(self.critic, batch)
+        return read_token_values(self.critic, batch)
 
 
 def check_stages(args: PPOArgs, world: World) -> tuple[Tokenizer, ScalarSettings]:

@@ -85,7 +85,7 @@ def normalize(
         pad_id=pad_id,
         world=world,
     )
-    scores = torch.cat(world.gather(forwards.scores(reader).cpu()))
+    scores = torch.cat(world.gather(forwards.compute_scores(reader).cpu()))
     mean, std = normalization(scores)
     if not std > 1e-6:
         raise UserError(
