@@ -3,9 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
-from itertools import accumulate
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,7 +17,7 @@ from training.inference import ResponseForwards
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
 from training.runtime.out_of_memory import memory_phase
-from training.trainers.guards import Fault, weight_fault
+from training.trainers.ppo.columns import find_fault, merge_shares
 from training.trainers.ppo.experience import Rollout
 from training.trainers.ppo.setup import Models
 
@@ -52,12 +50,12 @@ class RolloutCollector:
         generation_s = time.monotonic() - started
         with memory_phase("score", self._args):
             shares = self._world.gather(self._read(share, generated))
-            rollout = _merge_shares(shares, len(jobs))
+            rollout = merge_shares(shares, len(jobs))
         self.seconds = {
             "time/generate_s": generation_s,
             "time/score_s": time.monotonic() - started - generation_s,
         }
-        return replace(rollout, fault=_find_fault(rollout, self._models, self._world))
+        return replace(rollout, fault=find_fault(rollout, self._models, self._world))
 
     def _generate(self, step: int, jobs: Sequence[Job]) -> Responses:
         """Sample from the actor; raises `StopRequested` on all ranks if any was asked to stop."""
@@ -129,44 +127,3 @@ def list_jobs(prompts: Sequence[EncodedPrompt], samples_per_prompt: int) -> list
         drawn[prompt.prompt_id] = first + samples_per_prompt
         jobs += [(prompt, first + sample) for sample in range(samples_per_prompt)]
     return jobs
-
-
-def _merge_shares(shares: Sequence[Rollout], count: int) -> Rollout:
-    """Join the ranks' shares: row i of `count` is row i // ranks of rank i % ranks."""
-    ranks, width = len(shares), max(share.mask.shape[1] for share in shares)
-    starts = [0, *accumulate(len(share.responses) for share in shares)]
-    order = [starts[row % ranks] + row // ranks for row in range(count)]
-    merged: dict[str, Any] = {}
-    for name in (field.name for field in fields(Rollout) if field.name != "fault"):
-        columns = [getattr(share, name) for share in shares]
-        if isinstance(columns[0], list):
-            joined = [value for column in columns for value in column]
-            merged[name] = [joined[row] for row in order]
-            continue
-        if columns[0].dim() == 2:
-            pads = [(0, width - column.shape[1]) for column in columns]
-            columns = list(map(torch.nn.functional.pad, columns, pads))
-        merged[name] = torch.cat(columns)[order]
-    return Rollout(**merged)
-
-
-def _find_fault(rollout: Rollout, models: Models, world: World) -> Fault | None:
-    """Find the first number of a rollout that is not finite; all ranks call this."""
-    reads = {  # in the order in which they are read
-        "log-prob of the actor": (rollout.logprobs, models.actor.module),
-        "value": (rollout.values, (models.critic or models.actor).module),
-        "log-prob of the ref": (rollout.ref_logprobs, models.ref),
-        "score": (rollout.scores, models.reward_model),
-    }
-    for name, (values, model) in reads.items():
-        is_bad = ~torch.isfinite(values)
-        if values.dim() == 2:
-            is_bad = (is_bad & rollout.mask).any(dim=1)
-        if is_bad.any():
-            prompts = [
-                f"prompt {rollout.prompt_ids[row]}" for row in is_bad.nonzero()[:, 0].tolist()
-            ]
-            return weight_fault({f"model that reads the {name}": model}, world) or Fault(
-                name, prompts
-            )
-    return None

@@ -1,15 +1,12 @@
-"""A rollout that is being trained on, and how far; a checkpoint keeps it."""
+"""How far the update on a rollout is, so that a stopped run resumes in the middle of it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from torch import Tensor
 
+from training.trainers.ppo.columns import rollout_from_tensors, rollout_to_tensors
 from training.trainers.ppo.experience import Rollout
-
-T = TypeVar("T")
-TOKEN_LISTS = ("prompts", "responses")
 
 
 class UnfinishedUpdate:
@@ -18,13 +15,13 @@ class UnfinishedUpdate:
     def __init__(self) -> None:
         self.rollout: Rollout | None = None
         self.steps: list[dict[str, float]] = []  # metrics of the optimizer steps made
-        self._minibatches = 0  # minibatches consumed, skipped ones included
+        self._minibatches = 0  # consumed, skipped ones included
 
     def start(self, rollout: Rollout) -> None:
-        """Keep the rollout until `finish`; call before its first, or first remaining, minibatch."""
+        """Keep the rollout until `finish`."""
         self.rollout = rollout
 
-    def select_remaining(self, minibatches: Sequence[T]) -> Sequence[T]:
+    def select_remaining(self, minibatches: Sequence[list[int]]) -> Sequence[list[int]]:
         """Minibatches that are not consumed yet: all, unless a checkpoint was restored."""
         return minibatches[self._minibatches :]
 
@@ -47,22 +44,9 @@ class UnfinishedUpdate:
         self.steps, self._minibatches = progress["steps"], progress["minibatches"]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the rollout as tensors, lists of lists with their lengths; {} without one."""
-        if self.rollout is None:
-            return {}
-        tensors = {n: value for n, value in vars(self.rollout).items() if isinstance(value, Tensor)}
-        tensors["prompt_ids"] = torch.tensor(self.rollout.prompt_ids)
-        for name in TOKEN_LISTS:
-            rows: list[list[int]] = getattr(self.rollout, name)
-            tensors[name] = torch.tensor([token for row in rows for token in row])
-            tensors[f"{name}_lengths"] = torch.tensor([len(row) for row in rows])
-        return {name: value.contiguous() for name, value in tensors.items()}
+        """Return the rollout as tensors; none if there is no rollout."""
+        return {} if self.rollout is None else rollout_to_tensors(self.rollout)
 
     def restore_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Rebuild the rollout that `tensors` was made from."""
-        fields: dict[str, Any] = dict(tensors)
-        fields["prompt_ids"] = tensors["prompt_ids"].tolist()
-        for name in TOKEN_LISTS:
-            lengths = fields.pop(f"{name}_lengths").tolist()
-            fields[name] = [row.tolist() for row in torch.split(tensors[name], lengths)]
-        self.rollout = Rollout(**fields)
+        """Resume with the rollout of a checkpoint."""
+        self.rollout = rollout_from_tensors(tensors)
