@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from training.data.batches import micro_batches
+from training.data.batches import plan_micro_batches
 from training.data.collate import TokenBatch, collate_responses
 from training.models.scalar import ScalarModel
 from training.runtime.distributed import World
@@ -35,8 +35,8 @@ class ResponseForwards:
         self._pad_id = pad_id
         self._world = world
         lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-        plan = micro_batches(range(len(lengths)), lengths, token_budget=token_budget)
-        most = int(world.all_max(torch.tensor(float(len(plan)), device=world.device)))
+        plan = plan_micro_batches(range(len(lengths)), lengths, token_budget=token_budget)
+        most = int(world.max_over_ranks(torch.tensor(float(len(plan)), device=world.device)))
         self._plan = plan + [[] for _ in range(most - len(plan))]
         widths = torch.tensor([len(response) for response in responses], device=world.device)
         self.mask = response_mask_from_lengths(widths, int(widths.max()))  # [B, T]
@@ -62,7 +62,7 @@ class ResponseForwards:
         return scores
 
     def _iterate_batches(self) -> Iterator[TokenBatch]:
-        return self._world.stoppable(self._batches)
+        return self._world.iterate_stoppable(self._batches)
 
     @cached_property
     def _batches(self) -> list[TokenBatch]:

@@ -132,7 +132,7 @@ class SeparateLearner(Learner):
 
         rows = range(len(rollout.responses))
         values = self._train_critic(rows, rollout, find_targets, int(rollout.mask.sum()))
-        return self._world.all_sum(values.to(self._world.device)).cpu()
+        return self._world.sum_over_ranks(values.to(self._world.device)).cpu()
 
     def backward(self, rows: Sequence[int], experience: Experience, token_count: int) -> None:
         def find_targets(batch: ResponseBatch, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,9 +13,9 @@ from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
 from training.runtime.engine import compute_dtype
 from training.runtime.metrics import LOG, MetricLogger
-from training.runtime.out_of_memory import memory_phase
-from training.runtime.profiling import profiled
-from training.runtime.saver import Checkpoints
+from training.runtime.out_of_memory import explain_out_of_memory
+from training.runtime.profiling import profile_step
+from training.runtime.saver import CheckpointSaver
 from training.trainers.ppo.alarms import AlarmBell
 from training.trainers.ppo.experience import Rollout
 from training.trainers.ppo.metrics import measure_rollout
@@ -37,13 +37,13 @@ class LoopState:
         self.is_eval_due = True
         self._collector = collector
 
-    def progress(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         seconds = self._collector.seconds  # of a rollout that may be unfinished
         return {"step": self.step, "is_eval_due": self.is_eval_due, "collected": seconds}
 
-    def restore(self, progress: Mapping[str, Any]) -> None:
-        self.step, self.is_eval_due = progress["step"], progress["is_eval_due"]
-        self._collector.seconds = progress["collected"]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.step, self.is_eval_due = state["step"], state["is_eval_due"]
+        self._collector.seconds = state["collected"]
 
 
 def run_ppo(
@@ -53,7 +53,7 @@ def run_ppo(
     prompts: Split[EncodedPrompt],
     models: Models,
     log: MetricLogger,
-    checkpoints: Checkpoints,
+    checkpoints: CheckpointSaver,
     judge: Judge | None = None,
 ) -> None:
     """Make --max_steps PPO steps, each on the next prompts; evaluate, log and save between them."""
@@ -62,35 +62,31 @@ def run_ppo(
     bell = AlarmBell(args, judge if world.is_main else None)
     stream = PromptStream(len(prompts.train), args.rollout_batch_size, args.seed)
     state = LoopState(trainer.collector)
-    checkpoints.add(LOG, log.progress)
-    for name, part in (
-        ("loop", state),
-        ("schedule", trainer.schedule),
-        ("alarms", bell),
-        ("trainer", trainer),
-    ):
-        checkpoints.track(name, part)
-    unfinished = trainer.unfinished
-    checkpoints.track_tensors("rollout", unfinished.tensors, unfinished.restore_tensors)
-    with checkpoints.stoppable(lambda: state.step):
+    checkpoints.register(LOG, log.state_dict)
+    parts = {"loop": state, "schedule": trainer.schedule, "alarms": bell, "trainer": trainer}
+    for name, part in parts.items():
+        checkpoints.restore_and_register(name, part)
+    rollout_state = trainer.unfinished.tensors, trainer.unfinished.load_tensors
+    checkpoints.restore_and_register_tensors("rollout", *rollout_state)
+    with checkpoints.save_on_stop(lambda: state.step):
         while True:
             if state.is_eval_due:
                 evaluation = evaluate(
                     tokenizer, prompts.held_out, trainer.collector, log, bell, step=state.step
                 )
-                checkpoints.note(evaluation)
+                checkpoints.record_evaluation(evaluation)
                 state.is_eval_due = False
             checkpoints.save_if_due(state.step)
             if state.step >= args.max_steps:
                 break
             step = state.step + 1
             batch = [prompts.train[index] for index in stream.batch(step)]
-            with profiled(args, world, step), memory_phase("train", args):
+            with profile_step(args, world, step), explain_out_of_memory("train", args):
                 rollout, metrics = trainer.train_step(step, batch)
             metrics.update(speed.ppo(rollout, args, metrics))
             metrics.update(bell.step(step, metrics))
             log.log(step, metrics)
-            log.samples(step, samples(rollout, tokenizer))
+            log.log_samples(step, decode_samples(rollout, tokenizer))
             state.step = step
             is_due = args.eval_every and step % args.eval_every == 0
             state.is_eval_due = bool(is_due) or step == args.max_steps
@@ -115,11 +111,11 @@ def evaluate(
     texts = tokenizer.batch_decode(rollout.responses, skip_special_tokens=True)
     metrics.update(bell.evaluation(step, metrics, texts))
     log.log(step, metrics, always_show=True)
-    log.samples(step, [{**row, "held_out": True} for row in samples(rollout, tokenizer)])
+    log.log_samples(step, [{**row, "held_out": True} for row in decode_samples(rollout, tokenizer)])
     return metrics
 
 
-def samples(rollout: Rollout, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def decode_samples(rollout: Rollout, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """The first few responses, as text."""
     return [
         {

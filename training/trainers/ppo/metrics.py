@@ -45,8 +45,8 @@ class UpdateSums:
 
     def compute_metrics(self, token_count: int) -> dict[str, float]:
         """Sum over all ranks; fractions are of the optimizer step's `token_count`."""
-        sums = self._world.all_sum(self._sums).tolist()
-        largest, smallest = self._world.all_max(self._extremes).tolist()
+        sums = self._world.sum_over_ranks(self._sums).tolist()
+        largest, smallest = self._world.max_over_ranks(self._extremes).tolist()
         return {
             "policy/loss": sums[0],
             "policy/clip_fraction": sums[1] / token_count,

@@ -1,6 +1,5 @@
 """Minibatches of a rollout, and their micro-batches on the device."""
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from torch import Tensor
 from training.arguments.ppo import PPOArgs
 from training.data.batches import plan_step
 from training.data.collate import TokenBatch, collate_responses
+from training.draws import make_random
 from training.runtime.distributed import World
 from training.trainers.ppo.experience import Rollout
 
@@ -47,7 +47,7 @@ def draw_minibatches(count: int, args: PPOArgs, step: int) -> list[list[int]]:
     for epoch in range(args.ppo_epochs):
         order = list(range(count))
         if not args.reads_values_in_update:
-            random.Random(f"{args.seed}:{step}:{epoch}").shuffle(order)
+            make_random(args.seed, step, epoch, separator=":").shuffle(order)
         size = args.minibatch_size
         minibatches += [order[start : start + size] for start in range(0, count, size)]
     return minibatches
@@ -64,7 +64,7 @@ def iterate_micro_batches(
         rank=world.rank,
         size=world.size,
     )
-    for index, chosen in enumerate(world.stoppable(plan)):
+    for index, chosen in enumerate(world.iterate_stoppable(plan)):
         responses = [rollout.responses[row] for row in chosen]
         tokens = collate_responses(
             [rollout.prompts[row] for row in chosen], responses, pad_id=pad_id, device=world.device

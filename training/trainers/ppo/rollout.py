@@ -16,7 +16,7 @@ from training.hybrid_engine.scheduler import GenerationStopped
 from training.inference import ResponseForwards
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
-from training.runtime.out_of_memory import memory_phase
+from training.runtime.out_of_memory import explain_out_of_memory
 from training.trainers.ppo.columns import find_fault, merge_shares
 from training.trainers.ppo.experience import Rollout
 from training.trainers.ppo.setup import Models
@@ -45,10 +45,10 @@ class RolloutCollector:
         # A rank without a response draws one that is dropped: forwards are collective.
         share = jobs[self._world.rank :: self._world.size] or jobs[:1]
         started = time.monotonic()
-        with memory_phase("generate", self._args):
+        with explain_out_of_memory("generate", self._args):
             generated = self._generate(step, share)
         generation_s = time.monotonic() - started
-        with memory_phase("score", self._args):
+        with explain_out_of_memory("score", self._args):
             shares = self._world.gather(self._read(share, generated))
             rollout = merge_shares(shares, len(jobs))
         self.seconds = {

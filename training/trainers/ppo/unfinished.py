@@ -35,18 +35,18 @@ class UnfinishedUpdate:
         """Forget the rollout: all of it is consumed."""
         self.rollout, self.steps, self._minibatches = None, [], 0
 
-    def progress(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps beside the rollout's tensors."""
         return {"steps": self.steps, "minibatches": self._minibatches}
 
-    def restore(self, progress: Mapping[str, Any]) -> None:
-        """Resume from a checkpoint's `progress`."""
-        self.steps, self._minibatches = progress["steps"], progress["minibatches"]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume from a checkpoint's `state_dict`."""
+        self.steps, self._minibatches = state["steps"], state["minibatches"]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the rollout as tensors; none if there is no rollout."""
         return {} if self.rollout is None else rollout_to_tensors(self.rollout)
 
-    def restore_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Resume with the rollout of a checkpoint."""
         self.rollout = rollout_from_tensors(tensors)

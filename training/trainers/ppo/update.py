@@ -108,13 +108,13 @@ class PPOTrainer:
             )
         return {**metrics, "time/update_s": time.monotonic() - started}
 
-    def progress(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps beside the engines and the unfinished rollout."""
-        guard = self._guard.progress()
-        return {"kl_coef": self.kl_coef, **self.unfinished.progress(), "guard": guard}
+        guard = self._guard.state_dict()
+        return {"kl_coef": self.kl_coef, **self.unfinished.state_dict(), "guard": guard}
 
-    def restore(self, progress: Mapping[str, Any]) -> None:
-        """Resume from a checkpoint's `progress`."""
-        self.kl_coef = progress["kl_coef"]
-        self.unfinished.restore(progress)
-        self._guard.restore(progress["guard"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume from a checkpoint's `state_dict`."""
+        self.kl_coef = state["kl_coef"]
+        self.unfinished.load_state_dict(state)
+        self._guard.load_state_dict(state["guard"])
