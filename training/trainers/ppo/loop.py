@@ -63,9 +63,10 @@ def run_ppo(
     stream = PromptStream(len(prompts.train), args.rollout_batch_size, args.seed)
     state = LoopState(trainer.collector)
     checkpoints.register(LOG, log.state_dict)
-    parts = {"loop": state, "schedule": trainer.schedule, "alarms": bell, "trainer": trainer}
-    for name, part in parts.items():
-        checkpoints.restore_and_register(name, part)
+    checkpoints.restore_and_register("loop", state)
+    checkpoints.restore_and_register("schedule", trainer.schedule)
+    checkpoints.restore_and_register("alarms", bell)
+    checkpoints.restore_and_register("trainer", trainer)
     rollout_state = trainer.unfinished.tensors, trainer.unfinished.load_tensors
     checkpoints.restore_and_register_tensors("rollout", *rollout_state)
     with checkpoints.save_on_stop(lambda: state.step):
