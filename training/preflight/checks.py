@@ -107,14 +107,14 @@ class SelfCheck:
         args, actor = self._args, self._models.actor
         forwards = self._make_forwards(rollout.prompts, rollout.responses)
         actor.module.eval()
-        evaluated = forwards.logprobs(actor, temperature=args.temperature)
+        evaluated = forwards.compute_logprobs(actor, temperature=args.temperature)
         actor.module.train()
 
         def read_in_training(batch: Any) -> Sequence[Tensor]:
-            inputs = batch.input_ids, batch.attention_mask, batch.target_mask, args.temperature
+            inputs = *batch.inputs, args.temperature
             return [actor(*inputs, token_loss=lambda logprobs, where: logprobs.sum())[1]]
 
-        trained = forwards.tokens(read_in_training)[0]
+        trained = forwards.read_tokens(read_in_training)[0]
         mask = rollout.mask
         ratios = (trained - evaluated).exp().cpu()
         return [
@@ -177,7 +177,7 @@ class SelfCheck:
         rows = every[::stride]
         forwards = self._make_forwards([prompt for prompt, _ in rows], [[self._eos_id]] * len(rows))
         self._models.actor.module.eval()
-        logprobs = forwards.logprobs(self._models.actor, temperature=self._args.temperature)
+        logprobs = forwards.compute_logprobs(self._models.actor, temperature=self._args.temperature)
         continues = [1.0] * len(rollout.responses)
         for (_, index), logprob in zip(rows, logprobs[:, 0].tolist(), strict=True):
             continues[index] *= (1.0 - min(math.exp(logprob), 1.0)) ** stride
@@ -223,8 +223,10 @@ class SelfCheck:
         with self._models.hybrid.generation() as generate:
             drawn = generate([prompt.input_ids for prompt in self._prompts[:SAMPLES]], keys)
         forwards = self._make_forwards(rollout.prompts, rollout.responses)
-        logprobs = forwards.logprobs(self._models.actor, temperature=self._args.temperature)
-        readings = torch.cat([logprobs[forwards.mask], forwards.scores(self._models.reward_model)])
+        logprobs = forwards.compute_logprobs(self._models.actor, temperature=self._args.temperature)
+        readings = torch.cat(
+            [logprobs[forwards.mask], forwards.compute_scores(self._models.reward_model)]
+        )
         exact = {
             "weights": [] if self._args.zero_stage == 3 else self._hash_weights(),
             "drawn": [drawn.row(row) for row in range(len(keys))],
