@@ -38,8 +38,9 @@ class ResponseForwards:
         plan = plan_micro_batches(range(len(lengths)), lengths, token_budget=token_budget)
         most = int(world.max_over_ranks(torch.tensor(float(len(plan)), device=world.device)))
         self._plan = plan + [[] for _ in range(most - len(plan))]
-        widths = torch.tensor([len(response) for response in responses], device=world.device)
-        self.mask = response_mask_from_lengths(widths, int(widths.max()))  # [B, T]
+        widths = [len(response) for response in responses]
+        counts = torch.tensor(widths, dtype=torch.long, device=world.device)
+        self.mask = response_mask_from_lengths(counts, max(widths, default=0))  # [B, T]
 
     def compute_logprobs(self, policy: Model, *, temperature: float) -> Tensor:
         """Log-probs [B, T] of the response tokens; 0 at padding."""

@@ -131,14 +131,14 @@ def test_a_reward_model_predicts_and_the_least_certain_come_first(args, made):
 
 def test_a_prediction_is_the_scores_of_the_reward_model(args, made, monkeypatch):
     told: list[Any] = []
-    original = sampling.response_scores
+    original = sampling.score_responses
 
     def watched(*inputs, **options):
         found = original(*inputs, **options)
         told.append((inputs, found))
         return found
 
-    monkeypatch.setattr(annotation_predictions, "response_scores", watched)
+    monkeypatch.setattr(annotation_predictions, "score_responses", watched)
     unsorted = collected(args).tasks["pairwise"]
     predicted = collected(args, reward_model=str(made / "reward")).tasks["pairwise"]
     (_, _, responses), scores = told[0]

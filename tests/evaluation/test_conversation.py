@@ -9,7 +9,7 @@ from training.arguments.evaluate import EvaluateArgs
 from training.arguments.parsing import UserError
 from training.data.encode import EncodedPrompt
 from training.evaluation.conversation import Conversation, TextStream
-from training.evaluation.sampling import load_policy, response_texts, sample_responses
+from training.evaluation.sampling import decode_responses, load_policy, sample_responses
 from training.models.tokenizers import load_tokenizer
 
 CPU = torch.device("cpu")
@@ -90,7 +90,7 @@ def test_a_reply_is_streamed_and_is_what_sampling_draws(made):
     prompts = [EncodedPrompt(turn, ids, "", {}) for turn in (0, 1)]
     args = EvaluateArgs(judge=["x"], max_new_tokens=30, seed=4)
     drawn = sample_responses(policy, tokenizer, prompts, [0], args)
-    texts = response_texts(tokenizer, [ids, ids], drawn)
+    texts = decode_responses(tokenizer, [ids, ids], drawn)
     assert [text.rstrip("\ufffd") for text in texts] == [first, second]
 
 

@@ -20,11 +20,11 @@ from training.evaluation.inputs import read_inputs
 from training.evaluation.output_files import choose_labels, prepare_output, write_results
 from training.evaluation.reward_model.accuracy import accuracy_entry
 from training.evaluation.sampling import (
+    decode_responses,
     load_policy,
-    response_logprobs,
-    response_scores,
-    response_texts,
     sample_responses,
+    score_responses,
+    sum_response_logprobs,
 )
 from training.models.scalar import load_scalar_model, read_settings
 
@@ -67,7 +67,7 @@ def test_log_probs_of_responses_are_those_of_the_plain_model(sampled, budget, te
         plain_logprob(lm.eval(), prompt, response, side.tokenizer.pad_token_id, temperature)
         for prompt, response in zip(side.prompt_ids, responses, strict=True)
     ]
-    found = response_logprobs(
+    found = sum_response_logprobs(
         policy, side.prompt_ids, responses, temperature=temperature, token_budget=budget
     )
     # Sums of up to 12 fp32 log-probs.
@@ -80,7 +80,7 @@ def test_scores_of_responses_are_those_of_the_saved_classifier(sampled, made, bu
     path = str(made / "reward")
     settings = read_settings(path, flag="--x", hint="")
     model = load_scalar_model(path, settings, device=CPU, compute_dtype=torch.float32).eval()
-    found = response_scores(
+    found = score_responses(
         model,
         side.prompt_ids,
         responses,
@@ -153,10 +153,10 @@ def test_best_of_n_is_the_best_of_n_samples_that_are_not_the_one_it_is_compared_
         for index, prompt in enumerate(side.prompts):
             drawn = sample_responses(policy, side.tokenizer, [prompt], range(1, n + 1), args)
             ids = [prompt.input_ids] * n
-            scores = response_scores(
+            scores = score_responses(
                 reward, ids, drawn, pad_id=side.tokenizer.pad_token_id, token_budget=100
             )
-            texts = response_texts(side.tokenizer, ids, drawn)
+            texts = decode_responses(side.tokenizer, ids, drawn)
             assert evaluation.sides[f"best_of_{n}"][index] == texts[int(scores.argmax())]
             means.append(scores.max().item())
         entry = summary[f"best_of_{n}"]
@@ -373,4 +373,4 @@ def test_a_response_keeps_the_space_that_decoding_it_alone_would_lose():
     inner.decoder = decoders.Metaspace()
     tokenizer = Fast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>")
     assert tokenizer.decode([3]) == "two"
-    assert response_texts(tokenizer, [[2], [3] * 20], [[3, 5, 1], [2]]) == [" twox", " one"]
+    assert decode_responses(tokenizer, [[2], [3] * 20], [[3, 5, 1], [2]]) == [" twox", " one"]

@@ -8,7 +8,7 @@ import torch
 from training.arguments.collect import CollectArgs
 from training.data.annotation.tasks import Task, add_prediction
 from training.data.chat import tokenize_plain
-from training.evaluation.sampling import TokenIds, response_scores
+from training.evaluation.sampling import TokenIds, score_responses
 from training.models.scalar import ScalarSettings, load_scalar_model
 from training.models.tokenizers import Tokenizer
 from training.runtime.engine import compute_dtype
@@ -33,7 +33,7 @@ def predict_choices(
     # Encoded as stage 2 will encode them once they are comparisons.
     texts = [task["data"][key] for task in tasks for key in ("answer1", "answer2")]
     responses = [[*ids, tokenizer.eos_token_id] for ids in tokenize_plain(tokenizer, texts)]
-    scores = response_scores(
+    scores = score_responses(
         reward_model,
         [prompt for prompt in prompts for _ in range(2)],
         responses,

@@ -32,10 +32,10 @@ from training.evaluation.annotation_predictions import predict_choices
 from training.evaluation.loading import check_positions, check_reward_model, tokenize_prompts
 from training.evaluation.sampling import (
     check_language_model,
-    hybrid_engine,
+    decode_responses,
     load_policy,
-    response_texts,
-    sampling_of,
+    make_hybrid_engine,
+    make_sampling,
 )
 from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import SampleKey
@@ -176,8 +176,8 @@ class Collector:
         )
         batch_size = args.generation_batch_size
         engines = [
-            hybrid_engine(
-                policy, self._tokenizer, sampling_of(args, temperature=t), batch_size=batch_size
+            make_hybrid_engine(
+                policy, self._tokenizer, make_sampling(args, temperature=t), batch_size=batch_size
             )
             for t in args.temperatures
         ]
@@ -208,7 +208,7 @@ class Collector:
         inputs = [prompt.input_ids for prompt, _ in jobs]
         with engine.generation() as generate:
             drawn = generate(inputs, keys)
-        texts = response_texts(self._tokenizer, inputs, [drawn.row(n) for n in range(len(jobs))])
+        texts = decode_responses(self._tokenizer, inputs, [drawn.row(n) for n in range(len(jobs))])
         for (prompt, sample), text in zip(jobs, texts, strict=True):
             yield prompt, Sampled(text, self._args.temperatures[index], sample)
 

@@ -11,10 +11,10 @@ from training.data.encode import check_prompt_template
 from training.data.values import Message
 from training.evaluation.sampling import (
     check_language_model,
-    hybrid_engine,
+    decode_responses,
     load_policy,
-    response_texts,
-    sampling_of,
+    make_hybrid_engine,
+    make_sampling,
 )
 from training.hybrid_engine.sampling import SampleKey
 from training.models.loading import count_positions
@@ -59,8 +59,8 @@ class Conversation:
         key = SampleKey(self._args.seed, 0, self._asked, 0)
         self._asked += 1
         stream = TextStream(self._tokenizer, prompt, on_text)
-        sampling = sampling_of(self._args, max_new_tokens=min(self._args.max_new_tokens, limit))
-        engine = hybrid_engine(self._policy, self._tokenizer, sampling, batch_size=1)
+        sampling = make_sampling(self._args, max_new_tokens=min(self._args.max_new_tokens, limit))
+        engine = make_hybrid_engine(self._policy, self._tokenizer, sampling, batch_size=1)
         engine.stream(prompt, key, stream.add)
         if self.is_chat and stream.text.strip():
             self._history += [Message("user", line), Message("assistant", stream.text.strip())]
@@ -111,7 +111,7 @@ class TextStream:
     def add(self, token: int) -> None:
         """Add the next token of the response."""
         self._ids.append(token)
-        whole = response_texts(self._tokenizer, [self._prompt], [self._ids])[0]
+        whole = decode_responses(self._tokenizer, [self._prompt], [self._ids])[0]
         known = whole.rstrip(UNFINISHED)
         if len(known) > len(self.text):
             self._on_text(known[len(self.text) :])

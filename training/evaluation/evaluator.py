@@ -13,11 +13,11 @@ from training.evaluation.inputs import Inputs, Side
 from training.evaluation.perplexity import Reader
 from training.evaluation.reward_model.accuracy import accuracy_entry
 from training.evaluation.sampling import (
+    decode_responses,
     load_policy,
-    response_logprobs,
-    response_scores,
-    response_texts,
     sample_responses,
+    score_responses,
+    sum_response_logprobs,
 )
 from training.evaluation.statistics import best_of_n_kl
 from training.evaluation.summary import Summary, compare_responses, compute_mean, compute_win_rate
@@ -113,13 +113,13 @@ class Evaluator:
         logger.info("%d responses of %s in %.1f s", len(drawn), side.path, seconds)
         prompts = [ids for ids in side.prompt_ids for _ in samples]
         scores = [] if self._reward_model is None else self._score(prompts, drawn)
-        return _Sampled(drawn, response_texts(side.tokenizer, prompts, drawn), scores)
+        return _Sampled(drawn, decode_responses(side.tokenizer, prompts, drawn), scores)
 
     def _score(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     ) -> list[float]:
         assert self._reward_model is not None
-        scores: list[float] = response_scores(
+        scores: list[float] = score_responses(
             self._reward_model,
             prompts,
             responses,
@@ -174,7 +174,7 @@ class Evaluator:
     def _estimate_kl(self, after: Sequence[Sequence[int]]) -> float:
         """Estimate KL(after || before) in nats per response, from samples of the after model."""
         logprobs = {
-            name: response_logprobs(
+            name: sum_response_logprobs(
                 policy,
                 self._inputs.after.prompt_ids,
                 after,

@@ -7,7 +7,7 @@ from statistics import median
 import torch
 
 from training.arguments.parsing import UserError
-from training.evaluation.sampling import check_language_model, load_policy, response_logprobs
+from training.evaluation.sampling import check_language_model, load_policy, sum_response_logprobs
 from training.models.loading import count_positions
 from training.models.policy import Policy
 from training.models.tokenizers import Tokenizer
@@ -40,7 +40,7 @@ class Reader:
         ]
         if not rows:
             raise UserError(f"{FLAG}: there is no text to read")
-        sums = response_logprobs(
+        sums = sum_response_logprobs(
             self._policy,
             [[eos]] * len(rows),
             rows,

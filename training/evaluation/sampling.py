@@ -1,7 +1,6 @@
-"""Responses of saved models to many prompts, and how models read them. One plain process."""
+"""Sample from saved models, decode and score the responses, all in one process."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from safetensors import SafetensorError
@@ -9,23 +8,23 @@ from torch import Tensor
 
 from training.arguments.parsing import UserError
 from training.arguments.sampling import PromptArgs, SamplingArgs
-from training.data.batches import plan_micro_batches
 from training.data.encode import EncodedPrompt
 from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import SampleKey, Sampling
+from training.inference import ResponseForwards
 from training.models.loading import Config, load_causal_lm, load_config
 from training.models.policy import Policy
 from training.models.scalar import ScalarModel, refuse_scalar_model
 from training.models.tokenizers import Tokenizer, load_tokenizer
+from training.runtime.distributed import World
 from training.runtime.publish import check_complete
-from training.tensors import right_pad
 
 TokenIds = Sequence[int]
-CONTEXT = 8  # tokens of a prompt that decide how the response after it reads as text
+CONTEXT = 8  # tokens of a prompt before which a response decodes as it should
 
 
 def check_language_model(path: str, *, flag: str) -> tuple[Config, Tokenizer]:
-    """Config and tokenizer of a causal LM, after what its files can tell was checked."""
+    """Check the files of a causal LM; returns its config and tokenizer."""
     hint = "give a folder of stage 1 or 3, or another causal language model"
     refuse_scalar_model(path, flag=flag, hint=hint)
     config = load_config(path, flag=flag, hint=hint)
@@ -36,7 +35,7 @@ def check_language_model(path: str, *, flag: str) -> tuple[Config, Tokenizer]:
 def load_policy(
     path: str, tokenizer: Tokenizer, *, flag: str, device: torch.device, dtype: torch.dtype
 ) -> Policy:
-    """A causal LM to sample from and read with: dropout off, no gradients."""
+    """Load a causal LM to sample from and to score with: dropout off, no gradients."""
     try:
         lm = load_causal_lm(path, tokenizer, device=device, dropout=0.0)
     except (OSError, ValueError, SafetensorError) as error:
@@ -48,10 +47,10 @@ def load_policy(
     return policy.requires_grad_(False).eval()
 
 
-def sampling_of(
+def make_sampling(
     args: SamplingArgs, *, max_new_tokens: int | None = None, temperature: float | None = None
 ) -> Sampling:
-    """The flags' sampling, with another length or temperature."""
+    """The sampling that the flags ask for, or with another length or temperature."""
     return Sampling(
         max_new_tokens=max_new_tokens or args.max_new_tokens,
         temperature=temperature or args.temperature,
@@ -60,10 +59,10 @@ def sampling_of(
     )
 
 
-def hybrid_engine(
+def make_hybrid_engine(
     policy: Policy, tokenizer: Tokenizer, sampling: Sampling, *, batch_size: int
 ) -> HybridEngine:
-    """A generator with the policy's weights."""
+    """Make a generator with the policy's weights."""
     return HybridEngine(
         policy.lm,
         sampling,
@@ -82,13 +81,12 @@ def sample_responses(
     samples: Sequence[int],
     args: PromptArgs,
 ) -> list[list[int]]:
-    """For each prompt its responses with these sample indices, prompt by prompt.
+    """Draw a response to each prompt for each of these sample indices, prompt by prompt.
 
-    Draws depend on seed, prompt and sample index alone, so two models asked for the same ones
-    answer with common random numbers.
+    A draw depends on seed, prompt and sample index alone, so two models share random numbers.
     """
-    engine = hybrid_engine(
-        policy, tokenizer, sampling_of(args), batch_size=args.generation_batch_size
+    engine = make_hybrid_engine(
+        policy, tokenizer, make_sampling(args), batch_size=args.generation_batch_size
     )
     jobs = [(prompt, sample) for prompt in prompts for sample in samples]
     keys = [SampleKey(args.seed, 0, prompt.prompt_id, sample) for prompt, sample in jobs]
@@ -97,13 +95,13 @@ def sample_responses(
     return [drawn.row(row) for row in range(len(jobs))]
 
 
-def response_texts(
+def decode_responses(
     tokenizer: Tokenizer, prompts: Sequence[TokenIds], responses: Sequence[TokenIds]
 ) -> list[str]:
-    """Responses as they read after their prompts, without special tokens.
+    """Decode responses as they read after their prompts, without special tokens.
 
-    On its own a response may lose its leading space (SentencePiece), so it is decoded after the
-    prompt's last tokens.
+    Alone, a response may lose its leading space (SentencePiece), so it is decoded after the last
+    tokens of its prompt.
     """
     heads = [list(prompt[-CONTEXT:]) for prompt in prompts]
     wholes = [head + list(response) for head, response in zip(heads, responses, strict=True)]
@@ -125,8 +123,7 @@ def _decode(tokenizer: Tokenizer, rows: Sequence[TokenIds]) -> list[str]:
     return texts
 
 
-@torch.inference_mode()
-def response_logprobs(
+def sum_response_logprobs(
     policy: Policy,
     prompts: Sequence[TokenIds],
     responses: Sequence[TokenIds],
@@ -134,21 +131,14 @@ def response_logprobs(
     temperature: float,
     token_budget: int,
 ) -> Tensor:  # [B] float64
-    """The log-probability of each whole response under the policy, teacher-forced."""
-    sums = torch.zeros(len(responses), dtype=torch.float64)
-    for rows, ids, mask in _batches(prompts, responses, policy, policy.pad_id, token_budget):
-        targets = mask.clone()
-        for place, row in enumerate(rows):
-            targets[place, : len(prompts[row])] = False
-        logprobs, _ = policy(ids, mask, targets, temperature)
-        counts = [len(responses[row]) for row in rows]
-        pieces: Any = torch.split(logprobs.double().cpu(), counts)
-        sums[rows] = torch.stack([piece.sum() for piece in pieces])
-    return sums
+    """Log-probability of each whole response under the policy, teacher-forced."""
+    forwards = _plan_forwards(policy, prompts, responses, policy.pad_id, token_budget)
+    logprobs = forwards.compute_logprobs(policy, temperature=temperature).double().cpu()
+    rows = zip(logprobs, responses, strict=True)
+    return torch.stack([row[: len(response)].sum() for row, response in rows])
 
 
-@torch.inference_mode()
-def response_scores(
+def score_responses(
     reward_model: ScalarModel,
     prompts: Sequence[TokenIds],
     responses: Sequence[TokenIds],
@@ -156,24 +146,20 @@ def response_scores(
     pad_id: int,
     token_budget: int,
 ) -> Tensor:  # [B] fp32
-    """The reward model's score of each response."""
-    scores = torch.zeros(len(responses))
-    for rows, ids, mask in _batches(prompts, responses, reward_model, pad_id, token_budget):
-        scores[rows] = ScalarModel.scores(reward_model(ids, mask), mask).float().cpu()
-    return scores
+    """Score each response with the reward model."""
+    forwards = _plan_forwards(reward_model, prompts, responses, pad_id, token_budget)
+    return forwards.compute_scores(reward_model).cpu()
 
 
-def _batches(
+def _plan_forwards(
+    model: torch.nn.Module,
     prompts: Sequence[TokenIds],
     responses: Sequence[TokenIds],
-    model: torch.nn.Module,
     pad_id: int,
     token_budget: int,
-) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Micro-batches: which responses, their token ids [b, L] after their prompts, the mask."""
-    device = next(model.parameters()).device
-    rows = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
-    lengths = [len(row) for row in rows]
-    for chosen in plan_micro_batches(range(len(rows)), lengths, token_budget=token_budget):
-        ids, mask = right_pad([rows[row] for row in chosen], pad_id)
-        yield chosen, ids.to(device), mask.to(device)
+) -> ResponseForwards:
+    """Micro-batches for a model of this process alone."""
+    world = World(rank=0, size=1, device=next(model.parameters()).device)
+    return ResponseForwards(
+        prompts, responses, token_budget=token_budget, pad_id=pad_id, world=world
+    )
