@@ -98,9 +98,9 @@ def rollouts(args: ZeroBenchmarkArgs, stage: int, rank: int) -> Callable[[], flo
         lm = load_causal_lm(files.lm, tokenizer, device=world.device, dropout=0.0)
         dtype = engine.compute_dtype(args.dtype, world.device)
         policy = Policy(lm, pad_id=tokenizer.pad_token_id, compute_dtype=dtype)
-    optimizer = partial(setup.actor_optimizer, args=settings)
+    optimizer = partial(setup.make_actor_optimizer, args=settings)
     engine.wrap_trainable(policy, settings, world, optimizer)
-    hybrid = setup.hybrid_of(policy.lm, settings, world, tokenizer)
+    hybrid = setup.make_hybrid_engine(policy.lm, settings, world, tokenizer)
     vocabulary = vocabulary_of(args.size)
     prompts = random_rows([args.prompt] * args.batch, vocabulary, seed=1)[rank :: args.ranks]
     keys = [SampleKey(0, 1, rank + row * args.ranks, 0) for row in range(len(prompts))]

@@ -5,15 +5,15 @@ from torch.testing import assert_close
 from tests.worked import EXACT, worked
 from training.tensors import (
     block_attention_mask,
-    last_position,
+    compute_position_ids,
+    find_last_position,
+    make_length_mask,
     masked_mean,
     masked_mean_and_variance,
     masked_sum,
-    position_ids_from_mask,
-    predicting_positions,
-    response_mask_from_lengths,
-    right_pad,
+    pad_right,
     scatter_to_mask,
+    shift_target_mask,
     whiten,
 )
 
@@ -28,7 +28,7 @@ def drawn(*shape, seed=0):
 
 class TestMasks:
     def test_rows_are_padded_on_the_right(self):
-        tokens, mask = right_pad([[5, 6, 7], [8]], pad_id=9)
+        tokens, mask = pad_right([[5, 6, 7], [8]], pad_id=9)
         assert tokens.tolist() == [[5, 6, 7], [8, 9, 9]]
         assert mask.tolist() == [[True, True, True], [True, False, False]]
 
@@ -36,7 +36,7 @@ class TestMasks:
         inputs, expected = worked("position_ids")
         mask = inputs["query_response"] != inputs["pad_id"]
         assert mask.equal(expected["attention_mask"])
-        assert position_ids_from_mask(mask).tolist() == expected["position_ids"].tolist()
+        assert compute_position_ids(mask).tolist() == expected["position_ids"].tolist()
 
     def test_in_rows_of_several_sequences_each_token_reads_its_trunk_and_its_branch(self):
         # Document 1: a prompt of two tokens, branches of two and one; document 2; padding.
@@ -45,11 +45,11 @@ class TestMasks:
         mask = block_attention_mask(documents, branches)
         reads = [row.nonzero()[:, 0].tolist() for row in mask[0]]
         assert reads == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4], [5], [5, 6], []]
-        assert position_ids_from_mask(mask).tolist() == [[0, 1, 2, 3, 2, 0, 1, 0]]
+        assert compute_position_ids(mask).tolist() == [[0, 1, 2, 3, 2, 0, 1, 0]]
 
     def test_a_target_is_predicted_one_position_earlier(self):
         targets = torch.tensor([[False, True, False, True], [False, False, False, False]])
-        assert predicting_positions(targets).tolist() == [
+        assert shift_target_mask(targets).tolist() == [
             [True, False, True, False],
             [False, False, False, False],
         ]
@@ -57,15 +57,15 @@ class TestMasks:
 
     def test_the_first_token_of_a_sequence_cannot_be_predicted(self):
         with pytest.raises(ValueError, match="first token"):
-            predicting_positions(torch.tensor([[False, True], [True, False]]))
+            shift_target_mask(torch.tensor([[False, True], [True, False]]))
 
     def test_a_response_mask_covers_each_length(self):
-        mask = response_mask_from_lengths(torch.tensor([0, 2, 3]), 3)
+        mask = make_length_mask(torch.tensor([0, 2, 3]), 3)
         assert mask.tolist() == [[False] * 3, [True, True, False], [True] * 3]
 
     def test_the_last_position_is_the_last_real_token_on_whichever_side_padding_is(self):
         masks = torch.tensor([[0, 1, 1, 1], [1, 1, 0, 0], [0, 1, 1, 0], [1, 1, 1, 1]]).bool()
-        assert last_position(masks).tolist() == [3, 1, 2, 3]
+        assert find_last_position(masks).tolist() == [3, 1, 2, 3]
 
     def test_packed_values_go_back_in_row_order(self):
         placed = scatter_to_mask(torch.arange(1.0, 7.0), HOLES)

@@ -11,7 +11,7 @@ from training.data.collate import TokenBatch, collate_responses
 from training.models.scalar import ScalarModel
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine
-from training.tensors import predicting_positions, response_mask_from_lengths, scatter_to_mask
+from training.tensors import make_length_mask, scatter_to_mask, shift_target_mask
 
 Model = nn.Module | TrainingEngine
 
@@ -40,7 +40,7 @@ class ResponseForwards:
         self._plan = plan + [[] for _ in range(most - len(plan))]
         widths = [len(response) for response in responses]
         counts = torch.tensor(widths, dtype=torch.long, device=world.device)
-        self.mask = response_mask_from_lengths(counts, max(widths, default=0))  # [B, T]
+        self.mask = make_length_mask(counts, max(widths, default=0))  # [B, T]
 
     def compute_logprobs(self, policy: Model, *, temperature: float) -> Tensor:
         """Log-probs [B, T] of the response tokens; 0 at padding."""
@@ -90,4 +90,4 @@ class ResponseForwards:
 def read_token_values(critic: Model, batch: TokenBatch) -> Tensor:  # [N]
     """Read a scalar model's value before each target token."""
     readings: Tensor = critic(batch.input_ids, batch.attention_mask)
-    return readings[predicting_positions(batch.target_mask)]
+    return readings[shift_target_mask(batch.target_mask)]

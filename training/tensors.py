@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 
-def right_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Token ids [B, L] long and their bool mask [B, L], padded on the right to the longest row."""
     width = max(len(row) for row in rows)
     tokens = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
-    return tokens, response_mask_from_lengths(lengths, width)
+    return tokens, make_length_mask(lengths, width)
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def whiten(values: Tensor, mask: Tensor, *, keep_mean: bool = False) -> Tensor:
     return whitened.masked_fill(~mask, 0.0)
 
 
-def position_ids_from_mask(attention_mask: Tensor) -> Tensor:  # [B, L (, L)] bool -> [B, L] long
+def compute_position_ids(attention_mask: Tensor) -> Tensor:  # [B, L (, L)] bool -> [B, L] long
     """Number of real tokens before each one, so that padding on either side changes nothing.
 
     With a mask [B, L, L] these are the tokens that each one reads, less itself.
@@ -78,7 +78,7 @@ def block_attention_mask(
     return (is_same & is_seen & is_real).tril()
 
 
-def predicting_positions(target_mask: Tensor) -> Tensor:  # [B, L] bool -> [B, L] bool
+def shift_target_mask(target_mask: Tensor) -> Tensor:  # [B, L] bool -> [B, L] bool
     """Mask of the positions whose logits predict the target tokens: the shift, done only here.
 
     The hidden state at position i gives the distribution of token i + 1, and a critic's reading
@@ -91,12 +91,12 @@ def predicting_positions(target_mask: Tensor) -> Tensor:  # [B, L] bool -> [B, L
     return shifted
 
 
-def response_mask_from_lengths(lengths: Tensor, width: int) -> Tensor:  # [B] -> [B, width] bool
+def make_length_mask(lengths: Tensor, width: int) -> Tensor:  # [B] -> [B, width] bool
     """True in the first `lengths[b]` columns of row b."""
     return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
-def last_position(attention_mask: Tensor) -> Tensor:  # [B, L] bool -> [B] long
+def find_last_position(attention_mask: Tensor) -> Tensor:  # [B, L] bool -> [B] long
     """Index of the last real token of each row."""
     positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     index: Tensor = (positions * attention_mask).argmax(dim=1)

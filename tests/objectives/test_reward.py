@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from tests.worked import EXACT, worked
 from training.objectives.reward import (
     comparison_loss,
-    normalization,
+    compute_normalization,
     pair_accuracy,
     pairwise_losses,
 )
@@ -175,7 +175,7 @@ def test_far_apart_scores_neither_overflow_nor_lose_their_gradient():
 
 def test_normalised_scores_are_the_worked_numbers():
     inputs, expected = worked("reward_normalisation")
-    mean, std = normalization(inputs["scores"])
+    mean, std = compute_normalization(inputs["scores"])
     assert 1 / std == pytest.approx(expected["gain"], rel=1e-8)
     assert -mean / std == pytest.approx(expected["bias"], rel=1e-8)
     assert_close((inputs["scores"] - mean) / std, expected["normalised"], **EXACT)

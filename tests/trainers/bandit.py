@@ -17,7 +17,7 @@ from training.models.policy import ActorCritic, Policy
 from training.models.scalar import ScalarSettings
 from training.runtime import engine, optim
 from training.runtime.distributed import World
-from training.trainers.ppo.setup import Models, actor_optimizer
+from training.trainers.ppo.setup import Models, make_actor_optimizer
 from training.trainers.ppo.update import PPOTrainer
 
 TOKENIZER = build_tokenizer([*(f"w{n}" for n in range(6)), "<unk>", EOS])
@@ -58,7 +58,7 @@ class Bandit:
             )
         self.models = Models(
             actor=engine.wrap_trainable(
-                actor, self.args, self.world, partial(actor_optimizer, args=self.args)
+                actor, self.args, self.world, partial(make_actor_optimizer, args=self.args)
             ),
             critic=critic,
             ref=engine.wrap_frozen(self.ref, self.args, self.world),

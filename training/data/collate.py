@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from training.data.packing import RowPlan
-from training.tensors import block_attention_mask, right_pad
+from training.tensors import block_attention_mask, pad_right
 
 T = TypeVar("T")
 BySample: TypeAlias = Mapping[int, T] | Sequence[T]
@@ -44,7 +44,7 @@ def collate(
     """Right-padded token rows and which of their tokens are targets (never the first)."""
     if not rows:
         rows, targets = [[pad_id, pad_id]], [[False, False]]
-    input_ids, attention_mask = right_pad(rows, pad_id)
+    input_ids, attention_mask = pad_right(rows, pad_id)
     width = attention_mask.shape[1]
     target_mask = torch.tensor([[*row, *[False] * (width - len(row))] for row in targets])
     return TokenBatch(input_ids.to(device), attention_mask.to(device), target_mask.to(device))
@@ -129,6 +129,6 @@ def collate_groups(
 def _block_mask(
     documents: Sequence[Sequence[int]], branches: Sequence[Sequence[int]], device: torch.device
 ) -> Tensor:
-    numbers, _ = right_pad(documents, 0)
-    parts, _ = right_pad(branches, 0)
+    numbers, _ = pad_right(documents, 0)
+    parts, _ = pad_right(branches, 0)
     return block_attention_mask(numbers.to(device), parts.to(device))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.tensors import right_pad
+from training.tensors import pad_right
 
 
 class CachedModelDecoder:
@@ -36,7 +36,7 @@ class CachedModelDecoder:
         from transformers import DynamicCache
 
         groups = [(prompt, len(list(same))) for prompt, same in groupby(map(tuple, prompts))]
-        input_ids, mask = right_pad([prompt for prompt, _ in groups], 0)
+        input_ids, mask = pad_right([prompt for prompt, _ in groups], 0)
         copies = torch.tensor([count for _, count in groups])
         which = torch.repeat_interleave(torch.arange(len(groups)), copies).to(slots.device)
         input_ids, self._mask = input_ids.to(slots.device), mask.to(slots.device)

@@ -11,7 +11,7 @@ from transformers.activations import ACT2FN
 
 from training.hybrid_engine.kv_cache import KVCache
 from training.hybrid_engine.linear import Linear
-from training.tensors import right_pad
+from training.tensors import pad_right
 
 PREFILL_TOKENS = 4096  # padded tokens that are prefilled together
 
@@ -116,7 +116,7 @@ class GPT2Decoder:
         Everything but attention runs over the real tokens alone.
         """
         cache, device = self._rows, slots.device
-        input_ids, mask = right_pad(prompts, 0)
+        input_ids, mask = pad_right(prompts, 0)
         is_ragged = not bool(mask.all())
         positions = torch.arange(mask.shape[1]).expand_as(mask)[mask].to(device)
         packed_ids = input_ids[mask].to(device)

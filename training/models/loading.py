@@ -25,7 +25,7 @@ from training.models.folders import (
 )
 from training.models.tokenizers import Tokenizer
 from training.paths import is_local, not_there
-from training.tensors import position_ids_from_mask
+from training.tensors import compute_position_ids
 
 # Checked with transformers 5.23.0, `eager` and SDPA: others take no such mask, or no positions.
 READ_BLOCKS = {
@@ -134,7 +134,7 @@ def mask_inputs(backbone: Any, attention_mask: Tensor) -> dict[str, Tensor]:
     The mask is [B, L], or [B, L, L] for rows of several sequences. `transformers` passes a mask of
     four dimensions on unchanged: SDPA takes bool, `eager` adds it to the scores.
     """
-    positions = position_ids_from_mask(attention_mask)
+    positions = compute_position_ids(attention_mask)
     if attention_mask.dim() == 2:
         return {"attention_mask": attention_mask.long(), "position_ids": positions}
     mask = attention_mask[:, None]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from training.models.lm_head import TokenLoss, head_loss, token_logprobs
 from training.models.loading import mask_inputs
-from training.tensors import predicting_positions
+from training.tensors import shift_target_mask
 
 
 class Policy(nn.Module):
@@ -55,7 +55,7 @@ class Policy(nn.Module):
                 use_cache=False,
                 **mask_inputs(self.lm, attention_mask),
             ).last_hidden_state
-        return hidden[predicting_positions(target_mask)]
+        return hidden[shift_target_mask(target_mask)]
 
     def _apply_head(
         self,

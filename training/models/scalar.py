@@ -23,7 +23,7 @@ from training.models.loading import (
     set_token_ids,
 )
 from training.models.tokenizers import Tokenizer
-from training.tensors import last_position, position_ids_from_mask
+from training.tensors import compute_position_ids, find_last_position
 
 Head = Literal["linear", "mlp"]
 Pooling = Literal["last", "mean", "weighted_mean"]
@@ -64,7 +64,7 @@ def pool_prefixes(
     hidden = hidden.masked_fill(~is_real[..., None], 0.0)
     weights = is_real.to(hidden.dtype)
     if pooling == "weighted_mean":
-        weights = weights * (position_ids_from_mask(mask) + 1)
+        weights = weights * (compute_position_ids(mask) + 1)
     if mask.dim() == 3:
         read = mask * weights[:, None]
         return (read @ hidden) / read.sum(dim=2, keepdim=True).clamp(min=1e-6)
@@ -104,7 +104,7 @@ class ScalarModel(nn.Module):
     @staticmethod
     def scores(readings: Tensor, attention_mask: Tensor) -> Tensor:  # [B, L] -> [B]
         """Select the reading at each row's last real token."""
-        return readings.gather(1, last_position(attention_mask)[:, None]).squeeze(1)
+        return readings.gather(1, find_last_position(attention_mask)[:, None]).squeeze(1)
 
 
 def build_head(kind: Head, width: int) -> nn.Module:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from training.tensors import last_position, masked_mean, masked_sum
+from training.tensors import find_last_position, masked_mean, masked_sum
 
 
 def shape_scores(
@@ -42,7 +42,7 @@ def compute_rewards(
     rewards = -kl_coef * kl.masked_fill(~mask, 0.0)
     rows = torch.arange(len(scores), device=scores.device)
     at_end = torch.zeros_like(rewards)
-    at_end[rows, last_position(mask)] = scores.to(rewards.dtype)
+    at_end[rows, find_last_position(mask)] = scores.to(rewards.dtype)
     return rewards + at_end.masked_fill(~mask, 0.0)
 
 

@@ -66,7 +66,7 @@ def pair_accuracy(
     return int(agrees.sum()), int(decided.sum())
 
 
-def normalization(scores: Tensor) -> tuple[float, float]:  # [K] -> mean, standard deviation
+def compute_normalization(scores: Tensor) -> tuple[float, float]:  # [K] -> mean, standard deviation
     """Mean and biased standard deviation that make these scores mean 0, variance 1."""
     mean = scores.double().mean().item()
     std = scores.double().std(correction=0).item()

@@ -124,21 +124,21 @@ def load_models(
 
     critic_optimizer = partial(optim.make_adamw, args=args, lr=args.critic_lr)
     return Models(
-        actor=engine.wrap_trainable(actor, args, world, partial(actor_optimizer, args=args)),
+        actor=engine.wrap_trainable(actor, args, world, partial(make_actor_optimizer, args=args)),
         critic=engine.wrap_trainable(critic, args, world, critic_optimizer) if critic else None,
         ref=engine.wrap_frozen(ref, args, world),
         reward_model=engine.wrap_frozen(reward_model, args, world),
-        hybrid=hybrid_of(actor.lm, args, world, tokenizer),
+        hybrid=make_hybrid_engine(actor.lm, args, world, tokenizer),
     )
 
 
-def actor_optimizer(module: nn.Module, args: PPOArgs) -> Optimizer:
+def make_actor_optimizer(module: nn.Module, args: PPOArgs) -> Optimizer:
     """AdamW at the actor's rate; a value head on its trunk learns at the critic's."""
     heads = module.value_head.parameters() if isinstance(module, ActorCritic) else ()
     return optim.make_adamw(module, args, args.actor_lr, {head: args.critic_lr for head in heads})
 
 
-def hybrid_of(lm: Any, args: PPOArgs, world: World, tokenizer: Tokenizer) -> HybridEngine:
+def make_hybrid_engine(lm: Any, args: PPOArgs, world: World, tokenizer: Tokenizer) -> HybridEngine:
     return HybridEngine(
         lm,
         Sampling(

@@ -14,7 +14,7 @@ from training.inference import Model, ResponseForwards
 from training.models.loading import load_causal_lm
 from training.models.scalar import ScalarModel
 from training.models.tokenizers import Tokenizer
-from training.objectives.reward import normalization
+from training.objectives.reward import compute_normalization
 from training.runtime import engine
 from training.runtime.distributed import World
 
@@ -86,7 +86,7 @@ def normalize(
         world=world,
     )
     scores = torch.cat(world.gather(forwards.compute_scores(reader).cpu()))
-    mean, std = normalization(scores)
+    mean, std = compute_normalization(scores)
     if not std > 1e-6:
         raise UserError(
             f"all {len(scores)} normalization responses score the same ({mean:.4g}): the reward "
