@@ -18,7 +18,7 @@ class Texts:
     def __len__(self) -> int:
         return len(self._texts)
 
-    def tokens(self, index: int, start: int, stop: int) -> list[int]:
+    def read_tokens(self, index: int, start: int, stop: int) -> list[int]:
         return self._texts[index][start:stop]
 
 

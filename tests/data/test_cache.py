@@ -10,7 +10,7 @@ import pytest
 
 from training.arguments.parsing import UserError
 from training.data import cache
-from training.data.cache import cached
+from training.data.cache import load_or_build
 from training.paths import REPOSITORY
 
 KEY = {"content": "abc", "max_length": 8}
@@ -40,17 +40,17 @@ def files(place):
 
 def test_what_is_cached_is_written_once_and_read_from_then_on(place):
     writer = Writer()
-    assert cached(KEY, "data", writer).to_pybytes() == writer.content
-    assert cached(dict(reversed(KEY.items())), "data", writer).to_pybytes() == writer.content
+    assert load_or_build(KEY, "data", writer).to_pybytes() == writer.content
+    assert load_or_build(dict(reversed(KEY.items())), "data", writer).to_pybytes() == writer.content
     assert writer.calls == 1
     assert [file.suffix for file in files(place)] == [".arrow"]
 
 
 def test_another_key_is_another_entry(place):
     first, second = Writer(b"first"), Writer(b"second")
-    cached(KEY, "data", first)
-    assert cached({**KEY, "max_length": 9}, "data", second).to_pybytes() == b"second"
-    assert cached(KEY, "data", first).to_pybytes() == b"first"
+    load_or_build(KEY, "data", first)
+    assert load_or_build({**KEY, "max_length": 9}, "data", second).to_pybytes() == b"second"
+    assert load_or_build(KEY, "data", first).to_pybytes() == b"first"
     assert len(files(place)) == 2
 
 
@@ -69,13 +69,13 @@ def flip(content: bytes) -> bytes:
 )  # fmt: skip
 def test_a_damaged_file_is_written_anew(place, damage, caplog):
     writer = Writer()
-    cached(KEY, "data", writer)
+    load_or_build(KEY, "data", writer)
     (file,) = files(place)
     file.write_bytes(damage(file.read_bytes()))
-    assert cached(KEY, "data", writer).to_pybytes() == writer.content
+    assert load_or_build(KEY, "data", writer).to_pybytes() == writer.content
     assert writer.calls == 2
     assert "is damaged" in caplog.text
-    assert cached(KEY, "data", writer).to_pybytes() == writer.content
+    assert load_or_build(KEY, "data", writer).to_pybytes() == writer.content
     assert writer.calls == 2
 
 
@@ -85,14 +85,14 @@ def test_a_mistake_while_writing_leaves_nothing(place):
         raise UserError("data.jsonl:3: bad")
 
     with pytest.raises(UserError, match=r"data.jsonl:3"):
-        cached(KEY, "data", fail)
+        load_or_build(KEY, "data", fail)
     assert files(place) == []
 
 
 def test_without_a_folder_it_is_made_in_memory(place, caplog):
     place.parent.mkdir(exist_ok=True)
     place.write_text("a file is in the way")
-    assert cached(KEY, "data", Writer()).to_pybytes() == b"x" * 1000
+    assert load_or_build(KEY, "data", Writer()).to_pybytes() == b"x" * 1000
     assert "no cache in" in caplog.text
 
 
@@ -101,21 +101,21 @@ def test_a_full_disk_is_no_end_either(monkeypatch, caplog):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache, "_write", full)
-    assert cached(KEY, "data", Writer()).to_pybytes() == b"x" * 1000
+    assert load_or_build(KEY, "data", Writer()).to_pybytes() == b"x" * 1000
     assert "No space left" in caplog.text
 
 
 RACER = """
 import sys, time
-from training.data.cache import cached
+from training.data.cache import load_or_build
 
-def write(sink):
+def build(sink):
     with open(sys.argv[1], "a") as file:
         file.write("written\\n")
     time.sleep(0.5)
     sink.write(b"content")
 
-assert cached({"content": "abc"}, "data", write).to_pybytes() == b"content"
+assert load_or_build({"content": "abc"}, "data", build).to_pybytes() == b"content"
 """
 
 
@@ -130,7 +130,7 @@ def test_of_several_processes_one_writes(tmp_path):
 
 def test_what_was_not_used_for_a_week_goes_oldest_first_when_there_is_too_much(place, monkeypatch):
     for number in range(4):
-        cached({"n": number}, "data", Writer(bytes([number]) * 1000))
+        load_or_build({"n": number}, "data", Writer(bytes([number]) * 1000))
     by_number = {file.read_bytes()[0]: file for file in files(place)}
     now = time.time()
     for number, days in enumerate((30, 20, 10, 1)):
@@ -149,15 +149,15 @@ def test_what_was_not_used_for_a_week_goes_oldest_first_when_there_is_too_much(p
 
 
 def test_use_counts_as_use(place):
-    cached(KEY, "data", Writer())
+    load_or_build(KEY, "data", Writer())
     (file,) = files(place)
     os.utime(file, (0, 0))
-    cached(KEY, "data", Writer())
+    load_or_build(KEY, "data", Writer())
     assert time.time() - file.stat().st_mtime < 60
 
 
 def test_the_file_is_mapped_not_read():
     before = pa.total_allocated_bytes()
-    found = cached(KEY, "data", Writer(b"y" * 10_000_000))
+    found = load_or_build(KEY, "data", Writer(b"y" * 10_000_000))
     assert pa.total_allocated_bytes() - before < 1_000_000
     assert found.size == 10_000_000

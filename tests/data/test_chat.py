@@ -2,7 +2,7 @@ import pytest
 
 from training.arguments.parsing import UserError
 from training.data.chat import load_chat_template, tokenize_chat
-from training.data.encode import encode_conversations, encode_prompts
+from training.data.encode import encode_dialogues, encode_prompts
 from training.data.outcomes import collect_rows
 from training.data.records import Conversation, Prompt
 from training.data.values import Message
@@ -26,10 +26,11 @@ TURNS = (
 
 
 def encode(tokenizer, turns, template=None, max_length=200):
-    outcomes = encode_conversations(
+    outcomes = encode_dialogues(
         [Conversation(tuple(turns), "a:1")],
         tokenizer,
         max_length=max_length,
+        prompt_template="{prompt}",
         chat_template=template,
     )
     encoded, report = collect_rows(outcomes, f"--max_length {max_length}")
@@ -91,7 +92,7 @@ def test_the_tokenizers_own_template_is_the_default(tokenizer):
 @pytest.mark.parametrize("template", [None, EOS_STYLE, CHATML])
 def test_a_prompt_conversation_has_the_tokens_that_training_saw(chat_tokenizer, template):
     trained, _ = encode(chat_tokenizer, TURNS, template)
-    record = Prompt(0, "x", "a:1", {}, TURNS[:-1])
+    record = Prompt("x", "a:1", {}, TURNS[:-1])
     (outcome,) = encode_prompts(
         [record],
         chat_tokenizer,
@@ -137,8 +138,12 @@ def test_every_cut_ends_with_eos_and_keeps_the_head(chat_tokenizer, template):
 
 def test_a_conversation_whose_first_reply_does_not_fit_is_left_out(tokenizer):
     short = Conversation((Message("user", "a"), Message("assistant", "b")), "a:2")
-    outcomes = encode_conversations(
-        [Conversation(TURNS, "a:1"), short], tokenizer, max_length=24, chat_template=None
+    outcomes = encode_dialogues(
+        [Conversation(TURNS, "a:1"), short],
+        tokenizer,
+        max_length=24,
+        prompt_template="{prompt}",
+        chat_template=None,
     )
     assert [outcome.row is None for outcome in outcomes] == [True, False]
     with pytest.raises(UserError, match="--max_length 3"):

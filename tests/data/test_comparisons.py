@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import pytest
 
 from training.arguments.parsing import UserError
-from training.data.encode import Outcome, encode_conversations, encode_groups, encode_prompts
+from training.data.encode import Outcome, encode_dialogues, encode_groups, encode_prompts
 from training.data.records import (
     Conversation,
     Demonstration,
@@ -144,13 +144,13 @@ def test_stage_1_learns_from_the_chosen_side():
 
 
 def test_stage_3_asks_the_prompt():
-    assert parse_prompt(dialogue(), HERE, 3).text == ASKED
+    assert parse_prompt(dialogue(), HERE).text == ASKED
     for row in ({"prompt": TURNS}, {"chosen": [*TURNS, assistant("a")],
                                     "rejected": [*TURNS, assistant("b")]}):  # fmt: skip
-        prompt = parse_prompt(row, HERE, 3)
+        prompt = parse_prompt(row, HERE)
         assert prompt.messages == tuple(Message(**turn) for turn in TURNS)
     with pytest.raises(UserError, match="'prompt' of a prompt must end with a user turn"):
-        parse_prompt({"prompt": TURNS[:2]}, HERE, 3)
+        parse_prompt({"prompt": TURNS[:2]}, HERE)
 
 
 def kept(outcome: Outcome[E]) -> E:
@@ -174,7 +174,7 @@ def test_the_three_stages_see_the_same_tokens_of_a_conversation(tokenizer, chat_
         [parse_group(row, HERE)], max_length=500, prompt_template="{prompt}", **chats
     )
     (prompted,) = encode_prompts(
-        [parse_prompt(row, HERE, 0)],
+        [parse_prompt(row, HERE)],
         max_prompt_length=500,
         prompt_template="{prompt}",
         overlong="error",
@@ -184,7 +184,7 @@ def test_the_three_stages_see_the_same_tokens_of_a_conversation(tokenizer, chat_
     assert group.prompt_ids == asked.input_ids
     for side, ids in zip(("chosen", "rejected"), group.response_ids, strict=True):
         whole = Conversation(tuple(Message(**turn) for turn in row[side]), HERE)
-        (learnt,) = encode_conversations([whole], max_length=500, **chats)
+        (learnt,) = encode_dialogues([whole], max_length=500, prompt_template="{prompt}", **chats)
         assert group.prompt_ids + ids == kept(learnt).input_ids
         assert ids.count(tokenizer.eos_token_id) == 1
 

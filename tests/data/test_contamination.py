@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 
 from training.data import contamination
-from training.data.contamination import HeldOutNGrams, digest, question, sharing
+from training.data.contamination import (
+    HeldOutNGrams,
+    extract_prompt,
+    find_shared_texts,
+    hash_prompt,
+)
 from training.data.records import (
     Text,
     parse_conversation,
@@ -16,9 +21,9 @@ WORDS = HELD.split()
 
 
 def test_case_and_white_space_make_no_difference_to_a_digest():
-    assert digest("What  is\nRAIN?") == digest(" what is rain? ")
-    assert digest("what is rain") != digest("what is rain?")
-    assert 0 <= digest("x") < 2**64
+    assert hash_prompt("What  is\nRAIN?") == hash_prompt(" what is rain? ")
+    assert hash_prompt("what is rain") != hash_prompt("what is rain?")
+    assert 0 <= hash_prompt("x") < 2**64
 
 
 @pytest.mark.parametrize(
@@ -36,19 +41,19 @@ def test_case_and_white_space_make_no_difference_to_a_digest():
     ],
 )
 def test_thirteen_words_in_a_row_are_shared(text, is_shared):
-    assert sharing([text, "unrelated"], [HELD]) == ([0] if is_shared else [])
+    assert find_shared_texts([text, "unrelated"], [HELD]) == ([0] if is_shared else [])
 
 
 def test_runs_that_many_training_texts_have_count_for_nothing():
     licence = " ".join(f"word{n}" for n in range(13))
     many = [f"{licence} {n}" for n in range(contamination.COMMON)]
-    assert sharing(many, [licence]) == list(range(contamination.COMMON))
-    assert sharing([*many, f"{licence} one more"], [licence]) == []
+    assert find_shared_texts(many, [licence]) == list(range(contamination.COMMON))
+    assert find_shared_texts([*many, f"{licence} one more"], [licence]) == []
 
 
 def test_chinese_characters_are_words():
     held = "今天下午我们去公园看见了两只白色的猫"
-    assert sharing(["昨天" + held[2:17] + "。", held[:12]], [held]) == [0]
+    assert find_shared_texts(["昨天" + held[2:17] + "。", held[:12]], [held]) == [0]
 
 
 def test_the_fast_search_finds_what_comparing_all_runs_finds():
@@ -67,15 +72,17 @@ def test_the_fast_search_finds_what_comparing_all_runs_finds():
 
 
 def test_nothing_is_shared_with_nothing():
-    assert sharing([HELD], []) == []
-    assert sharing([], [HELD]) == []
-    assert sharing([HELD], ["too short"]) == []
+    assert find_shared_texts([HELD], []) == []
+    assert find_shared_texts([], [HELD]) == []
+    assert find_shared_texts([HELD], ["too short"]) == []
 
 
 def test_the_question_of_a_record_is_its_prompt_or_text():
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-    assert question(parse_sft_row({"prompt": "q", "response": "a"}, "x:1")) == "q"
-    assert question(parse_conversation({"messages": turns}, "x:1")) == "q"
-    assert question(parse_group({"prompt": "q", "chosen": "a", "rejected": "b"}, "x:1")) == "q"
-    assert question(parse_prompt({"prompt": "q"}, "x:1", 0)) == "q"
-    assert question(Text("t", "x:1")) == "t"
+    assert extract_prompt(parse_sft_row({"prompt": "q", "response": "a"}, "x:1")) == "q"
+    assert extract_prompt(parse_conversation({"messages": turns}, "x:1")) == "q"
+    assert (
+        extract_prompt(parse_group({"prompt": "q", "chosen": "a", "rejected": "b"}, "x:1")) == "q"
+    )
+    assert extract_prompt(parse_prompt({"prompt": "q"}, "x:1")) == "q"
+    assert extract_prompt(Text("t", "x:1")) == "t"

@@ -15,8 +15,8 @@ from training.arguments.sft import SFTArgs
 from training.data import cache, tables
 from training.data.batches import plan_epoch
 from training.data.blocks import Blocks, measure_texts
-from training.data.dataset import hash_tokenizer
-from training.data.encode import EncodedText, encode_demonstrations, encode_texts
+from training.data.build_tables import hash_tokenizer
+from training.data.encode import EncodedText, encode_dialogues, encode_texts
 from training.data.records import Demonstration, Pair, Text
 from training.data.stages import (
     load_comparisons,
@@ -95,7 +95,9 @@ def test_demonstrations_are_what_the_encoder_makes_of_them_in_order(tmp_path, to
     path = write(tmp_path, "data.jsonl", rows)
     data = load("demos", path, tokenizer, eval_fraction=0.0)
     records = [Demonstration(row["prompt"], row["response"], "x") for row in rows]
-    outcomes = encode_demonstrations(records, tokenizer, max_length=64, prompt_template="{prompt}")
+    outcomes = encode_dialogues(
+        records, tokenizer, max_length=64, prompt_template="{prompt}", chat_template=None
+    )
     assert list(data.train) == [outcome.row for outcome in outcomes]
     assert len(data.held_out) == 0
     assert any(outcome.cut for outcome in outcomes)

@@ -13,21 +13,21 @@ from hypothesis import strategies as st
 
 from tests.data.annotation.test_fuzz import ANYTHING, attempt
 from training.arguments.parsing import UserError
-from training.data.contamination import digest, question
+from training.data.contamination import extract_prompt, hash_prompt
 from training.data.files import iterate_file, read_file
 from training.data.records import (
     Record,
+    list_sequences,
     parse_group,
     parse_prompt,
     parse_sft_row,
     parse_text,
-    sequences,
 )
 
 FROM_ROW: dict[str, Callable[[Any, str], Record]] = {
     "sft": parse_sft_row,
     "reward": parse_group,
-    "ppo": partial(parse_prompt, prompt_id=0),
+    "ppo": parse_prompt,
     "pretrain": parse_text,
 }
 KEYS = ["prompt", "response", "chosen", "rejected", "messages", "text", "responses", "pairs"]
@@ -55,8 +55,8 @@ def test_a_row_of_any_stage_may_hold_anything(row, stage):
         assert message.startswith("file:1: ")
         assert "\n" not in message
         return
-    digest(question(record))
-    assert all(isinstance(part, str) for pair in sequences(record) for part in pair)
+    hash_prompt(extract_prompt(record))
+    assert all(isinstance(part, str) for pair in list_sequences(record) for part in pair)
 
 
 LINE = st.one_of(

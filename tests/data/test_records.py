@@ -95,13 +95,13 @@ def test_an_empty_system_turn_is_no_turn():
     assert record.messages == (Message("user", "Hi"), Message("assistant", "Hello"))
 
 
-def test_a_prompt_keeps_its_number_and_other_text_columns():
-    prompt = parse_prompt({"prompt": "p", "movie": "Sea", "year": 1999}, HERE, 4)
-    assert (prompt.prompt_id, prompt.text, prompt.fields) == (4, "p", {"movie": "Sea"})
+def test_a_prompt_keeps_its_other_text_columns():
+    prompt = parse_prompt({"prompt": "p", "movie": "Sea", "year": 1999}, HERE)
+    assert (prompt.text, prompt.fields) == ("p", {"movie": "Sea"})
 
 
 def test_a_prompt_conversation_keeps_its_turns_and_reads_as_text():
-    prompt = parse_prompt({"messages": [USER, REPLY, USER]}, HERE, 0)
+    prompt = parse_prompt({"messages": [USER, REPLY, USER]}, HERE)
     assert len(prompt.messages) == 3
     assert prompt.text == "user: Hi\nassistant: Hello\nuser: Hi"
 
@@ -192,7 +192,7 @@ def test_a_bad_group_is_named_in_one_line(changes, message):
 )
 def test_a_bad_prompt_is_named_in_one_line(row, message):
     with pytest.raises(UserError, match=message):
-        parse_prompt(row, HERE, 0)
+        parse_prompt(row, HERE)
 
 
 def test_an_error_shows_only_the_head_of_a_long_value():

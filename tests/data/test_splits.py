@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from training.arguments.parsing import UserError
-from training.data.contamination import digest
-from training.data.splits import held_out, repeat_by_weight
+from training.data.contamination import hash_prompt
+from training.data.splits import choose_held_out, repeat_by_weight
 
 RECORDS = [(f"prompt {n % 40}", n) for n in range(200)]
 
 
 def split(records, fraction, seed=0):
-    keys = np.array([digest(prompt) for prompt, _ in records], np.uint64)
-    is_held = held_out(keys, eval_fraction=fraction, seed=seed).tolist()
+    keys = np.array([hash_prompt(prompt) for prompt, _ in records], np.uint64)
+    is_held = choose_held_out(keys, eval_fraction=fraction, seed=seed).tolist()
     pairs = list(zip(records, is_held, strict=True))
     return [r for r, held in pairs if not held], [r for r, held in pairs if held]
 

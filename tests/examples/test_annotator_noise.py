@@ -7,7 +7,7 @@ import pytest
 from examples.movie_reviews.annotator_noise import NoiseArgs, make_export
 from training.arguments.annotation import AnnotationArgs
 from training.arguments.parsing import UserError
-from training.data.annotation.convert import convert
+from training.data.annotation.convert import convert_tasks
 from training.data.annotation.export import read_export
 
 GROUPS = [
@@ -60,7 +60,7 @@ def test_the_importer_uses_every_vote(tmp_path):
     file = tmp_path / "export.json"
     file.write_text(json.dumps(make_export(GROUPS, tasks=600, annotators=3, noise=0.2, seed=0)))
     args = AnnotationArgs(export=str(file), votes="all", annotator_error="auto")
-    _, report = convert(read_export(str(file)), str(file), args)
+    _, report = convert_tasks(read_export(str(file)), str(file), args)
     assert report["annotations"] == report["used"] == report["pairs"] == 1800
     assert len(report["annotators"]) == 3
 

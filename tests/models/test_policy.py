@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from tests.tiny_models import CPU, EOS_ID, PAD_ID, load_lm, padded, rows_of
 from training.data.collate import collate
-from training.data.encode import encode_conversations, encode_demonstrations
+from training.data.encode import encode_dialogues
 from training.data.records import Conversation, Demonstration
 from training.data.values import Message
 from training.models.loading import load_causal_lm
@@ -134,18 +134,23 @@ def test_dropout_that_is_left_on_is_seen(lm_folders, tokenizer):
     assert (first - read(policy, ROWS, TARGETS)[0]).abs().max() > 1e-3
 
 
+LIMITS: dict[str, Any] = {
+    "max_length": 32,
+    "prompt_template": "{prompt}",
+    "chat_template": None,
+}
+
+
 def demonstration(tokenizer):
     record = Demonstration("w1 w2 w3", "w4 w5", "a:1")
-    (encoded,) = encode_demonstrations(
-        [record], tokenizer, max_length=32, prompt_template="{prompt}"
-    )
+    (encoded,) = encode_dialogues([record], tokenizer, **LIMITS)
     return encoded.row, [3, 4, 5]
 
 
 def conversation(tokenizer):
     turns = [("user", "w1 w2"), ("assistant", "w3"), ("user", "w4"), ("assistant", "w5 w6")]
     record = Conversation(tuple(Message(*turn) for turn in turns), "a:1")
-    (outcome,) = encode_conversations([record], tokenizer, max_length=32, chat_template=None)
+    (outcome,) = encode_dialogues([record], tokenizer, **LIMITS)
     encoded = outcome.row
     assert encoded is not None
     ids = encoded.input_ids

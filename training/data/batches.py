@@ -116,7 +116,7 @@ class Batches(Lazy[list[T]]):
     def __len__(self) -> int:
         return len(self.plan)
 
-    def at(self, place: int) -> list[T]:
+    def make_item(self, place: int) -> list[T]:
         return [self.rows[row] for row in self.plan[place]]
 
 

@@ -29,7 +29,7 @@ class Blocks(Lazy[EncodedText]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def at(self, place: int) -> EncodedText:
+    def make_item(self, place: int) -> EncodedText:
         ids = self._tokens(place * self._block, self.lengths[place])
         return EncodedText(ids, [False] + [True] * (len(ids) - 1))
 
@@ -39,7 +39,7 @@ class Blocks(Lazy[EncodedText]):
         ids: list[int] = []
         while len(ids) < count:
             first = start + len(ids) - (int(self._ends[text - 1]) if text else 0)
-            ids += self._texts.tokens(text, first, first + count - len(ids))
+            ids += self._texts.read_tokens(text, first, first + count - len(ids))
             text += 1
         return ids
 

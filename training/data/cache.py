@@ -1,9 +1,9 @@
 """Files of encoded data that outlive a run, in `<cache>/encoded`, named by what they depend on.
 
-An entry is an Arrow file and a line with its checksum. It is written beside and renamed, so a
-reader sees a whole one or none; of several processes one writes while the others wait. A file
-that does not match its checksum is written anew. Entries that no run has used for a week go,
-the oldest first, when all together exceed MOST_BYTES.
+An entry is an Arrow file and a line with its checksum. It is written under another name and then
+renamed, so a reader sees a whole entry or none; of several processes one writes while the others
+wait. A file that does not match its checksum is written again. Entries that no run has used for a
+week are removed, the oldest first, when all together exceed MOST_BYTES.
 """
 
 import fcntl
@@ -30,43 +30,43 @@ SEAL = "crc32 {:08x} of {:016x} bytes\n"
 SEAL_BYTES = len(SEAL.format(0, 0))
 
 
-def folder() -> Path:
+def find_folder() -> Path:
     return cache_dir() / "encoded"
 
 
-def cached(key: Mapping[str, Any], what: str, write: Callable[[Any], None]) -> Any:
-    """The Arrow file of `key`, mapped into memory; `write(sink)` makes it where there is none.
+def load_or_build(key: Mapping[str, Any], what: str, build: Callable[[Any], None]) -> pa.Buffer:
+    """Map the Arrow file of `key` into memory, after `build(sink)` wrote it if it was missing.
 
-    `what` names it in the log. Without a cache folder that can be written to it is made in memory.
+    `what` names it in the log. It is built in memory if there is no cache folder to write to.
     """
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    path = folder() / f"{name}.arrow"
+    path = find_folder() / f"{name}.arrow"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_suffix(".lock")):
-            found = _opened(path)
-            if found is None:
+        with _lock(path.with_suffix(".lock")):
+            if not _is_whole(path):
                 logger.info("data: encoding %s; kept in %s", what, path)
-                _write(path, write)
-                found = _opened(path)
+                _write(path, build)
                 with suppress(OSError):  # another run may be cleaning up too
                     clean_up(keep=path)
+            os.utime(path)
+            return pa.memory_map(str(path)).read_buffer(path.stat().st_size - SEAL_BYTES)
     except OSError as error:
-        logger.warning("data: no cache in %s (%s); %s is held in memory", folder(), error, what)
-        found = None
-    return in_memory(write) if found is None else found
+        folder = find_folder()
+        logger.warning("data: no cache in %s (%s); %s is held in memory", folder, error, what)
+        return build_in_memory(build)
 
 
-def in_memory(write: Callable[[Any], None]) -> Any:
-    """What `write(sink)` writes, in a buffer."""
+def build_in_memory(build: Callable[[Any], None]) -> pa.Buffer:
+    """Return what `build(sink)` writes."""
     sink = pa.BufferOutputStream()
-    write(sink)
+    build(sink)
     return sink.getvalue()
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait until no other process holds this lock; some network folders know none."""
+def _lock(path: Path) -> Iterator[None]:
+    """Wait until no other process holds this lock; some network folders have none."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -75,38 +75,34 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _opened(path: Path) -> Any:
-    """The entry's Arrow file without its seal, or None where there is none, or a damaged one."""
+def _is_whole(path: Path) -> bool:
+    """True if there is an entry with the checksum in its seal."""
     if not path.is_file():
-        return None
+        return False
     size = path.stat().st_size - SEAL_BYTES
-    if size < 0 or _seal_on(path, size) != _seal_of(path, size):
-        logger.warning("data: %s is damaged; it is written anew", path)
-        return None
-    os.utime(path)
-    return pa.memory_map(str(path)).read_buffer(size)
+    if size >= 0:
+        with path.open("rb") as file:
+            file.seek(size)
+            if file.read() == _compute_seal(path, size):
+                return True
+    logger.warning("data: %s is damaged; it is written again", path)
+    return False
 
 
-def _write(path: Path, write: Callable[[Any], None]) -> None:
-    beside = path.with_suffix(f".{os.uname().nodename}-{os.getpid()}.partial")
+def _write(path: Path, build: Callable[[Any], None]) -> None:
+    partial = path.with_suffix(f".{os.uname().nodename}-{os.getpid()}.partial")
     try:
-        with pa.OSFile(str(beside), "wb") as sink:
-            write(sink)
-        seal = _seal_of(beside, beside.stat().st_size)
-        with beside.open("ab") as file:
+        with pa.OSFile(str(partial), "wb") as sink:
+            build(sink)
+        seal = _compute_seal(partial, partial.stat().st_size)
+        with partial.open("ab") as file:
             file.write(seal)
-        beside.replace(path)
+        partial.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
-def _seal_on(path: Path, size: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(size)
-        return file.read()
-
-
-def _seal_of(path: Path, size: int) -> bytes:
+def _compute_seal(path: Path, size: int) -> bytes:
     crc, left = 0, size
     with path.open("rb") as file:
         while left and (block := file.read(min(left, 2**20))):
@@ -115,11 +111,12 @@ def _seal_of(path: Path, size: int) -> bytes:
 
 
 def clean_up(*, keep: Path) -> None:
-    """Remove what has not been used for a week, oldest first, while there is too much."""
+    """Remove entries that were not used for a week, oldest first, while there are too many."""
     now = time.time()
-    found = sorted((file.stat().st_mtime, file) for file in folder().iterdir() if file.is_file())
-    total = sum(file.stat().st_size for _, file in found)
-    for used, file in found:
+    files = [file for file in find_folder().iterdir() if file.is_file()]
+    entries = sorted((file.stat().st_mtime, file) for file in files)
+    total = sum(file.stat().st_size for file in files)
+    for used, file in entries:
         is_old = now - used > KEPT_SECONDS
         if is_old and file != keep and (total > MOST_BYTES or file.suffix == ".partial"):
             total -= file.stat().st_size

@@ -25,7 +25,7 @@ _NO_SPACES = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(f"[{_NO_SPACES}]|[^\\W{_NO_SPACES}]+")
 
 
-def question(record: Record) -> str:
+def extract_prompt(record: Record) -> str:
     """The part of a record that must not be on both sides of a split: its prompt, or its text."""
     if isinstance(record, Conversation):
         return next(turn.content for turn in record.messages if turn.role == "user")
@@ -34,7 +34,7 @@ def question(record: Record) -> str:
     return record.text
 
 
-def digest(text: str) -> int:
+def hash_prompt(text: str) -> int:
     """64 bits of the text's hash, the same for texts that differ in case and white space alone."""
     return hash_text(" ".join(text.lower().split()))
 
@@ -66,7 +66,7 @@ class HeldOutNGrams:
         return np.asarray(places[self._known[places] == hashes], np.int64)
 
 
-def sharing(train: Iterable[str], held_out: Iterable[str]) -> list[int]:
+def find_shared_texts(train: Iterable[str], held_out: Iterable[str]) -> list[int]:
     """The places of the training texts that share NGRAM words in a row with a held-out one."""
     runs = HeldOutNGrams(held_out)
     found: dict[int, list[int]] = {}

@@ -1,17 +1,11 @@
-"""Rows of any stage to encoded rows: read, check, encode in batches, keep; mix, hold out, report.
-
-What stands here knows no stage: `prepare` says what a row is and how it is encoded.
-"""
+"""The rows of all data paths: encode each file, mix by weight, hold out, decontaminate, report."""
 
 import hashlib
 import logging
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import chain, compress
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import numpy as np
 import pyarrow as pa
@@ -20,238 +14,147 @@ from numpy.typing import NDArray
 from training.arguments.common import CommonArgs
 from training.arguments.parsing import UserError
 from training.data import contamination
-from training.data.annotation.export import is_export
-from training.data.cache import cached, in_memory
-from training.data.encode import EncodedGroup, EncodedPrompt, EncodedText, Outcome
-from training.data.files import Row, raise_error
+from training.data.build_tables import FORMAT, E, R, RowEncoder, encode_file, read_records
+from training.data.cache import build_in_memory, load_or_build
 from training.data.outcomes import EncodeReport
-from training.data.records import Record, sequences
-from training.data.sources import Convert, DataFile, find_data_files, has_split
-from training.data.splits import Places, held_out, repeat_by_weight
-from training.data.tables import Encoded, Layout, Table, TableView, write_table
+from training.data.sources import DataFile, find_data_files, has_split
+from training.data.splits import Places, choose_held_out, repeat_by_weight
+from training.data.tables import Table, TableView
 from training.draws import make_random
 
 logger = logging.getLogger(__name__)
 
-R = TypeVar("R", bound=Record)
-E = TypeVar("E", bound=EncodedText | EncodedGroup | EncodedPrompt)
-Tokenizer = Any
-
-FORMAT = 1  # of the tables and of what is in them; another one makes all caches anew
-BATCH_ROWS = 512  # encoded together, fewer where rows are long
-BATCH_CHARACTERS = 500_000
-
 
 @dataclass(frozen=True)
-class Work(Generic[R, E]):
-    """How one stage's rows become encoded rows, and all that this depends on."""
-
-    stage: str
-    from_row: Callable[[Any, str], R]
-    encode: Callable[[list[R]], list[Outcome[E]]]
-    layout: Layout[E]
-    limit: str  # the flag that sets the length, with its value
-    settings: Mapping[str, Any]  # what `encode` depends on beside the tokenizer
-    tokenizer: Tokenizer
-    convert: Convert | None = None
-    digest: Callable[[str], int] = contamination.digest  # of a prompt: its key
-
-
-@dataclass(frozen=True)
-class Source(Generic[E]):
-    """The encoded rows of some data paths; `order` has the rows that are read, path by path."""
+class EncodedData(Generic[E]):
+    """The encoded rows of some data paths; `order` lists the rows of `table` path by path."""
 
     table: Table[E]
-    parts: list[DataFile]
-    digests: list[str]  # of the parts' content
+    files: list[DataFile]
+    digests: list[str]  # of the files' content
     order: Places
-    first_place: int  # of the rows of `order` in all data
+    first_place: int  # number of the first of `order` in all data
 
     @property
     def keys(self) -> NDArray[np.uint64]:
-        """The keys of the rows of `order`."""
-        return np.asarray(self.table.numbers("key")[self.order], np.uint64)
+        """The hashed prompts of the rows of `order`."""
+        return np.asarray(self.table.read_numbers("key")[self.order], np.uint64)
 
-    def rows(self, places: Places, limit: str) -> tuple[TableView[E], EncodeReport]:
-        """The rows at these places of `order`, less those of which nothing is left; the account."""
-        taken = self.order[places]
-        is_kept = self.table.numbers("longest")[taken] > 0
+    def select(self, places: Places, limit: str) -> tuple[TableView[E], EncodeReport]:
+        """Return the rows at these places of `order` that hold any tokens, and a report of all."""
+        rows = self.order[places]
+        is_kept = self.table.read_numbers("longest")[rows] > 0
         tokens, cut, dropped_pairs = (
-            int(self.table.numbers(name)[taken].sum(dtype=np.int64))
+            int(self.table.read_numbers(name)[rows].sum(dtype=np.int64))
             for name in ("tokens", "cut", "dropped_pairs")
         )
         dropped = int((~is_kept).sum())
-        report = EncodeReport(len(taken), cut, dropped, tokens, limit, dropped_pairs)
-        return TableView(self.table, taken[is_kept], places[is_kept] + self.first_place), report
+        report = EncodeReport(len(rows), cut, dropped, tokens, limit, dropped_pairs)
+        return TableView(self.table, rows[is_kept], places[is_kept] + self.first_place), report
 
 
-def load(args: CommonArgs, work: Work[R, E]) -> tuple[TableView[E], TableView[E]]:
-    """Training and held-out rows.
+def load_rows(args: CommonArgs, encoder: RowEncoder[R, E]) -> tuple[TableView[E], TableView[E]]:
+    """Load training and held-out rows.
 
-    Held-out data is --eval_data_path where given; else the data's own dev split, if every path has
-    one; else a share of the prompts, none of which stays in the training data.
+    Held-out data is --eval_data_path if given, else the data's own dev split if every path has
+    one, else a share of the prompts, which are then no training data.
     """
-    train = source_of(args, work, args.data_path, "train", weights=args.data_weights)
-    own_dev = all(has_split(path, stage=work.stage, split="dev") for path in args.data_path)
-    paths = args.eval_data_path or (args.data_path if own_dev else [])
+    train = encode_paths(args, encoder, args.data_path, "train", weights=args.data_weights)
+    has_dev = all(has_split(path, stage=encoder.stage, split="dev") for path in args.data_path)
+    paths = args.eval_data_path or (args.data_path if has_dev else [])
     if paths:
-        evaluation = source_of(args, work, paths, "dev", first_place=len(train.order))
+        evaluation = encode_paths(args, encoder, paths, "dev", first_place=len(train.order))
         is_train = np.ones(len(train.order), bool)
-        held = np.arange(len(evaluation.order))
+        held_out = np.arange(len(evaluation.order))
     else:
         evaluation = train
-        is_held = held_out(train.keys, eval_fraction=args.eval_fraction, seed=args.seed)
-        is_train, held = ~is_held, np.flatnonzero(is_held)
-    if args.decontaminate and len(held):
-        is_train &= ~_shared(args, work, train, is_train, evaluation, held)
+        is_held_out = choose_held_out(train.keys, eval_fraction=args.eval_fraction, seed=args.seed)
+        is_train, held_out = ~is_held_out, np.flatnonzero(is_held_out)
+    if args.decontaminate and len(held_out):
+        is_train &= ~_find_leaks(args, encoder, train, is_train, evaluation, held_out)
         if not is_train.any():
             raise UserError("--eval_data_path holds every prompt of --data_path; nothing to train")
-    rows, report = train.rows(np.flatnonzero(is_train), work.limit)
-    logger.info("data: %s", report.summary())
-    if not len(held):
-        return rows, TableView(evaluation.table, held, held)
-    held_rows, report = evaluation.rows(held[: args.max_eval_rows or None], work.limit)
-    logger.info("held out: %s", report.summary())
+    rows, report = train.select(np.flatnonzero(is_train), encoder.limit)
+    logger.info("data: %s", report.summarize())
+    if not len(held_out):
+        return rows, TableView(evaluation.table, held_out, held_out)
+    held_rows, report = evaluation.select(held_out[: args.max_eval_rows or None], encoder.limit)
+    logger.info("held out: %s", report.summarize())
     return rows, held_rows
 
 
-def source_of(
+def encode_paths(
     args: CommonArgs,
-    work: Work[R, E],
+    encoder: RowEncoder[R, E],
     paths: Sequence[str],
     split: str,
     *,
     weights: Sequence[float] = (),
     first_place: int = 0,
-) -> Source[E]:
-    """The rows of these paths, each path's as often as its weight says."""
-    parts = find_data_files(paths, stage=work.stage, split=split)
-    digests = [part.digest() for part in parts]
-    files = [_encoded_file(args, work, *pair) for pair in zip(parts, digests, strict=True)]
-    names = [part.name for part in parts]
-    table = Table(work.layout, list(zip(names, files, strict=True)))
+) -> EncodedData[E]:
+    """Encode the files behind these paths, and repeat each path's rows by its weight."""
+    files = find_data_files(paths, stage=encoder.stage, split=split)
+    digests = [file.digest() for file in files]
+    buffers = [
+        encode_file(encoder, file, digest, use_cache=args.data_cache)
+        for file, digest in zip(files, digests, strict=True)
+    ]
+    table = Table(encoder.layout, [file.name for file in files], buffers)
     order, start = [], 0
     for path, weight in zip(paths, weights or [1.0] * len(paths), strict=True):
-        mine = [index for index, part in enumerate(parts) if part.path == path]
+        mine = [index for index, file in enumerate(files) if file.path == path]
         count = sum(table.sizes[index] for index in mine)
         # By content, so that the same files under another path give the same rows.
         draw = make_random("weight", args.seed, *(digests[index] for index in mine))
         order.append(start + repeat_by_weight(count, weight, draw))
         start += count
-    return Source(table, parts, digests, np.concatenate(order), first_place)
+    return EncodedData(table, files, digests, np.concatenate(order), first_place)
 
 
-def _encoded_file(args: CommonArgs, work: Work[R, E], part: DataFile, digest: str) -> Any:
-    """The Arrow file of a part, from the cache where it may be kept."""
-
-    def write(sink: Any) -> None:
-        write_table(sink, work.layout, _batches(work, part))
-        if part.digest() != digest:
-            raise UserError(f"{part.name}: changed while it was read; run again")
-
-    if not args.data_cache or _is_export(work, part):  # an export's account belongs in each log
-        return in_memory(write)
-    key = {
-        "format": FORMAT,
-        "content": digest,
-        "rows": work.stage,
-        "layout": str(work.layout.schema),
-        "settings": dict(work.settings),
-        "tokenizer": hash_tokenizer(work.tokenizer),
-        "versions": [version(name) for name in ("transformers", "tokenizers", "pyarrow")],
-    }
-    return cached(key, part.name, write)
-
-
-def hash_tokenizer(tokenizer: Tokenizer) -> str:
-    """The hash of all that a tokenizer writes when it is saved: tokens, rules, chat template."""
-    found = hashlib.sha256(type(tokenizer).__name__.encode())
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        for file in sorted(file for file in Path(folder).rglob("*") if file.is_file()):
-            content = file.read_bytes()
-            found.update(f"\n{file.name} {len(content)}\n".encode() + content)
-    return found.hexdigest()
-
-
-def _is_export(work: Work[R, E], part: DataFile) -> bool:
-    first = next(part.rows(raise_error), None) if work.convert else None
-    return first is not None and is_export(first[0])
-
-
-def _batches(work: Work[R, E], part: DataFile) -> Iterator[list[Encoded[E]]]:
-    batch: list[R] = []
-    characters = 0
-    for record in _records(work, part):
-        size = sum(len(prompt) + len(response) for prompt, response in sequences(record))
-        if batch and (len(batch) == BATCH_ROWS or characters + size > BATCH_CHARACTERS):
-            yield _encoded_batch(work, part, batch)
-            batch, characters = [], 0
-        batch.append(record)
-        characters += size
-    yield _encoded_batch(work, part, batch)
-
-
-def _records(work: Work[R, E], part: DataFile) -> Iterator[R]:
-    rows: Iterable[Row] = part.rows(raise_error)
-    if work.convert:
-        rows = work.convert(rows, part.name)
-    for row, source in rows:
-        yield work.from_row(row, source)
-
-
-def _encoded_batch(work: Work[R, E], part: DataFile, batch: list[R]) -> list[Encoded[E]]:
-    return [
-        Encoded(
-            record.source.removeprefix(part.name),
-            work.digest(contamination.question(record)),
-            outcome,
-        )
-        for record, outcome in zip(batch, work.encode(batch), strict=True)
-    ]
-
-
-def _shared(
+def _find_leaks(
     args: CommonArgs,
-    work: Work[R, E],
-    train: Source[E],
+    encoder: RowEncoder[R, E],
+    train: EncodedData[E],
     is_train: NDArray[np.bool_],
-    evaluation: Source[E],
-    held: Places,
+    evaluation: EncodedData[E],
+    held_out: Places,
 ) -> NDArray[np.bool_]:
-    """Which rows share a prompt or, plain texts, words with held-out ones; see `contamination`."""
-    is_shared = np.isin(train.keys, evaluation.keys[held])
-    count = int((is_shared & is_train).sum())
+    """Mark training rows that share a prompt or, of plain texts, words with held-out ones."""
+    is_leak = np.isin(train.keys, evaluation.keys[held_out])
+    count = int((is_leak & is_train).sum())
     if count:
         logger.info("data: %d training rows left out: their prompt is held out", count)
-    if work.stage != "pretrain":
-        return is_shared
-    trained = np.isin(np.arange(len(train.table)), train.order[is_train & ~is_shared])
-    known = np.isin(np.arange(len(evaluation.table)), evaluation.order[held])
+    if encoder.stage != "pretrain":
+        return is_leak
+    trained = np.isin(np.arange(len(train.table)), train.order[is_train & ~is_leak])
+    known = np.isin(np.arange(len(evaluation.table)), evaluation.order[held_out])
 
-    def write(sink: Any) -> None:
-        found = contamination.sharing(_texts(work, train, trained), _texts(work, evaluation, known))
-        batch = pa.RecordBatch.from_pydict({"row": np.flatnonzero(trained)[found]})
+    def build(sink: Any) -> None:
+        shared = contamination.find_shared_texts(
+            _read_texts(encoder, train, trained), _read_texts(encoder, evaluation, known)
+        )
+        batch = pa.RecordBatch.from_pydict({"row": np.flatnonzero(trained)[shared]})
         with pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
 
-    masks = hashlib.sha256(trained.tobytes() + known.tobytes()).hexdigest()
     key = {
         "format": FORMAT,
         "words": [contamination.NGRAM, contamination.COMMON],
         "content": [train.digests, evaluation.digests],
-        "rows": masks,
+        "rows": hashlib.sha256(trained.tobytes() + known.tobytes()).hexdigest(),
     }
     what = "which texts share words with held-out ones"
-    file = cached(key, what, write) if args.data_cache else in_memory(write)
-    rows = pa.ipc.open_file(file).read_all().column("row").to_numpy()
+    buffer = load_or_build(key, what, build) if args.data_cache else build_in_memory(build)
+    rows = pa.ipc.open_file(buffer).read_all().column("row").to_numpy()
     if len(rows):
         logger.info("data: %d training texts left out: %d words in a row are held out",
                     len(rows), contamination.NGRAM)  # fmt: skip
-    return is_shared | np.isin(train.order, rows)
+    return is_leak | np.isin(train.order, rows)
 
 
-def _texts(work: Work[R, E], source: Source[E], is_chosen: NDArray[np.bool_]) -> Iterator[str]:
-    """The chosen texts of a table's rows, read anew."""
-    records = chain.from_iterable(_records(work, part) for part in source.parts)
-    return (contamination.question(record) for record in compress(records, is_chosen))
+def _read_texts(
+    encoder: RowEncoder[R, E], data: EncodedData[E], is_chosen: NDArray[np.bool_]
+) -> Iterator[str]:
+    """Read the chosen texts again, since a table holds only their tokens."""
+    records = chain.from_iterable(read_records(encoder, file) for file in data.files)
+    return map(contamination.extract_prompt, compress(records, is_chosen))

@@ -4,9 +4,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from training.data.encode import EncodedGroup
+from training.data.encode import EncodedGroup, count_tokens
 from training.data.lazy import Lazy
-from training.data.outcomes import count_tokens
 from training.data.records import Pair
 from training.data.tables import TableView
 from training.draws import make_random
@@ -33,7 +32,7 @@ class Shares(Lazy[EncodedGroup]):
     def __len__(self) -> int:
         return len(self._shares)
 
-    def at(self, place: int) -> EncodedGroup:
+    def make_item(self, place: int) -> EncodedGroup:
         share = self._shares[place]
         if isinstance(share, int):
             return self._groups[share]

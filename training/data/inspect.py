@@ -17,7 +17,7 @@ from typing import Any
 from training.arguments.inspection import InspectArgs
 from training.arguments.parsing import UserError, exit_with_user_error, parse_args, with_flag
 from training.data.annotation.convert import convert_if_export
-from training.data.contamination import NGRAM, digest, question, sharing
+from training.data.contamination import NGRAM, extract_prompt, find_shared_texts, hash_prompt
 from training.data.files import Row, format_json, write_text
 from training.data.records import (
     Conversation,
@@ -25,11 +25,11 @@ from training.data.records import (
     Record,
     ResponseGroup,
     Text,
+    list_sequences,
     parse_group,
     parse_prompt,
     parse_sft_row,
     parse_text,
-    sequences,
 )
 from training.data.sources import read_rows
 from training.paths import not_there
@@ -39,7 +39,7 @@ BINS = 8  # of the histogram of lengths
 FROM_ROW: dict[str, Callable[[Any, str], Record]] = {
     "sft": parse_sft_row,
     "reward": parse_group,
-    "ppo": partial(parse_prompt, prompt_id=0),
+    "ppo": parse_prompt,
     "pretrain": parse_text,
 }
 
@@ -171,16 +171,20 @@ def conflicts(records: Sequence[Record]) -> list[str]:
 
 def leaks(train: Sequence[Record], held_out: Sequence[Record]) -> list[str]:
     """Training rows that --decontaminate would leave out; see `contamination`."""
-    held = {digest(question(record)): record.source for record in held_out}
+    held = {hash_prompt(extract_prompt(record)): record.source for record in held_out}
     found, others = [], []
     for record in train:
-        source = held.get(digest(question(record)))
+        source = held.get(hash_prompt(extract_prompt(record)))
         if source:
             found.append(f"{record.source} = {source}")
         else:
             others.append(record)
     texts = [record for record in others if isinstance(record, Text)]
-    places = sharing(map(question, texts), map(question, held_out)) if texts else []
+    places = (
+        find_shared_texts(map(extract_prompt, texts), map(extract_prompt, held_out))
+        if texts
+        else []
+    )
     shared = f"shares {NGRAM} words in a row with held-out data"
     return found + [f"{texts[place].source} {shared}" for place in places]
 
@@ -230,7 +234,7 @@ def _measure(args: InspectArgs) -> tuple[Callable[[Record], list[int]], str]:
 
 
 def _characters(record: Record) -> list[int]:
-    return [len(prompt) + len(response) for prompt, response in sequences(record)]
+    return [len(prompt) + len(response) for prompt, response in list_sequences(record)]
 
 
 def _tokenizer(path: str) -> Any:

@@ -8,16 +8,18 @@ T = TypeVar("T")
 
 
 class Lazy(Sequence[T]):
-    """A sequence by its length and `at`; a slice is a list."""
+    """A sequence from its length and `make_item`; a slice is a list."""
 
     @abstractmethod
-    def at(self, place: int) -> T:
-        """The item at a place from 0 to the length."""
+    def make_item(self, index: int) -> T:
+        """Make the item at an index from 0 to the length."""
 
     @overload
     def __getitem__(self, index: int) -> T: ...
     @overload
     def __getitem__(self, index: slice) -> list[T]: ...
     def __getitem__(self, index: int | slice) -> T | list[T]:
-        places = range(len(self))[index]
-        return self.at(places) if isinstance(places, int) else [self.at(p) for p in places]
+        indices = range(len(self))[index]
+        if isinstance(indices, int):
+            return self.make_item(indices)
+        return [self.make_item(each) for each in indices]

@@ -1,7 +1,7 @@
-"""What became of records on the way to tokens, counted for the log."""
+"""Count what encoding made of records: rows left, cut and dropped, and tokens."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,6 +11,8 @@ from training.data.encode import (
     EncodedPrompt,
     EncodedText,
     Outcome,
+    PromptTokens,
+    count_tokens,
     encode_dialogues,
     encode_groups,
     encode_prompts,
@@ -23,11 +25,11 @@ E = TypeVar("E", bound=EncodedText | EncodedGroup | EncodedPrompt)
 
 @dataclass(frozen=True)
 class EncodeReport:
-    """What became of the rows on the way to tokens."""
+    """How many rows were encoded, cut and dropped."""
 
     rows: int
     truncated: int  # rows (in groups: responses) that were cut
-    dropped: int  # rows left out
+    dropped: int  # rows
     tokens: int  # in the rows that are left
     limit: str  # the flag that set the length, with its value
     dropped_pairs: int = 0  # comparisons whose two sides were cut to the same tokens
@@ -36,7 +38,7 @@ class EncodeReport:
         if self.rows and self.rows == self.dropped:
             raise UserError(f"none of the {self.rows} rows fits {self.limit}; raise it")
 
-    def summary(self) -> str:
+    def summarize(self) -> str:
         """One line for the log."""
         parts = [f"{self.rows - self.dropped} of {self.rows} rows, {self.tokens} tokens"]
         if self.truncated:
@@ -49,7 +51,7 @@ class EncodeReport:
 
 
 def collect_rows(outcomes: Sequence[Outcome[E]], limit: str) -> tuple[list[E], EncodeReport]:
-    """The rows that are left, and the account of all."""
+    """Return the rows that are left, and the report of all."""
     rows = [outcome.row for outcome in outcomes if outcome.row is not None]
     report = EncodeReport(
         rows=len(outcomes),
@@ -62,20 +64,25 @@ def collect_rows(outcomes: Sequence[Outcome[E]], limit: str) -> tuple[list[E], E
     return rows, report
 
 
-def count_tokens(row: EncodedText | EncodedGroup | EncodedPrompt) -> list[int]:
-    """Tokens of each sequence of a row: in groups the prompt with each of its responses."""
-    if isinstance(row, EncodedGroup):
-        return [len(row.prompt_ids) + len(ids) for ids in row.response_ids]
-    return [len(row.input_ids)]
+def number_prompts(
+    outcomes: Sequence[Outcome[PromptTokens]], prompt_ids: Iterable[int]
+) -> list[Outcome[EncodedPrompt]]:
+    """Give each prompt its number in the data."""
+    return [
+        Outcome(outcome.row.number(prompt_id) if outcome.row else None, outcome.cut)
+        for outcome, prompt_id in zip(outcomes, prompt_ids, strict=True)
+    ]
 
 
 def count_record_tokens(
     record: Record, *, tokenizer: Any, prompt_template: str, chat_template: str | None
 ) -> list[int]:
-    """Tokens of each sequence that a stage makes of a record; none where it has nothing to learn.
+    """Count the tokens of each sequence that a stage makes of a record, before anything is cut.
 
-    Raises `UserError` where the chat template refuses a conversation.
+    Empty if the record has nothing to learn from. Raises `UserError` if the chat template refuses
+    a conversation.
     """
+    most = sys.maxsize
     templates: dict[str, Any] = {
         "prompt_template": prompt_template,
         "chat_template": chat_template,
@@ -85,15 +92,11 @@ def count_record_tokens(
         outcomes = encode_texts([record], tokenizer)
     elif isinstance(record, Prompt):
         outcomes = encode_prompts(
-            [record],
-            tokenizer,
-            max_prompt_length=sys.maxsize,
-            overlong="error",
-            **templates,
+            [record], tokenizer, max_prompt_length=most, overlong="error", **templates
         )
     elif isinstance(record, ResponseGroup):
-        outcomes = encode_groups([record], tokenizer, max_length=sys.maxsize, **templates)
+        outcomes = encode_groups([record], tokenizer, max_length=most, **templates)
     else:
-        outcomes = encode_dialogues([record], tokenizer, max_length=sys.maxsize, **templates)
+        outcomes = encode_dialogues([record], tokenizer, max_length=most, **templates)
     (outcome,) = outcomes
     return count_tokens(outcome.row) if outcome.row is not None else []

@@ -78,9 +78,8 @@ class ResponseGroup:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Something to respond to. `prompt_id` is its position in the concatenated data."""
+    """Something to respond to."""
 
-    prompt_id: int
     text: str  # for a conversation: its turns as plain lines
     source: str
     fields: Mapping[str, str]  # the row's other text columns
@@ -129,7 +128,7 @@ def parse_text(row: Mapping[str, Any], source: str) -> Text:
     return Text(read_text(row["text"], "text", source), source)
 
 
-def parse_prompt(row: Mapping[str, Any], source: str, prompt_id: int) -> Prompt:
+def parse_prompt(row: Mapping[str, Any], source: str) -> Prompt:
     """{"prompt"}, {"messages"} that end with a user turn, or a comparison's prompt -> Prompt.
 
     A `prompt` may be a list of messages.
@@ -142,12 +141,12 @@ def parse_prompt(row: Mapping[str, Any], source: str, prompt_id: int) -> Prompt:
     name = "messages" if row.get("messages") is not None else "prompt"
     if isinstance(row.get(name), list | tuple) or name == "messages":
         messages = read_prompt_messages(row[name], name, source)
-        return Prompt(prompt_id, as_lines(messages), source, fields, messages)
+        return Prompt(as_lines(messages), source, fields, messages)
     if row.get("chosen") is not None and not isinstance(row.get("prompt"), str):
         found = parse_comparison(row, source)
-        return Prompt(prompt_id, found.prompt, source, fields, found.messages)
+        return Prompt(found.prompt, source, fields, found.messages)
     require_keys(row, ("prompt",), "a prompt row", source, "or 'messages'")
-    return Prompt(prompt_id, read_text(row["prompt"], "prompt", source), source, fields)
+    return Prompt(read_text(row["prompt"], "prompt", source), source, fields)
 
 
 def parse_group(row: Mapping[str, Any], source: str) -> ResponseGroup:
@@ -259,7 +258,7 @@ def _votes(
 Record = Demonstration | Conversation | Text | ResponseGroup | Prompt
 
 
-def sequences(record: Record) -> list[tuple[str, str]]:
+def list_sequences(record: Record) -> list[tuple[str, str]]:
     """(prompt, response) of each sequence that a stage makes of a record; either may be empty."""
     if isinstance(record, Demonstration):
         return [(record.prompt, record.response)]

@@ -23,7 +23,7 @@ SPLIT_NAMES = {
     "test": ("test",),
 }
 
-Convert = Callable[[Iterable[Row], str], Iterator[Row]]  # of a part's rows and its name
+Convert = Callable[[Iterable[Row], str], Iterable[Row]]  # of a part's rows and its name
 
 _SHARD = re.compile(r"-\d+-of-\d+$")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
@@ -35,7 +35,7 @@ class DataFile:
 
     path: str  # what the user named
     name: str  # what the sources of its rows start with
-    rows: Callable[[Fail], Iterator[Row]]
+    read: Callable[[Fail], Iterator[Row]]
     digest: Callable[[], str]  # of its content
 
 
@@ -65,7 +65,7 @@ def read_rows(
     `convert` makes other rows of a part's rows first.
     """
     for part in find_data_files(paths, stage=stage, split=split):
-        rows = part.rows(fail)
+        rows = part.read(fail)
         yield from convert(rows, part.name) if convert else rows
 
 

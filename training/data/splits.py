@@ -30,7 +30,7 @@ def repeat_by_weight(count: int, weight: float, draw: random.Random) -> Places:
     return np.concatenate([np.tile(np.arange(count), whole), np.array(sorted(extra), np.int64)])
 
 
-def held_out(keys: Keys, *, eval_fraction: float, seed: int) -> NDArray[np.bool_]:
+def choose_held_out(keys: Keys, *, eval_fraction: float, seed: int) -> NDArray[np.bool_]:
     """Which rows are held out: a prompt goes where the hash of (seed, prompt) sends it.
 
     A prompt keeps its side when other rows are added. With two prompts or more neither side is

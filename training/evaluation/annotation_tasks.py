@@ -19,9 +19,9 @@ from training.data.annotation.tasks import (
     RANKER_CONFIG,
     Sampled,
     Task,
-    distinct,
     make_pairwise_tasks,
     make_ranker_task,
+    select_distinct,
     sort_by_certainty,
 )
 from training.data.encode import EncodedPrompt
@@ -191,7 +191,9 @@ class Collector:
                 for prompt, sampled in self._generate(engine, index, chunk, count):
                     candidates[prompt.prompt_id].append(sampled)
             kept = {
-                prompt_id: distinct(drawn, args.samples_per_prompt, most_alike=args.most_alike)
+                prompt_id: select_distinct(
+                    drawn, args.samples_per_prompt, most_alike=args.most_alike
+                )
                 for prompt_id, drawn in candidates.items()
             }
             self._write_progress("a", [], kept)
@@ -217,9 +219,9 @@ def _read_prompts(args: CollectArgs, tokenizer: Tokenizer) -> list[EncodedPrompt
     """Read the distinct prompts, in their order."""
     records: dict[str, Prompt] = {}
     for row, source in read_rows(args.prompts, stage="ppo", split="train"):
-        record = parse_prompt(row, source, len(records))
+        record = parse_prompt(row, source)
         records.setdefault(record.text, record)
-    return tokenize_prompts(args, list(records.values()), tokenizer, name="prompts")
+    return tokenize_prompts(args, dict(enumerate(records.values())), tokenizer, name="prompts")
 
 
 def _parse_progress(lines: Sequence[str]) -> Iterator[tuple[int, list[Sampled]]]:

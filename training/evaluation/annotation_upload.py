@@ -29,7 +29,7 @@ class Upload:
             return
         with closing(self._server) as server:
             for file in self._files.values():
-                yield self._push(server, file).in_words(server)
+                yield self._push(server, file).describe(server)
 
     def _push(self, server: Server, file: Path) -> Pushed:
         try:

@@ -7,7 +7,7 @@ import torch
 from training.arguments.chat import ChatArgs
 from training.arguments.parsing import UserError
 from training.data.chat import load_chat_template, tokenize_chat, tokenize_plain
-from training.data.encode import check_prompt_template
+from training.data.encode import fill_template
 from training.data.values import Message
 from training.evaluation.sampling import (
     check_language_model,
@@ -34,7 +34,6 @@ class Conversation:
     def __init__(self, args: ChatArgs, device: torch.device) -> None:
         config, self._tokenizer = check_language_model(args.model, flag="--model")
         self._args = args
-        self._template = check_prompt_template(args.prompt_template)
         self._chat_template = load_chat_template(args.chat_template)
         has_template = bool(self._chat_template or self._tokenizer.chat_template)
         prefers_chat = has_template and args.prompt_template == "{prompt}"
@@ -73,7 +72,9 @@ class Conversation:
     def _encode(self, line: str) -> list[int]:
         """Return the token ids of the prompt; drops old turns to make room."""
         if not self.is_chat:
-            return tokenize_plain(self._tokenizer, [self._template.replace("{prompt}", line)])[0]
+            return tokenize_plain(
+                self._tokenizer, [fill_template(self._args.prompt_template, line)]
+            )[0]
         while True:
             turns = [*self._history, Message("user", line)]
             ids, _ = tokenize_chat(

@@ -15,7 +15,6 @@ from training.data.chat import load_chat_template
 from training.data.encode import (
     EncodedGroup,
     EncodedPrompt,
-    check_prompt_template,
     encode_groups,
 )
 from training.data.outcomes import collect_rows
@@ -88,13 +87,13 @@ def read_inputs(args: EvaluateArgs) -> Inputs:
         comparisons = _read_comparisons(args, tokenizers["before"], config)
     if args.reader_model_name_or_path:
         check_language_model(args.reader_model_name_or_path, flag="--reader_model_name_or_path")
-    records = _read_prompts(args)
+    numbered = _read_prompts(args)
     encoded = {
-        name: tokenize_prompts(args, records, tokenizer, name=f"prompts for {name}")
+        name: tokenize_prompts(args, numbered, tokenizer, name=f"prompts for {name}")
         for name, tokenizer in tokenizers.items()
     }
     kept = set.intersection(*({p.prompt_id for p in prompts} for prompts in encoded.values()))
-    records = [record for record in records if record.prompt_id in kept]
+    records = [record for prompt_id, record in numbered.items() if prompt_id in kept]
     sides = {
         name: Side(
             name,
@@ -137,19 +136,21 @@ def _read_comparisons(
         [parse_group(row, source) for row, source in rows],
         tokenizer,
         max_length=limit,
-        prompt_template=check_prompt_template(args.prompt_template),
+        prompt_template=args.prompt_template,
         chat_template=load_chat_template(args.chat_template),
     )
     groups, report = collect_rows(outcomes, f"the {limit} tokens of --reward_model_name_or_path")
-    logger.info("comparisons: %s", report.summary())
+    logger.info("comparisons: %s", report.summarize())
     return groups
 
 
-def _read_prompts(args: EvaluateArgs) -> list[Prompt]:
+def _read_prompts(args: EvaluateArgs) -> dict[int, Prompt]:
+    """Read prompts by their number in the data."""
     rows = read_rows(args.data_path, stage="ppo", split=args.split)
-    records = [parse_prompt(row, source, index) for index, (row, source) in enumerate(rows)]
+    records = [parse_prompt(row, source) for row, source in rows]
     count = min(args.max_prompts or len(records), len(records))
-    return [records[index * len(records) // count] for index in range(count)]
+    prompt_ids = [index * len(records) // count for index in range(count)]
+    return {prompt_id: records[prompt_id] for prompt_id in prompt_ids}
 
 
 def _read_human_answers(args: EvaluateArgs, given: Mapping[str, str]) -> list[str]:

@@ -1,12 +1,12 @@
 """Check models and read prompts for the tools that sample from saved models."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from training.arguments.sampling import PromptArgs
 from training.data.chat import load_chat_template
-from training.data.encode import EncodedPrompt, check_prompt_template, encode_prompts
-from training.data.outcomes import collect_rows
+from training.data.encode import EncodedPrompt, encode_prompts
+from training.data.outcomes import collect_rows, number_prompts
 from training.data.records import Prompt
 from training.models.loading import Config, check_fits, load_config
 from training.models.scalar import ScalarSettings, find_backbone, read_settings
@@ -40,17 +40,18 @@ def check_reward_model(
 
 
 def tokenize_prompts(
-    args: PromptArgs, records: Sequence[Prompt], tokenizer: Tokenizer, *, name: str
+    args: PromptArgs, records: Mapping[int, Prompt], tokenizer: Tokenizer, *, name: str
 ) -> list[EncodedPrompt]:
-    """Encode prompts and log how many fit; `name` tells the log lines apart."""
+    """Encode prompts by their number in the data; log how many fit, under `name`."""
     outcomes = encode_prompts(
-        records,
+        list(records.values()),
         tokenizer,
         max_prompt_length=args.max_prompt_length,
-        prompt_template=check_prompt_template(args.prompt_template),
+        prompt_template=args.prompt_template,
         chat_template=load_chat_template(args.chat_template),
         overlong=args.overlong_prompts,
     )
-    prompts, report = collect_rows(outcomes, f"--max_prompt_length {args.max_prompt_length}")
-    logger.info("%s: %s", name, report.summary())
+    limit = f"--max_prompt_length {args.max_prompt_length}"
+    prompts, report = collect_rows(number_prompts(outcomes, records), limit)
+    logger.info("%s: %s", name, report.summarize())
     return prompts

@@ -36,7 +36,7 @@ def main() -> None:
         for paths, kind_of_rows, split in named:
             here = [path for path in paths if path.startswith(EXAMPLE) or is_local_path(path)]
             for part in find_data_files(here, stage=kind_of_rows, split=split) if here else ():
-                next(part.rows(raise_error), None)
+                next(part.read(raise_error), None)
     except UserError as error:
         exit_with_user_error("main.py", str(error))
 

@@ -1,9 +1,9 @@
 import pytest
 
 from training.data.annotation.agreement import (
-    agreement_with_others,
-    annotator_error,
     cohen_kappa,
+    compute_agreement_with_others,
+    estimate_annotator_error,
     krippendorff_alpha,
     percent_agreement,
 )
@@ -46,19 +46,19 @@ def test_where_nobody_can_be_compared_there_is_no_figure():
     assert cohen_kappa([], []) is None
     assert cohen_kappa([1.0, 1.0], [1.0, 1.0]) is None
     assert krippendorff_alpha([{"a": 1.0, "b": 1.0}]) is None
-    assert annotator_error(None) is None
+    assert estimate_annotator_error(None) is None
 
 
 def test_each_annotator_is_compared_with_all_others_of_a_unit():
     units = [{"a": 1.0, "b": 1.0, "c": 0.0}, {"a": 1.0, "c": 1.0}]
-    assert agreement_with_others(units) == {"a": 2 / 3, "b": 1 / 2, "c": 1 / 3}
+    assert compute_agreement_with_others(units) == {"a": 2 / 3, "b": 1 / 2, "c": 1 / 3}
 
 
 @pytest.mark.parametrize("error", [0.0, 0.05, 0.1, 0.3])
 def test_the_error_explains_the_agreement(error):
     agreement = (1 - error) ** 2 + error**2
-    assert annotator_error(agreement) == pytest.approx(error, abs=1e-9)
+    assert estimate_annotator_error(agreement) == pytest.approx(error, abs=1e-9)
 
 
 def test_agreement_by_chance_is_an_error_of_a_half():
-    assert annotator_error(0.5) == annotator_error(0.3) == 0.5
+    assert estimate_annotator_error(0.5) == estimate_annotator_error(0.3) == 0.5

@@ -19,9 +19,9 @@ from tests.data.annotation.exports import (
 )
 from training.arguments.annotation import AnnotationArgs, VoteArgs
 from training.arguments.parsing import UserError
-from training.data.annotation.convert import convert, convert_if_export
+from training.data.annotation.convert import convert_if_export, convert_tasks
 from training.data.annotation.export import read_export
-from training.data.annotation.report import in_words
+from training.data.annotation.report import format_report
 from training.data.files import read_file
 from training.data.records import parse_group
 
@@ -32,7 +32,7 @@ PAIR_CONFIG = """<View><Text name="q" value="$question"/>
 
 
 def converted(path: str, **changes: Any) -> Any:
-    rows, report = convert(read_export(path), path, replace(ARGS, **changes))
+    rows, report = convert_tasks(read_export(path), path, replace(ARGS, **changes))
     assert report["used"] + sum(report["dropped"].values()) == report["annotations"]
     for row, source in rows:
         parse_group(row, source)  # stage 2 takes it
@@ -480,7 +480,7 @@ def test_no_file_is_written_over_another(tmp_path):
 def test_tied_questions_are_said_to_be_left_out(tmp_path):
     tasks = [*three_votes("left", "right"), task(2, annotation(9, 1, chosen("left")))]
     _, report = converted(write(tmp_path, tasks), votes="majority")
-    assert any("1 questions whose votes are tied" in line for line in in_words(report, 1))
+    assert any("1 questions whose votes are tied" in line for line in format_report(report))
 
 
 def test_an_export_without_any_vote_is_an_error_with_the_reasons(tmp_path):

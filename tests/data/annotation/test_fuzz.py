@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.data.annotation.exports import annotation, chosen, items, ranked, rated, task
 from training.arguments.annotation import VoteArgs
 from training.arguments.parsing import UserError
-from training.data.annotation.convert import convert
+from training.data.annotation.convert import convert_tasks
 from training.data.annotation.export import read_export
 from training.data.files import read_file
 from training.data.records import parse_group
@@ -47,7 +47,7 @@ def account(path: str, **changes: Any) -> None:
     tasks, message = attempt(lambda: read_export(path))
     if message:
         return
-    found, message = attempt(lambda: convert(tasks, path, VoteArgs(**changes)))
+    found, message = attempt(lambda: convert_tasks(tasks, path, VoteArgs(**changes)))
     if message:
         return
     rows, report = found

@@ -8,10 +8,10 @@ from training.data.annotation.tasks import (
     RANKER_CONFIG,
     Sampled,
     add_prediction,
-    distinct,
     make_pairwise_tasks,
     make_ranker_task,
     measure_likeness,
+    select_distinct,
     sort_by_certainty,
 )
 
@@ -43,9 +43,9 @@ def test_likeness_is_the_share_of_words_in_order(first, second, expected):
 
 def test_duplicates_near_duplicates_and_empty_responses_are_left_out():
     candidates = sampled("a b c d e", "a b c d e!", "  ", "a b c d x", "f g h")
-    kept = distinct(candidates, 5, most_alike=0.7)
+    kept = select_distinct(candidates, 5, most_alike=0.7)
     assert [response.text for response in kept] == ["a b c d e", "f g h"]
-    assert len(distinct(candidates, 5, most_alike=0.9)) == 3
+    assert len(select_distinct(candidates, 5, most_alike=0.9)) == 3
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,13 @@ def test_duplicates_near_duplicates_and_empty_responses_are_left_out():
     ],
 )
 def test_control_characters_are_not_shown_to_people(text, shown):
-    assert bool(distinct(sampled(text), 1, most_alike=0.5)) == shown
+    assert bool(select_distinct(sampled(text), 1, most_alike=0.5)) == shown
 
 
 def test_responses_come_from_as_many_temperatures_as_there_are():
     cold = sampled("a", "b", "c", temperature=0.5)
     hot = sampled("x", "y", "z", temperature=1.5)
-    kept = distinct([*cold, *hot], 4, most_alike=0.5)
+    kept = select_distinct([*cold, *hot], 4, most_alike=0.5)
     assert sorted(response.temperature for response in kept) == [0.5, 0.5, 1.5, 1.5]
 
 

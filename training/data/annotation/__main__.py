@@ -12,29 +12,29 @@ from contextlib import closing
 
 from training.arguments.annotation import AnnotationArgs, PullArgs, PushArgs
 from training.arguments.parsing import UserError, exit_with_user_error, parse_args, with_flag
-from training.data.annotation.convert import convert
+from training.data.annotation.convert import convert_tasks
 from training.data.annotation.exchange import pull, push
 from training.data.annotation.export import read_export
-from training.data.annotation.report import in_words
+from training.data.annotation.report import format_report
 from training.data.annotation.server import Server
 from training.data.files import format_json, write_text
 
 OTHERS = "Instead of an export: push (tasks to a server) or pull (its export); each has --help."
 
 
-def converted(args: AnnotationArgs) -> Iterator[str]:
-    rows, report = convert(read_export(args.export), args.export, args)
+def convert_file(args: AnnotationArgs) -> list[str]:
+    rows, report = convert_tasks(read_export(args.export), args.export, args)
     if args.output:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row, _ in rows]
         write_text(args.output, "".join(lines), "--output")
     if args.report:
         write_text(args.report, format_json(report), "--report")
-    yield from in_words(report, report["pairs"])
+    return format_report(report)
 
 
-def pushed(args: PushArgs) -> Iterator[str]:
+def push_file(args: PushArgs) -> Iterator[str]:
     with closing(Server(args.label_studio_url)) as server:
-        found = push(
+        pushed = push(
             server,
             args.tasks,
             args.page,
@@ -42,27 +42,27 @@ def pushed(args: PushArgs) -> Iterator[str]:
             annotations_per_task=args.annotations_per_task,
             control=args.label_control,
         )
-        yield found.in_words(server)
+        yield pushed.describe(server)
 
 
-def pulled(args: PullArgs) -> Iterator[str]:
+def pull_file(args: PullArgs) -> Iterator[str]:
     with closing(Server(args.label_studio_url)) as server:
         yield from pull(server, args)
 
 
-def lines_of(words: list[str]) -> Iterator[str]:
-    """What the command line asks for, done."""
+def run(words: list[str]) -> str:
+    """Do what the command line asks for, and return the text to print."""
     if words[:1] == ["push"]:
-        return pushed(parse_args(PushArgs, with_flag("--tasks", words[1:])))
+        return "\n".join(push_file(parse_args(PushArgs, with_flag("--tasks", words[1:]))))
     if words[:1] == ["pull"]:
-        return pulled(parse_args(PullArgs, words[1:]))
-    return converted(parse_args(AnnotationArgs, with_flag("--export", words), about=OTHERS))
+        return "\n".join(pull_file(parse_args(PullArgs, words[1:])))
+    args = parse_args(AnnotationArgs, with_flag("--export", words), about=OTHERS)
+    return "\n".join(convert_file(args))
 
 
 def main() -> None:
-    lines = lines_of(sys.argv[1:])
     try:
-        text = "\n".join(lines)
+        text = run(sys.argv[1:])
     except UserError as error:
         exit_with_user_error("annotation", str(error))
     sys.stdout.write(text + "\n")

@@ -1,4 +1,4 @@
-"""How far annotators agree. Pure statistics of votes; the formulas' sources are beside them."""
+"""Agreement of annotators: pure statistics of votes, each with the source of its formula."""
 
 import math
 from collections import Counter, defaultdict
@@ -10,7 +10,7 @@ Unit = Mapping[str, float]
 
 
 def percent_agreement(units: Iterable[Unit]) -> float | None:
-    """The share of equal judgements over all pairs of annotators and units; None without a pair."""
+    """Return the share of equal judgements over all pairs of annotators; None without a pair."""
     equal = total = 0
     for unit in units:
         for left, right in combinations(unit.values(), 2):
@@ -20,9 +20,9 @@ def percent_agreement(units: Iterable[Unit]) -> float | None:
 
 
 def cohen_kappa(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Two annotators' agreement beyond chance on the same items (Cohen, 1960).
+    """Return two annotators' agreement beyond chance on the same items (Cohen, 1960).
 
-    None without items, or where both gave one and the same answer throughout.
+    None without items, or if both gave only one answer, the same one.
     """
     count = len(first)
     if not count:
@@ -34,16 +34,16 @@ def cohen_kappa(first: Sequence[float], second: Sequence[float]) -> float | None
 
 
 def krippendorff_alpha(units: Iterable[Unit]) -> float | None:
-    """Nominal alpha for any number of annotators with gaps (Krippendorff, 2011, section C).
+    """Return nominal alpha for any number of annotators with gaps (Krippendorff, 2011, section C).
 
-    1 - observed / expected disagreement over values that can be paired; None where there are none
-    or only one value was ever given.
+    1 - observed / expected disagreement over values that can be paired; None without such values
+    or with only one value.
     """
     coincidences: dict[tuple[float, float], float] = defaultdict(float)
     for unit in units:
         values = list(unit.values())
-        for place, value in enumerate(values):
-            for other in values[:place] + values[place + 1 :]:
+        for index, value in enumerate(values):
+            for other in values[:index] + values[index + 1 :]:
                 coincidences[value, other] += 1.0 / (len(values) - 1)
     totals: dict[float, float] = defaultdict(float)
     for (value, _), weight in coincidences.items():
@@ -56,8 +56,8 @@ def krippendorff_alpha(units: Iterable[Unit]) -> float | None:
     return 1.0 - (count - 1.0) * observed / expected
 
 
-def agreement_with_others(units: Iterable[Unit]) -> dict[str, float]:
-    """Each annotator's share of judgements that equal another annotator's on the same unit."""
+def compute_agreement_with_others(units: Iterable[Unit]) -> dict[str, float]:
+    """Return each annotator's share of judgements that equal another's on the same unit."""
     equal: Counter[str] = Counter()
     total: Counter[str] = Counter()
     for unit in units:
@@ -68,11 +68,11 @@ def agreement_with_others(units: Iterable[Unit]) -> dict[str, float]:
     return {annotator: equal[annotator] / total[annotator] for annotator in sorted(total)}
 
 
-def annotator_error(agreement: float | None) -> float | None:
-    """The chance e that an annotator errs, from how often two of them agree on a decided pair.
+def estimate_annotator_error(agreement: float | None) -> float | None:
+    """Estimate the chance e that an annotator errs, from how often two agree on a decided pair.
 
-    Both right or both wrong: agreement = (1 - e)^2 + e^2, solved for e below a half. None where
-    nobody can be compared; a half where agreement is not above chance.
+    Both right or both wrong: agreement = (1 - e)^2 + e^2, solved for e below a half. None if
+    nobody can be compared; a half if agreement is not above chance.
     """
     if agreement is None:
         return None

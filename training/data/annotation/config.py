@@ -1,6 +1,6 @@
-"""How a project's tasks are to be read: which data hold the answers, which control the choice.
+"""How to read a project's tasks: which data keys hold the answers, which control the choice.
 
-From the labelling config where it is given, else from the names that the collection writes.
+Both come from the labelling config if it is given, else from the names that collect.sh writes.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -20,10 +20,8 @@ CONTROLS = {"Pairwise": "pairwise", "Ranker": "ranker", "Rating": "rating"}
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """The data keys of prompt, answers (left, right), items and single response, and the control
-    whose choice counts with its kind; "" and () where the config does not say.
-
-    `buckets` are a ranker's, the best first.
+    """Data keys of prompt, answers (left, right), items and single response; the control that
+    counts and its kind; a ranker's buckets, best first. Empty if the config does not name them.
     """
 
     prompt: str = ""
@@ -34,33 +32,33 @@ class LabelConfig:
     kind: str = ""
     buckets: tuple[str, ...] = ()
 
-    def prompt_key(self, data: Mapping[str, Any]) -> str:
-        return _first_key(self.prompt, PROMPT_KEYS, data)
+    def find_prompt_key(self, data: Mapping[str, Any]) -> str:
+        return _find_key(self.prompt, PROMPT_KEYS, data)
 
-    def items_key(self, data: Mapping[str, Any]) -> str:
-        return _first_key(self.items, ITEM_KEYS, data)
+    def find_items_key(self, data: Mapping[str, Any]) -> str:
+        return _find_key(self.items, ITEM_KEYS, data)
 
-    def response_key(self, data: Mapping[str, Any]) -> str:
-        return _first_key(self.response, RESPONSE_KEYS, data)
+    def find_response_key(self, data: Mapping[str, Any]) -> str:
+        return _find_key(self.response, RESPONSE_KEYS, data)
 
-    def answer_keys(self, data: Mapping[str, Any]) -> tuple[str, str]:
-        """Left and right; ("", "") if the data have neither."""
+    def find_answer_keys(self, data: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the keys of left and right; ("", "") if the data have neither."""
         known = [self.answers] if self.answers else ANSWER_KEYS
         return next((pair for pair in known if all(key in data for key in pair)), ("", ""))
 
 
-def _first_key(named: str, usual: Sequence[str], data: Mapping[str, Any]) -> str:
+def _find_key(named: str, usual: Sequence[str], data: Mapping[str, Any]) -> str:
     keys = (named,) if named else usual
     return next((key for key in keys if key in data), "")
 
 
 def read_config(path: str, *, control: str = "") -> LabelConfig:
-    """The labelling config in an XML file; `control` chooses among several."""
+    """Read the labelling config in an XML file; `control` chooses among several controls."""
     return parse_config(read_page(path), path, control=control)
 
 
 def read_page(path: str) -> str:
-    """The text of a labelling config."""
+    """Read the text of a labelling config."""
     try:
         return Path(path).expanduser().read_text(encoding="utf-8")
     except OSError as error:
@@ -70,26 +68,26 @@ def read_page(path: str) -> str:
 
 
 def parse_config(text: str, path: str, *, control: str = "") -> LabelConfig:
-    """The labelling config in XML that came from `path`."""
+    """Parse the labelling config in XML that came from `path`."""
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise UserError(f"--label_config {path}: is no XML: {error}") from error
-    found = [tag for tag in root.iter() if tag.tag in CONTROLS]
-    names = [tag.get("name", "") for tag in found]
+    tags = [tag for tag in root.iter() if tag.tag in CONTROLS]
+    names = [tag.get("name", "") for tag in tags]
     if control and control not in names:
         raise UserError(f"--label_control {control}: {path} has only {names}")
     if control:
-        found = [tag for tag in found if tag.get("name") == control]
-    if len(found) != 1:
+        tags = [tag for tag in tags if tag.get("name") == control]
+    if len(tags) != 1:
         raise UserError(
             f"--label_config {path}: needs one Pairwise, Ranker or Rating whose choice counts, has "
             f"{names}; name one with --label_control"
         )
-    return _config(found[0], root, path)
+    return _build_config(tags[0], root, path)
 
 
-def _config(tag: ElementTree.Element, root: ElementTree.Element, path: str) -> LabelConfig:
+def _build_config(tag: ElementTree.Element, root: ElementTree.Element, path: str) -> LabelConfig:
     kind = CONTROLS[tag.tag]
     objects = [name.strip() for name in tag.get("toName", "").split(",")]
     keys = {

@@ -1,52 +1,74 @@
-"""From the annotations of an export to questions with votes, and an account of the rest."""
+"""Annotations of an export to questions with votes; each annotation is used or dropped by reason.
 
+Pairwise choices and rankings vote on their own task. Ratings of single responses are compared
+across the tasks of one prompt, each annotator's ratings only with each other.
+"""
+
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 from training.arguments.parsing import UserError
-from training.data.annotation.choices import answers_of, choice_of, ranking_of
 from training.data.annotation.config import LabelConfig
 from training.data.annotation.export import Annotation, Region, Task
-from training.data.annotation.ratings import RatedPrompt, add_ratings
-from training.data.annotation.votes import Ledger, NoVoteError, Question, Ties, Vote, text_of
+from training.data.annotation.votes import (
+    TIE,
+    Ledger,
+    NoVoteError,
+    Question,
+    Ties,
+    Vote,
+    read_answers,
+    read_choice,
+    read_ranking,
+    read_text,
+)
 
 KINDS = ("pairwise", "ranker", "rating")
+Submissions = Sequence[tuple[Annotation, Region | None]]
+
+
+@dataclass
+class RatedPrompt:
+    """Ratings of responses to one prompt, from all tasks that have it."""
+
+    prompt: str
+    source: str
+    responses: list[str] = field(default_factory=list)
+    ratings: dict[str, list[tuple[int, float, Task, Annotation]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
 
 
 def collect_votes(
     tasks: Sequence[Task], config: LabelConfig, *, ties: Ties
 ) -> tuple[list[Question], Ledger]:
-    """Questions with at least one vote, in the tasks' order, and what became of each annotation."""
-    config = _one_control(tasks, config)
+    """Return questions with at least one vote, in the tasks' order, and the ledger."""
+    config = _choose_control(tasks, config)
     ledger = Ledger()
     questions: list[Question] = []
     rated: dict[str, RatedPrompt] = {}
     for task in tasks:
-        kept = _latest(task, config, ties, ledger)
+        kept = _select_latest(task, config, ties, ledger)
         if config.kind == "rating":
-            add_ratings(rated, task, kept, config, ledger)
-            continue
-        question = _question(task, config, ledger, [annotation for annotation, _ in kept])
-        if question is None:
-            continue
-        for annotation, region in kept:
-            _vote(question, task, annotation, region, config, ties, ledger)
-        if question.votes:
+            _add_ratings(rated, task, kept, config, ledger)
+        elif question := _ask_task(task, kept, config, ties, ledger):
             questions.append(question)
-    questions += [q for prompt in rated.values() if (q := prompt.question(ties, ledger)).votes]
+    questions += [q for prompt in rated.values() if (q := _compare(prompt, ties, ledger)).votes]
     return questions, ledger
 
 
-def _one_control(tasks: Sequence[Task], config: LabelConfig) -> LabelConfig:
-    """The config with the control and kind whose choices count, found in the regions if unsaid."""
-    found = {
+def _choose_control(tasks: Sequence[Task], config: LabelConfig) -> LabelConfig:
+    """Return the config with the control and kind that count, read from regions if not given."""
+    known = {
         (region.control, region.kind)
         for task in tasks
         for annotation in task.annotations
         for region in annotation.regions
         if region.kind in KINDS
     }
-    named = {pair for pair in found if not config.control or pair[0] == config.control}
+    named = {pair for pair in known if not config.control or pair[0] == config.control}
     if len(named) > 1:
         names = sorted(control for control, _ in named)
         raise UserError(
@@ -54,23 +76,21 @@ def _one_control(tasks: Sequence[Task], config: LabelConfig) -> LabelConfig:
             "--label_control"
         )
     if not named:
-        if found:
+        if known:
             raise UserError(
                 f"the control {config.control} (of --label_config or --label_control) is not in "
-                f"the export, which has {', '.join(sorted(control for control, _ in found))}"
+                f"the export, which has {', '.join(sorted(control for control, _ in known))}"
             )
         return replace(config, kind=config.kind or "pairwise")
     control, kind = next(iter(named))
     return replace(config, control=control, kind=kind)
 
 
-def _latest(
-    task: Task, config: LabelConfig, ties: Ties, ledger: Ledger
-) -> list[tuple[Annotation, Region | None]]:
-    """The last submission of each annotator, with its region where it can be read.
+def _select_latest(task: Task, config: LabelConfig, ties: Ties, ledger: Ledger) -> Submissions:
+    """Select the last readable submission of each annotator, with its region.
 
-    A later one takes the place of an earlier one whatever it says; a skip says nothing and leaves
-    an earlier submission as it is. Who is not named may be anybody.
+    A later submission replaces an earlier one, readable or not; a skip replaces nothing. Unnamed
+    annotators may be anybody, so they replace nobody.
     """
     last: dict[str, Annotation] = {}
     for annotation in task.annotations:
@@ -84,14 +104,14 @@ def _latest(
         try:
             if annotation.annotator and latest is not annotation and not annotation.is_skipped:
                 raise NoVoteError("superseded by the same annotator")
-            kept.append((annotation, _region_of(annotation, config, ties)))
+            kept.append((annotation, _find_region(annotation, config, ties)))
         except NoVoteError as reason:
             ledger.drop(str(reason), task, annotation)
     return kept
 
 
-def _region_of(annotation: Annotation, config: LabelConfig, ties: Ties) -> Region | None:
-    """The region that counts; None for a submission with nothing chosen, where that is a tie."""
+def _find_region(annotation: Annotation, config: LabelConfig, ties: Ties) -> Region | None:
+    """Return the region that counts; None if nothing is chosen where that is a tie."""
     if annotation.is_skipped:
         raise NoVoteError("skipped")
     if annotation.broken:
@@ -108,37 +128,76 @@ def _region_of(annotation: Annotation, config: LabelConfig, ties: Ties) -> Regio
     return regions[0]
 
 
-def _question(
-    task: Task, config: LabelConfig, ledger: Ledger, annotations: Sequence[Annotation]
+def _ask_task(
+    task: Task, kept: Submissions, config: LabelConfig, ties: Ties, ledger: Ledger
 ) -> Question | None:
-    """The task's prompt and responses; without them its annotations are dropped."""
+    """Return a pairwise or ranker task's question with its votes; None without any."""
     try:
-        prompt = text_of(task.data.get(config.prompt_key(task.data)), "prompt")
-        responses = answers_of(task.data, config)
+        prompt = read_text(task.data.get(config.find_prompt_key(task.data)), "prompt")
+        answers = read_answers(task.data, config)
     except NoVoteError as reason:
-        for annotation in annotations:
+        for annotation, _ in kept:
             ledger.drop(str(reason), task, annotation)
         return None
-    return Question(prompt, [text for _, text in responses], task.source, config.kind)
+    question = Question(prompt, [text for _, text in answers], task.source, config.kind)
+    for annotation, region in kept:
+        try:
+            if config.kind == "pairwise":
+                votes = [(0, 1, read_choice(region, ties))]
+            else:
+                assert region is not None  # nothing chosen is a tie in pairwise tasks alone
+                votes = read_ranking(region, answers, config)
+        except NoVoteError as reason:
+            ledger.drop(str(reason), task, annotation)
+            continue
+        question.votes += [Vote(annotation.annotator, *vote) for vote in votes]
+        ledger.use(task, annotation)
+    return question if question.votes else None
 
 
-def _vote(
-    question: Question,
+def _add_ratings(
+    rated: dict[str, RatedPrompt],
     task: Task,
-    annotation: Annotation,
-    region: Region | None,
+    kept: Submissions,
     config: LabelConfig,
-    ties: Ties,
     ledger: Ledger,
 ) -> None:
-    try:
-        if config.kind == "pairwise":
-            votes = [(0, 1, choice_of(region, ties))]
-        else:
-            assert region is not None  # nothing chosen is a tie in pairwise tasks alone
-            votes = ranking_of(region, answers_of(task.data, config), config)
-    except NoVoteError as reason:
-        ledger.drop(str(reason), task, annotation)
-        return
-    question.votes += [Vote(annotation.annotator, *vote) for vote in votes]
-    ledger.used.append((task.task_id, annotation.annotation_id))
+    """Add a task's ratings to those of its prompt."""
+    for annotation, region in kept:
+        try:
+            prompt = read_text(task.data.get(config.find_prompt_key(task.data)), "prompt")
+            response = read_text(task.data.get(config.find_response_key(task.data)), "answer")
+            rating = region.value.get("rating") if region is not None else None
+            if not annotation.annotator:
+                raise NoVoteError("a rating by nobody named, comparable with no other")
+            if isinstance(rating, bool) or not isinstance(rating, int | float):
+                raise NoVoteError("a rating that is no number")
+        except NoVoteError as reason:
+            ledger.drop(str(reason), task, annotation)
+            continue
+        entry = rated.setdefault(prompt, RatedPrompt(prompt, task.source))
+        if response not in entry.responses:
+            entry.responses.append(response)
+        index = entry.responses.index(response)
+        entry.ratings[annotation.annotator].append((index, float(rating), task, annotation))
+
+
+def _compare(rated: RatedPrompt, ties: Ties, ledger: Ledger) -> Question:
+    """Compare each annotator's ratings of one prompt with each other."""
+    question = Question(rated.prompt, rated.responses, rated.source, "rating")
+    for annotator, ratings in rated.ratings.items():
+        useful = set()
+        for (a, left, *_), (b, right, *_) in combinations(ratings, 2):
+            if a == b or (left == right and ties == "drop"):
+                continue
+            share = TIE if left == right else float((left > right) == (a < b))
+            question.votes.append(Vote(annotator, min(a, b), max(a, b), share))
+            useful |= {a, b}
+        for index, _, task, annotation in ratings:
+            if index in useful:
+                ledger.use(task, annotation)
+            elif len(ratings) == 1:
+                ledger.drop("the only rating of its prompt by its annotator", task, annotation)
+            else:
+                ledger.drop("rated as all others of its prompt", task, annotation)
+    return question

@@ -1,4 +1,4 @@
-"""Tasks to a Label Studio project, and what people made of them back."""
+"""Push tasks to a Label Studio project, and pull its export."""
 
 import json
 from collections import Counter
@@ -9,28 +9,27 @@ from typing import Any
 from training.arguments.annotation import PullArgs
 from training.arguments.parsing import UserError
 from training.data.annotation.config import LabelConfig, parse_config, read_page
-from training.data.annotation.export import Task, export_tasks, is_export, is_unlabelled
+from training.data.annotation.export import is_export, is_unlabelled, parse_tasks
 from training.data.annotation.server import Project, Server
 from training.data.files import parse_rows, read_file, write_text
 
-BATCH = 200  # tasks of one request: seconds, and little is lost when one fails
+BATCH = 200  # tasks per request: seconds, and little is lost when one fails
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What became of a file's tasks."""
+    """How many of a file's tasks were added to a project, and how many it had."""
 
     project: Project
     is_new: bool
     added: int
     known: int
 
-    def in_words(self, server: Server) -> str:
+    def describe(self, server: Server) -> str:
         made = " is new" if self.is_new else ""
         known = f", {self.known} were there already" if self.known else ""
-        return f"{self.project}{made}: {self.added} tasks added{known}: " + server.address_of(
-            self.project
-        )
+        address = server.build_address(self.project)
+        return f"{self.project}{made}: {self.added} tasks added{known}: {address}"
 
 
 def push(
@@ -42,10 +41,9 @@ def push(
     annotations_per_task: int,
     control: str = "",
 ) -> Pushed:
-    """Add a file's tasks to the project `name`, a title or number; a title that is none is made.
+    """Add a file's tasks to the project `name`, a title or number; create a title that is missing.
 
-    A task whose data the project has is not added again, so that a push that was cut short, or
-    is done twice, goes on where it was.
+    A task whose data the project has is not added again, so a push can be repeated.
     """
     page = read_page(page_path)
     tasks = read_tasks(tasks_path, parse_config(page, page_path, control=control))
@@ -53,16 +51,16 @@ def push(
     is_new = project is None
     if project is None:
         project = server.create(name, page, annotations_per_task=annotations_per_task)
-    new = tasks if is_new else _unknown(tasks, server.data_of_tasks(project))
+    new = tasks if is_new else _select_new(tasks, server.list_task_data(project))
     for start in range(0, len(new), BATCH):
         server.add(project, new[start : start + BATCH])
     return Pushed(project, is_new, added=len(new), known=len(tasks) - len(new))
 
 
 def check_project(server: Server, name: str, page: str, page_path: str) -> Project | None:
-    """The project `name` if there is one, which must ask what this page asks."""
+    """Return the project `name` if there is one; it must ask what this page asks."""
     project = server.find(name)
-    if project is not None and _question(project.page) != _question(page):
+    if project is not None and _parse_page(project.page) != _parse_page(page):
         raise UserError(
             f"--project {name}: {project} has another labelling config than {page_path}; name "
             "another project, or put that file's text under its Settings, Labeling Interface"
@@ -70,8 +68,8 @@ def check_project(server: Server, name: str, page: str, page_path: str) -> Proje
     return project
 
 
-def _question(page: str) -> LabelConfig | None:
-    """Which data a page shows and what it asks; its looks do not matter."""
+def _parse_page(page: str) -> LabelConfig | None:
+    """Parse the data that a page shows and what it asks; its looks do not matter."""
     try:
         return parse_config(page, "")
     except UserError:
@@ -79,7 +77,7 @@ def _question(page: str) -> LabelConfig | None:
 
 
 def read_tasks(path: str, config: LabelConfig) -> list[dict[str, Any]]:
-    """Tasks as they are imported, each with what the page shows."""
+    """Read tasks to import; each must have the data that the page shows."""
     shown = [config.prompt, *(config.answers or ()), config.items, config.response]
     tasks = []
     for row, source in read_file(path, stage="reward"):
@@ -93,38 +91,32 @@ def read_tasks(path: str, config: LabelConfig) -> list[dict[str, Any]]:
     return tasks
 
 
-def _unknown(tasks: Sequence[dict[str, Any]], known: Sequence[Any]) -> list[dict[str, Any]]:
-    """Tasks that are not among the known ones; one that is wanted twice is looked for twice."""
-    left = Counter(map(_key, known))
-    return [task for task in tasks if not _taken(left, _key(task["data"]))]
-
-
-def _taken(left: Counter[str], key: str) -> bool:
-    left[key] -= 1
-    return left[key] >= 0
-
-
-def _key(data: Any) -> str:
-    return json.dumps(data, sort_keys=True)
+def _select_new(tasks: Sequence[dict[str, Any]], known: Sequence[Any]) -> list[dict[str, Any]]:
+    """Select the tasks that are not known; a task that is given twice must be known twice."""
+    left = Counter(json.dumps(data, sort_keys=True) for data in known)
+    new = []
+    for task in tasks:
+        key = json.dumps(task["data"], sort_keys=True)
+        if not left[key]:
+            new.append(task)
+        left[key] = max(left[key] - 1, 0)
+    return new
 
 
 def pull(server: Server, args: PullArgs) -> Iterator[str]:
-    """Write the project's export; what it holds, in words."""
+    """Write the project's export; yields lines that describe it."""
     project = server.get(args.project)
     if not project.tasks:
         raise UserError(f"--project {args.project}: {project} has no tasks")
     text = server.export(project, args.format)
-    tasks = _tasks_in(text, args.output)
+    rows = parse_rows(args.output, text, stage="reward")
+    if not rows or not is_export(rows[0][0]):
+        raise UserError(
+            f"the server sent no export that could be written to {args.output}; pull again"
+        )
+    tasks = parse_tasks(rows, args.output)
     write_text(args.output, text, "--output")
     annotations = sum(len(task.annotations) for task in tasks)
     yield f"{project}: {len(tasks)} tasks, {annotations} annotations written to {args.output}"
     if not annotations:
         yield "nobody has labelled a task yet: pull again when people are done"
-
-
-def _tasks_in(text: str, path: str) -> list[Task]:
-    """The tasks of an export that is to be written to `path`."""
-    rows = parse_rows(path, text, stage="reward")
-    if not rows or not is_export(rows[0][0]):
-        raise UserError(f"the server sent no export that could be written to {path}; pull again")
-    return export_tasks(rows, path)

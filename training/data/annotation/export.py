@@ -1,6 +1,6 @@
-"""A Label Studio export as tasks and annotations, whichever of its formats it came in.
+"""A Label Studio export as tasks and annotations, in any of its formats.
 
-JSON has one row a task; JSON_MIN and CSV have one row an annotation, without the skipped ones.
+JSON has one row per task; JSON_MIN and CSV have one row per annotation, without the skipped ones.
 Only `data` and `annotations` are relied on: servers differ in everything else they write.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 from training.arguments.parsing import UserError
 from training.data.files import Row, read_file
 
-# What JSON_MIN and CSV add to a task's own data.
+# Columns that JSON_MIN and CSV add to a task's data.
 ROW_KEYS = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time"}
 UNLABELLED = (
     "{}: these are tasks without annotations: import them into Label Studio, and give what it "
@@ -23,16 +23,16 @@ VALUE_TYPES = {"selected": "pairwise", "ranker": "ranker", "rating": "rating"}
 
 @dataclass(frozen=True)
 class Region:
-    """What one control of the labelling page holds."""
+    """The value of one control of the labelling page."""
 
     control: str  # its name in the labelling config
-    kind: str  # "pairwise", "ranker", "rating" or whatever else the page has
+    kind: str  # "pairwise", "ranker", "rating" or another kind of the page
     value: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """One person's submission for one task; `broken` says why it cannot be read, if so."""
+    """One person's submission for one task; `broken` is the reason if it cannot be read."""
 
     annotation_id: str
     annotator: str
@@ -58,7 +58,7 @@ class Task:
 
 
 def is_export(row: Mapping[str, Any]) -> bool:
-    """Whether a row of a file is one of an export."""
+    """True for a row of an export."""
     if isinstance(row.get("annotations"), list) and isinstance(row.get("data"), Mapping):
         return True
     is_comparison = any(key in row for key in ("chosen", "rejected", "pairs"))
@@ -66,89 +66,90 @@ def is_export(row: Mapping[str, Any]) -> bool:
 
 
 def is_unlabelled(row: Mapping[str, Any]) -> bool:
-    """Whether a row is a task as it is imported, which nobody has seen yet."""
+    """True for a task as it is imported, which nobody has seen yet."""
     return isinstance(row.get("data"), Mapping) and "annotations" not in row
 
 
-def read_export(path: str) -> list[Task]:
-    """The tasks of an export file, in its order."""
-    return export_tasks(read_file(path, stage="reward"), path)
-
-
-def export_tasks(rows: Sequence[Row], path: str) -> list[Task]:
-    """The tasks of a file's rows, which must be those of an export."""
-    if is_unlabelled(rows[0][0]):
+def starts_export(first: Row, path: str) -> bool:
+    """True if a file's first row is one of an export; refuses tasks that nobody has labelled."""
+    if is_unlabelled(first[0]):
         raise UserError(UNLABELLED.format(path))
-    if not is_export(rows[0][0]):
+    return is_export(first[0])
+
+
+def read_export(path: str) -> list[Task]:
+    """Read the tasks of an export file, in its order."""
+    rows = read_file(path, stage="reward")
+    if not starts_export(rows[0], path):
         raise UserError(
             f"{path}: is no Label Studio export (neither 'data' and 'annotations' nor 'annotator' "
             f"and 'annotation_id'), got keys {sorted(map(str, rows[0][0]))}"
         )
-    return tasks_of(rows, path)
+    return parse_tasks(rows, path)
 
 
-def tasks_of(rows: Sequence[Row], path: str) -> list[Task]:
-    """The tasks of an export's rows."""
+def parse_tasks(rows: Sequence[Row], path: str) -> list[Task]:
+    """Parse the tasks of an export's rows."""
     if "annotations" in rows[0][0]:
-        return [_task(row, source, path) for row, source in rows]
+        return [_parse_task(row, source, path) for row, source in rows]
     tasks: dict[str, Task] = {}
     for row, source in rows:
         _add_row(tasks, row, source, path)
     return list(tasks.values())
 
 
-def _task(row: Mapping[str, Any], source: str, path: str) -> Task:
-    """A task of a JSON export."""
+def _parse_task(row: Mapping[str, Any], source: str, path: str) -> Task:
+    """Parse a task of a JSON export."""
     data, annotations = row.get("data"), row.get("annotations")
     if not isinstance(data, Mapping) or not isinstance(annotations, list):
         raise UserError(f"{source}: a task needs 'data' and 'annotations', as in the other rows")
     task_id = str(row.get("id", source.rsplit(":", 1)[-1]))
-    drafts = _list(row.get("drafts"))
+    drafts = _read_list(row.get("drafts"))
     return Task(
         task_id=task_id,
         data=data,
         source=f"{path}:task {task_id}",
-        annotations=[_annotation(item, place) for place, item in enumerate(annotations)],
+        annotations=[_parse_annotation(item, place) for place, item in enumerate(annotations)],
         drafts=sum(isinstance(d, Mapping) and d.get("annotation") is None for d in drafts),
-        predictions=len(_list(row.get("predictions"))),
+        predictions=len(_read_list(row.get("predictions"))),
     )
 
 
-def _annotation(item: Any, place: int) -> Annotation:
+def _parse_annotation(item: Any, place: int) -> Annotation:
     if not isinstance(item, Mapping):
         return Annotation(f"number {place + 1}", "", broken="no JSON object")
     result = item.get("result")
-    regions = tuple(_region(part) for part in _list(result) if isinstance(part, Mapping))
+    regions = tuple(_parse_region(part) for part in _read_list(result) if isinstance(part, Mapping))
     is_list = isinstance(result, list) and len(regions) == len(result)
     return Annotation(
         annotation_id=str(item.get("id", f"number {place + 1}")),
-        annotator=_person(item.get("completed_by")),
+        annotator=_read_person(item.get("completed_by")),
         regions=regions,
         is_skipped=item.get("was_cancelled") is True,
         is_ground_truth=item.get("ground_truth") is True,
         is_from_prediction=bool(item.get("parent_prediction")),
-        lead_time=_number(item.get("lead_time")),
-        updated_at=_text(item.get("updated_at")) or _text(item.get("created_at")),
+        lead_time=_read_number(item.get("lead_time")),
+        updated_at=_read_text(item.get("updated_at")) or _read_text(item.get("created_at")),
         broken="" if is_list else "'result' is no list of objects",
     )
 
 
-def _region(part: Mapping[str, Any]) -> Region:
+def _parse_region(part: Mapping[str, Any]) -> Region:
     value = part.get("value")
     return Region(
-        control=_text(part.get("from_name")),
-        kind=_text(part.get("type")),
+        control=_read_text(part.get("from_name")),
+        kind=_read_text(part.get("type")),
         value=value if isinstance(value, Mapping) else {},
     )
 
 
 def _add_row(tasks: dict[str, Task], row: Mapping[str, Any], source: str, path: str) -> None:
-    """One annotation of a JSON_MIN or CSV export; an empty one stands for a task without."""
+    """Add one annotation of a JSON_MIN or CSV export; an empty one is a task without any."""
     task_id = str(row.get("id") or source.rsplit(":", 1)[-1])
     controls: dict[str, list[Region]] = {}
     data = {}
     for key, value in row.items():
-        regions = _flat_regions(key, value)
+        regions = _parse_regions(key, value)
         if regions:
             controls[key] = regions
         elif key not in ROW_KEYS:
@@ -159,16 +160,16 @@ def _add_row(tasks: dict[str, Task], row: Mapping[str, Any], source: str, path: 
     task.annotations.append(
         Annotation(
             annotation_id=str(row["annotation_id"]),
-            annotator=_person(row.get("annotator")),
-            regions=tuple(region for found in controls.values() for region in found),
-            lead_time=_number(row.get("lead_time")),
-            updated_at=_text(row.get("updated_at")),
+            annotator=_read_person(row.get("annotator")),
+            regions=tuple(region for regions in controls.values() for region in regions),
+            lead_time=_read_number(row.get("lead_time")),
+            updated_at=_read_text(row.get("updated_at")),
         )
     )
 
 
-def _flat_regions(name: str, value: Any) -> list[Region]:
-    """The regions in a column, [{"selected": "left"}] or its JSON text; none if it is data."""
+def _parse_regions(name: str, value: Any) -> list[Region]:
+    """Parse a column's regions, [{"selected": "left"}] or its JSON text; none if it is data."""
     if isinstance(value, str) and value.startswith("[{"):
         try:
             value = json.loads(value)
@@ -177,21 +178,21 @@ def _flat_regions(name: str, value: Any) -> list[Region]:
     if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
         return []
     if any("id" in item for item in value):
-        return []  # answers of a task, which may have ratings of their own
+        return []  # answers of a task, which may have ratings too
     kinds = [next((VALUE_TYPES[key] for key in item if key in VALUE_TYPES), "") for item in value]
     if not all(kinds):
         return []
     return [Region(name, kind, item) for kind, item in zip(kinds, value, strict=True)]
 
 
-def _person(value: Any) -> str:
-    """An annotator's id, from a number, its text, or an object with an id."""
+def _read_person(value: Any) -> str:
+    """Read an annotator's id, from a number, its text, or an object with an id."""
     if isinstance(value, Mapping):
         value = value.get("id", value.get("email"))
     return "" if value is None or isinstance(value, list | dict) else str(value)
 
 
-def _number(value: Any) -> float | None:
+def _read_number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -201,9 +202,9 @@ def _number(value: Any) -> float | None:
     return number if 0 <= number < float("inf") else None
 
 
-def _text(value: Any) -> str:
+def _read_text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _list(value: Any) -> list[Any]:
+def _read_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []

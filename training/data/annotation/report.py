@@ -1,15 +1,15 @@
-"""What an export held, what of it is used, and how far its annotators can be trusted."""
+"""Report what an export holds, what is used of it, and how far annotators can be trusted."""
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 from training.data.annotation.agreement import (
-    agreement_with_others,
-    annotator_error,
     cohen_kappa,
+    compute_agreement_with_others,
+    estimate_annotator_error,
     krippendorff_alpha,
     percent_agreement,
 )
@@ -22,13 +22,16 @@ TOO_FAST = 0.1  # of an annotator's median time
 TOO_SLOW = 10.0
 FAST_ALL_ALONG = 0.25  # of the median of everybody else's times: nobody reads four times as fast
 FEWEST_TIMES = 8  # below which a median says nothing
-FEWEST_SHARED = 10  # comparisons that two annotators share before their agreement is judged
+FEWEST_SHARED = 10  # comparisons that several people judge before their agreement is judged
 
 Report = dict[str, Any]
 
 
-def account(tasks: Sequence[Task], questions: Sequence[Question], ledger: Ledger) -> Report:
-    """used + dropped = annotations; counts, agreement, positions and times by annotator."""
+def build_report(tasks: Sequence[Task], questions: Sequence[Question], ledger: Ledger) -> Report:
+    """Count, and compute agreement, positions and times by annotator.
+
+    used + dropped = annotations.
+    """
     annotations = [(task, item) for task in tasks for item in task.annotations]
     dropped = {reason: len(ids) for reason, ids in sorted(ledger.dropped.items())}
     assert len(ledger.used) + sum(dropped.values()) == len(annotations), "one is unaccounted for"
@@ -47,16 +50,16 @@ def account(tasks: Sequence[Task], questions: Sequence[Question], ledger: Ledger
         "from_predictions": sum(item.is_from_prediction for _, item in annotations),
         "ground_truth": sum(item.is_ground_truth for _, item in annotations),
         "votes": sum(len(question.votes) for question in questions),
-        "annotators": _annotators(tasks, questions),
-        "agreement": agreement_of(questions),
+        "annotators": _describe_annotators(tasks, questions),
+        "agreement": _measure_agreement(questions),
     }
-    report["warnings"] = list(_warnings(report))
+    report["warnings"] = list(_list_warnings(report))
     return report
 
 
-def agreement_of(questions: Sequence[Question]) -> dict[str, Any]:
-    """Agreement over comparisons that several people judged."""
-    units = _units(questions)
+def _measure_agreement(questions: Sequence[Question]) -> dict[str, Any]:
+    """Measure agreement over comparisons that several people judged."""
+    units = _group_judgements(questions)
     decided = [unit for unit in units if TIE not in unit.values()]
     percent = percent_agreement(units)
     shared = sorted({name for unit in units for name in unit})
@@ -65,30 +68,30 @@ def agreement_of(questions: Sequence[Question]) -> dict[str, Any]:
         both = [(u[first], u[second]) for u in units if first in u and second in u]
         kappa = cohen_kappa([a for a, _ in both], [b for _, b in both])
         if kappa is not None:
-            kappas[f"{first}, {second}"] = {"comparisons": len(both), "kappa": _rounded(kappa)}
+            kappas[f"{first}, {second}"] = {"comparisons": len(both), "kappa": _round(kappa)}
     return {
         "comparisons": len(units),
-        "percent": _rounded(percent),
+        "percent": _round(percent),
         "cohen_kappa": kappas,
-        "krippendorff_alpha": _rounded(krippendorff_alpha(units)),
-        "annotator_error": _rounded(annotator_error(percent_agreement(decided))),
+        "krippendorff_alpha": _round(krippendorff_alpha(units)),
+        "annotator_error": _round(estimate_annotator_error(percent_agreement(decided))),
     }
 
 
-def _units(questions: Sequence[Question]) -> list[dict[str, float]]:
-    """Comparisons with the judgements of two or more annotators."""
-    found: dict[tuple[int, int, int], dict[str, float]] = defaultdict(dict)
+def _group_judgements(questions: Sequence[Question]) -> list[dict[str, float]]:
+    """Return {annotator: share} of each comparison that two or more annotators judged."""
+    units: dict[tuple[int, int, int], dict[str, float]] = defaultdict(dict)
     for number, question in enumerate(questions):
         for vote in question.votes:
             if vote.annotator:
-                found[number, vote.first, vote.second][vote.annotator] = vote.share
-    return [unit for unit in found.values() if len(unit) > 1]
+                units[number, vote.first, vote.second][vote.annotator] = vote.share
+    return [unit for unit in units.values() if len(unit) > 1]
 
 
-def _annotators(tasks: Sequence[Task], questions: Sequence[Question]) -> dict[str, Any]:
-    """Of each annotator: how many annotations, agreement with others, position, times."""
+def _describe_annotators(tasks: Sequence[Task], questions: Sequence[Question]) -> dict[str, Any]:
+    """Describe each annotator: number of annotations, agreement with others, position, times."""
     counts = Counter(item.annotator for task in tasks for item in task.annotations)
-    others = agreement_with_others(_units(questions))
+    others = compute_agreement_with_others(_group_judgements(questions))
     times: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for task in tasks:
         for item in task.annotations:
@@ -102,53 +105,55 @@ def _annotators(tasks: Sequence[Task], questions: Sequence[Question]) -> dict[st
     return {
         annotator: {
             "annotations": count,
-            "agreement_with_others": _rounded(others.get(annotator)),
-            **_position(decided[annotator]),
-            **_times(times[annotator]),
-            "others_median_seconds": _others_median(times, annotator),
+            "agreement_with_others": _round(others.get(annotator)),
+            **_measure_position(decided[annotator]),
+            **_measure_times(times[annotator]),
+            "others_median_seconds": _compute_others_median(times, annotator),
         }
         for annotator, count in sorted(counts.items())
     }
 
 
-def _others_median(times: Mapping[str, Sequence[tuple[float, str]]], name: str) -> float | None:
-    """The median time of everybody else's annotations; None of too few."""
-    others = [time for other, found in times.items() if other != name for time, _ in found]
+def _compute_others_median(
+    times: Mapping[str, Sequence[tuple[float, str]]], name: str
+) -> float | None:
+    """Return the median time of everybody else's annotations; None for too few."""
+    others = [time for other, theirs in times.items() if other != name for time, _ in theirs]
     enough = len(others) >= FEWEST_TIMES and len(times.get(name, ())) >= FEWEST_TIMES
-    return _rounded(statistics.median(others)) if enough else None
+    return _round(statistics.median(others)) if enough else None
 
 
-def _position(chose_left: Sequence[bool]) -> dict[str, Any]:
+def _measure_position(chose_left: Sequence[bool]) -> dict[str, Any]:
     if not chose_left:
         return {}
     low, high = wilson_interval(sum(chose_left), len(chose_left))
     share = sum(chose_left) / len(chose_left)
-    return {"left": _rounded(share), "left_interval": [_rounded(low), _rounded(high)]}
+    return {"left": _round(share), "left_interval": [_round(low), _round(high)]}
 
 
-def _times(times: Sequence[tuple[float, str]]) -> dict[str, Any]:
-    """The median of (seconds, task id), and the tasks far from it."""
+def _measure_times(times: Sequence[tuple[float, str]]) -> dict[str, Any]:
+    """Return the median of (seconds, task id), and the tasks far from it."""
     if not times:
         return {}
     median = statistics.median(time for time, _ in times)
-    found: dict[str, Any] = {"median_seconds": _rounded(median)}
+    entry: dict[str, Any] = {"median_seconds": _round(median)}
     if len(times) >= FEWEST_TIMES:
-        found["too_fast"] = [task for time, task in times if time < TOO_FAST * median]
-        found["too_slow"] = [task for time, task in times if time > TOO_SLOW * median]
-    return found
+        entry["too_fast"] = [task for time, task in times if time < TOO_FAST * median]
+        entry["too_slow"] = [task for time, task in times if time > TOO_SLOW * median]
+    return entry
 
 
-def _warnings(report: Report) -> Any:
+def _list_warnings(report: Report) -> Iterator[str]:
     for annotator, entry in report["annotators"].items():
         name = annotator or "(nobody named)"
         low, high = entry.get("left_interval", (0.0, 1.0))
         if low > TIE or high < TIE:
             side = "left" if low > TIE else "right"
             yield f"annotator {name} prefers the {side} side: {entry['left']:.0%} left"
-        own, others = entry.get("median_seconds"), entry["others_median_seconds"]
-        if others is not None and own < FAST_ALL_ALONG * others:
+        median, others = entry.get("median_seconds"), entry["others_median_seconds"]
+        if others is not None and median < FAST_ALL_ALONG * others:
             yield (
-                f"annotator {name} was very fast all along: {own:g} s a task, where the others "
+                f"annotator {name} was very fast all along: {median:g} s a task, where the others "
                 f"took {others:g} s"
             )
         if entry.get("too_fast"):
@@ -164,12 +169,12 @@ def _warnings(report: Report) -> Any:
         )
 
 
-def in_words(report: Report, pairs: int) -> list[str]:
-    """The account for a terminal."""
+def format_report(report: Report) -> list[str]:
+    """Format the report for a terminal."""
     lines = [
         f"{report['tasks']} tasks, {report['annotations']} annotations by "
         f"{len(report['annotators'])} annotators: {report['used']} used, "
-        f"{sum(report['dropped'].values())} dropped; {pairs} comparisons"
+        f"{sum(report['dropped'].values())} dropped; {report['pairs']} comparisons"
     ]
     for reason, count in report["dropped"].items():
         ids = "; ".join(report["dropped_ids"][reason][:5])
@@ -199,5 +204,5 @@ def in_words(report: Report, pairs: int) -> list[str]:
     return lines + [f"warning: {warning}" for warning in report["warnings"]]
 
 
-def _rounded(value: float | None) -> float | None:
+def _round(value: float | None) -> float | None:
     return None if value is None else round(value, 4)

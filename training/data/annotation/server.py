@@ -1,7 +1,7 @@
 """A Label Studio server, asked through its SDK, which nothing else imports.
 
-The token comes from the environment and goes to the server alone: what is said of a failed request
-holds neither it nor the headers of an answer, which may have a session in them.
+The token comes from the environment and goes to the server alone: the error of a failed request
+holds neither it nor the headers of an answer, which may hold a session.
 """
 
 import os
@@ -17,9 +17,9 @@ T = TypeVar("T")
 TOKEN = "LABEL_STUDIO_API_KEY"
 SECONDS = 60.0  # to wait for an answer
 EXPORT_SECONDS = 1800  # the server makes an export while the client waits
-MOST_SHOWN = 300  # characters of what a server says
+MOST_SHOWN = 300  # characters of a server's message
 MOST_LISTED = 10  # projects
-# The SDK asks again where a server failed; what makes something might then make it twice.
+# The SDK repeats a failed request; one that creates something might then create it twice.
 ONCE = {"max_retries": 0}
 HELP_WITH_TOKEN = "copy one from Label Studio, Account & Settings"
 
@@ -54,7 +54,7 @@ class Server:
             ) from None
         self._slow, self._unreachable = httpx.TimeoutException, httpx.RequestError
         self._api_error = ApiError
-        # A redirect would turn what is posted into a question: its address is to be named.
+        # A redirect would turn a POST into a GET: the user must give the final address.
         self._web = httpx.Client(timeout=SECONDS, follow_redirects=False)
         self._connect = partial(
             LabelStudio, base_url=self._url, api_key=self._token, httpx_client=self._web
@@ -65,10 +65,10 @@ class Server:
         self._web.close()
 
     def find(self, name: str) -> Project | None:
-        """The project with this number or else this very title; None if no title is so."""
+        """Return the project with this number or else this exact title; None without either."""
         if name.isdecimal():
             return self._get(name)
-        numbers = [number for number, title in self._titles() if title == name]
+        numbers = [number for number, title in self._list_titles() if title == name]
         if len(numbers) > 1:
             listed = ", ".join(map(str, sorted(numbers)))
             raise UserError(
@@ -78,10 +78,10 @@ class Server:
         return self._get(str(numbers[0])) if numbers else None
 
     def get(self, name: str) -> Project:
-        """The project with this number or this very title."""
+        """Return the project with this number or this exact title."""
         project = self.find(name)
         if project is None:
-            raise self._no_project(name)
+            raise self._refuse_project(name)
         return project
 
     def create(self, title: str, page: str, *, annotations_per_task: int) -> Project:
@@ -97,8 +97,8 @@ class Server:
         )
         return Project(int(made.id), title, page, 0)
 
-    def data_of_tasks(self, project: Project) -> list[dict[str, Any]]:
-        """The data of all tasks, without what people made of them."""
+    def list_task_data(self, project: Project) -> list[dict[str, Any]]:
+        """Return the data of all tasks, without annotations."""
         what = {"fields": "task_only", "include": "id,data", "page_size": 1000}
         return self._ask(
             lambda: [t.data for t in self._client.tasks.list(project=project.number, **what)]
@@ -113,7 +113,7 @@ class Server:
         )
 
     def export(self, project: Project, form: str) -> str:
-        """All tasks with their annotations, as Label Studio's own button gives them."""
+        """Export all tasks with their annotations, as Label Studio's Export button does."""
         data: bytes = self._ask(
             lambda: self._connect(timeout=EXPORT_SECONDS).projects.exports.as_binary(
                 project.number, export_type=form, timeout=EXPORT_SECONDS
@@ -121,31 +121,31 @@ class Server:
         )
         return data.decode("utf-8")
 
-    def address_of(self, project: Project) -> str:
+    def build_address(self, project: Project) -> str:
         return f"{self._url}/projects/{project.number}"
 
     def _get(self, number: str) -> Project:
         def ask() -> Project:
-            found = self._client.projects.get(int(number))
-            page, tasks = found.label_config or "", found.task_number or 0
-            return Project(int(found.id), str(found.title), str(page), int(tasks))
+            project = self._client.projects.get(int(number))
+            page, tasks = project.label_config or "", project.task_number or 0
+            return Project(int(project.id), str(project.title), str(page), int(tasks))
 
         return self._ask(ask, missing=number)
 
-    def _titles(self) -> list[tuple[int, str]]:
+    def _list_titles(self) -> list[tuple[int, str]]:
         what = {"include": "id,title", "page_size": 100}
         return self._ask(lambda: [(int(p.id), p.title) for p in self._client.projects.list(**what)])
 
-    def _no_project(self, name: str) -> UserError:
-        known = [f"'{title}' ({number})" for number, title in sorted(self._titles())]
+    def _refuse_project(self, name: str) -> UserError:
+        known = [f"'{title}' ({number})" for number, title in sorted(self._list_titles())]
         more = ", ..." if len(known) > MOST_LISTED else ""
         listed = f"it has {', '.join(known[:MOST_LISTED])}{more}" if known else "it has none"
         return UserError(f"--project {name}: no such project at {self._url}; {listed}")
 
     def _ask(self, question: Callable[[], T], *, missing: str = "") -> T:
-        """The server's answer; whatever goes wrong with it is one line for the user.
+        """Return the server's answer; whatever fails is one line for the user.
 
-        `missing` is the project that is not there if the server knows no such thing.
+        `missing` is the project that does not exist if the server answers 404.
         """
         try:
             return question()
@@ -159,41 +159,41 @@ class Server:
             problem = f"--label_studio_url {self._url}: cannot be reached: {reason}"
         except self._api_error as error:
             status, body = error.status_code, error.body
-            problem = self._refused(status, body)
+            problem = self._describe_refusal(status, body)
             if status == 404 and missing and isinstance(body, dict):
                 problem = ""
         except (ValueError, TypeError, AttributeError) as error:
-            # What the SDK makes of an answer that is not Label Studio's, or of a call it has lost.
-            found = f"{type(error).__name__}: {error}".splitlines()[0][:MOST_SHOWN]
-            problem = f"{self._refused(None, '')} ({self._without_token(found)})"
-        # Raised out here, so that no traceback leads to what the SDK knows.
-        raise UserError(problem) if problem else self._no_project(missing)
+            # From the SDK, for an answer that is not Label Studio's or a call that it has lost.
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:MOST_SHOWN]
+            problem = f"{self._describe_refusal(None, '')} ({self._hide_token(reason)})"
+        # Raised outside of `except`, so that no traceback leads to what the SDK knows.
+        raise UserError(problem) if problem else self._refuse_project(missing)
 
-    def _without_token(self, text: str) -> str:
+    def _hide_token(self, text: str) -> str:
         return text.replace(self._token, f"${TOKEN}")
 
-    def _refused(self, status: int | None, body: Any) -> str:
-        said = self._without_token(said_by(body))
+    def _describe_refusal(self, status: int | None, body: Any) -> str:
+        reason = self._hide_token(_extract_message(body))
         if status == 401:
             return (
-                f"{self._url} refuses the token in {TOKEN} (401{said}); {HELP_WITH_TOKEN} (a "
+                f"{self._url} refuses the token in {TOKEN} (401{reason}); {HELP_WITH_TOKEN} (a "
                 "legacy token works only where its organization allows them)"
             )
         if status == 403:
-            return f"{self._url}: the owner of the token may not do this (403{said})"
+            return f"{self._url}: the owner of the token may not do this (403{reason})"
         if not isinstance(body, dict) and (status is None or status < 500):
             return (
                 f"--label_studio_url {self._url}: answers, but not as Label Studio"
                 f"{f' ({status})' if status else ''}; give the address of its first page"
             )
         return (
-            f"{self._url} failed ({status}{said}); what it has taken so far it keeps, and the same "
-            "command goes on from there"
+            f"{self._url} failed ({status}{reason}); what it has taken so far it keeps, and the "
+            "same command continues from there"
         )
 
 
 def read_token() -> str:
-    """The user's token, of either kind; not a word of it in what is said about it."""
+    """Read the user's token, of either kind; errors show nothing of it."""
     token = os.environ.get(TOKEN, "").strip()
     if not token:
         raise UserError(f"{TOKEN} is not set: it must hold your token; {HELP_WITH_TOKEN}")
@@ -202,17 +202,17 @@ def read_token() -> str:
     return token
 
 
-def said_by(body: Any) -> str:
-    """What a server says went wrong, after a colon and short; empty if that is a page."""
+def _extract_message(body: Any) -> str:
+    """Return a server's error message, short and after a colon; empty if the body is a page."""
     if not isinstance(body, dict):
         return ""
     errors = body.get("validation_errors")
     parts = [str(body["detail"])] if body.get("detail") else []
     if isinstance(errors, dict):
-        parts += [f"{name}: {text}" for name, texts in errors.items() for text in _listed(texts)]
+        parts += [
+            f"{name}: {text}"
+            for name, texts in errors.items()
+            for text in (texts if isinstance(texts, list) else [texts])
+        ]
     text = "; ".join(parts)
     return f": {text[:MOST_SHOWN]}{'...' if len(text) > MOST_SHOWN else ''}" if text else ""
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]

@@ -1,4 +1,4 @@
-"""Annotation tasks from sampled responses: which ones, in which order, with which page. Pure."""
+"""Annotation tasks from sampled responses: which responses, in which order, on which page."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from training.draws import make_random
 
-# Label Studio escapes what a Style holds, so that no rule in it may have a > in it.
+# Label Studio escapes the text of a Style, so no rule in it may contain ">".
 PAIRWISE_CONFIG = """\
 <View>
   <Style>
@@ -48,11 +48,13 @@ class Sampled:
     sample: int
 
 
-def distinct(candidates: Sequence[Sampled], count: int, *, most_alike: float) -> list[Sampled]:
-    """At most `count` responses that say different things, of as many temperatures as there are.
+def select_distinct(
+    candidates: Sequence[Sampled], count: int, *, most_alike: float
+) -> list[Sampled]:
+    """Select at most `count` distinct responses, spread over the temperatures.
 
-    Empty ones and those with control characters are left out, and those more alike than
-    `most_alike` (0: nothing shared, 1: the same words) to one that is taken.
+    Skips empty responses, those with control characters, and those more alike than `most_alike`
+    (0: nothing shared, 1: the same words) to a selected one.
     """
     by_temperature: dict[float, list[Sampled]] = {}
     for candidate in candidates:
@@ -63,42 +65,42 @@ def distinct(candidates: Sequence[Sampled], count: int, *, most_alike: float) ->
         for group in by_temperature.values()
         if turn < len(group)
     ]
-    taken: list[Sampled] = []
+    selected: list[Sampled] = []
     for candidate in turns:
-        if len(taken) == count:
+        if len(selected) == count:
             break
         if is_showable(candidate.text) and all(
-            measure_likeness(candidate.text, other.text) <= most_alike for other in taken
+            measure_likeness(candidate.text, other.text) <= most_alike for other in selected
         ):
-            taken.append(candidate)
-    return taken
+            selected.append(candidate)
+    return selected
 
 
 def is_showable(text: str) -> bool:
-    """Text that is not empty, without control characters, which a page or its database refuse."""
+    """True for text that is not empty and has no control characters, which databases refuse."""
     controls = (char for char in text if unicodedata.category(char) == "Cc")
     return bool(text.strip()) and all(char in "\t\n\r" for char in controls)
 
 
 def measure_likeness(first: str, second: str) -> float:
-    """How alike two texts are, 0 to 1, by their words in order; case and punctuation aside."""
-    left, right = _words(first), _words(second)
+    """Return how alike two texts are, 0 to 1, by their words in order, ignoring case."""
+    left, right = _split_words(first), _split_words(second)
     if left == right:
         return 1.0
     return SequenceMatcher(None, left, right, autojunk=False).ratio()
 
 
-def _words(text: str) -> list[str]:
-    # A Chinese character stands for a word.
+def _split_words(text: str) -> list[str]:
+    # A Chinese character counts as a word.
     return re.findall(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+", text.lower())
 
 
 def make_pairwise_tasks(
     prompt: str, responses: Sequence[Sampled], *, pairs: int, seed: str
 ) -> list[Task]:
-    """`pairs` comparisons of these responses (0: all), left and right at random.
+    """Make `pairs` comparisons of these responses (0: all), left and right at random.
 
-    The first ones use each response once.
+    The first comparisons use each response once.
     """
     draw = make_random("pairs", seed)
     order = list(range(len(responses)))
@@ -107,19 +109,19 @@ def make_pairwise_tasks(
     rest = [pair for pair in combinations(order, 2) if pair not in disjoint]
     draw.shuffle(rest)
     chosen = [*disjoint, *rest][: pairs or None]
-    return [_pair(prompt, [responses[i] for i in draw.sample(pair, 2)]) for pair in chosen]
+    return [_make_pair(prompt, [responses[i] for i in draw.sample(pair, 2)]) for pair in chosen]
 
 
-def _pair(prompt: str, sides: Sequence[Sampled]) -> Task:
+def _make_pair(prompt: str, sides: Sequence[Sampled]) -> Task:
     data: Task = {"prompt": prompt}
     for number, side in enumerate(sides, start=1):
         data[f"answer{number}"] = side.text
-        data[f"origin{number}"] = _origin(side)
+        data[f"origin{number}"] = _describe_origin(side)
     return {"data": data}
 
 
 def make_ranker_task(prompt: str, responses: Sequence[Sampled], *, seed: str) -> Task:
-    """All responses to be put in order; the order they stand in says nothing.
+    """Make a task to rank all responses, which are shown in random order.
 
     Label Studio sorts numeric ids, and keeps the given order if nobody moves anything.
     """
@@ -128,16 +130,16 @@ def make_ranker_task(prompt: str, responses: Sequence[Sampled], *, seed: str) ->
         {"id": f"a{number}", "title": f"Answer {number}", "body": response.text}
         for number, response in enumerate(shuffled, start=1)
     ]
-    origins = {f"a{number}": _origin(r) for number, r in enumerate(shuffled, start=1)}
+    origins = {f"a{number}": _describe_origin(r) for number, r in enumerate(shuffled, start=1)}
     return {"data": {"prompt": prompt, "items": items, "origins": origins}}
 
 
-def _origin(response: Sampled) -> dict[str, Any]:
+def _describe_origin(response: Sampled) -> dict[str, Any]:
     return {key: value for key, value in asdict(response).items() if key != "text"}
 
 
 def add_prediction(task: Task, scores: tuple[float, float], *, model_version: str) -> Task:
-    """The task with what a reward model would choose, marked as its prediction.
+    """Return the task with a reward model's choice as its prediction.
 
     `score` is its certainty: the Bradley-Terry probability of the side it prefers.
     """
@@ -146,7 +148,7 @@ def add_prediction(task: Task, scores: tuple[float, float], *, model_version: st
     region = {
         "id": "prediction",
         "from_name": "comparison",
-        "to_name": "answer1",  # imports are checked: it must be an object of the page
+        "to_name": "answer1",  # the import checks that this is an object of the page
         "type": "pairwise",
         "value": {"selected": "left" if left >= right else "right"},
     }
@@ -155,5 +157,5 @@ def add_prediction(task: Task, scores: tuple[float, float], *, model_version: st
 
 
 def sort_by_certainty(tasks: Sequence[Task]) -> list[Task]:
-    """Tasks with predictions, those that a person's choice would teach most about first."""
+    """Sort predicted tasks, the least certain first: there a person's choice teaches most."""
     return sorted(tasks, key=lambda task: float(task["predictions"][0]["score"]))

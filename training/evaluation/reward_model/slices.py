@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from training.data.annotation.agreement import agreement_with_others
+from training.data.annotation.agreement import compute_agreement_with_others
 from training.evaluation.reward_model.held_out_pairs import TIE, HeldOutPairs
 from training.evaluation.statistics import Floats, Ints, compute_proportion_interval
 
@@ -84,7 +84,7 @@ def by_annotator(held: HeldOutPairs, difference: Floats, *, seed: int) -> dict[s
                 judge = judges.setdefault(name, _Judge())
                 judge.agrees.append(float(lead > 0 if share > TIE else lead < 0))
                 judge.prompts.append(prompt)
-    humans = agreement_with_others([votes for votes, _ in units.values() if len(votes) > 1])
+    humans = compute_agreement_with_others([votes for votes, _ in units.values() if len(votes) > 1])
     found = {}
     for name, judge in sorted(judges.items()):
         others = [other for key, other in judges.items() if key != name]
