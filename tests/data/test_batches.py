@@ -126,16 +126,16 @@ def test_every_rank_plans_equally_many_micro_batches(count, size):
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 5), (10, 3), (3, 10), (1, 4), (7, 7)])
 def test_a_prompt_stream_repeats_nothing_inside_an_epoch(count, batch_size):
     stream = PromptStream(count, batch_size, seed=5)
-    rows = flat(stream.batch(step) for step in range(1, 3 * count + 1))
+    rows = flat(stream.select_rows(step) for step in range(1, 3 * count + 1))
     for start in range(0, len(rows) - count + 1, count):
         assert sorted(rows[start : start + count]) == list(range(count))
 
 
 def test_a_prompt_stream_gives_any_step_directly():
     stream = PromptStream(100, 7, seed=0)
-    in_order = [stream.batch(step) for step in range(1, 60)]
-    assert PromptStream(100, 7, seed=0).batch(40) == in_order[39]
-    assert PromptStream(100, 7, seed=1).batch(40) != in_order[39]
+    in_order = [stream.select_rows(step) for step in range(1, 60)]
+    assert PromptStream(100, 7, seed=0).select_rows(40) == in_order[39]
+    assert PromptStream(100, 7, seed=1).select_rows(40) != in_order[39]
     assert flat(in_order[:14]) != flat(in_order[15:29])  # epochs differ
 
 
@@ -149,4 +149,4 @@ def test_impossible_sizes_are_refused():
     with pytest.raises(ValueError, match="count"):
         PromptStream(0, 4, seed=0)
     with pytest.raises(ValueError, match="step"):
-        PromptStream(4, 4, seed=0).batch(0)
+        PromptStream(4, 4, seed=0).select_rows(0)

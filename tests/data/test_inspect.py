@@ -8,7 +8,7 @@ import pytest
 from tests.data.annotation.exports import annotation, chosen, task
 from tests.tiny_models import build_tokenizer
 from training.arguments.inspection import InspectArgs
-from training.data.inspect import histogram, in_words, inspect
+from training.data.inspect import count_by_length, format_findings, inspect
 from training.paths import REPOSITORY
 
 
@@ -78,12 +78,12 @@ def test_lengths_are_counted_in_tokens_with_eos_and_what_would_be_cut(tmp_path):
     assert (findings.unit, findings.over_limit) == ("tokens", 1)
 
 
-def test_the_histogram_counts_everything_once():
+def test_the_histogram_counts_each_length_once():
     lengths = [1, 2, 3, 4, 7, 8, 500, 1000]
-    found = dict(histogram(lengths))
-    assert sum(found.values()) == len(lengths)
-    assert found["512-1023"] == 1
-    assert dict(histogram([])) == {}
+    counts = dict(count_by_length(lengths))
+    assert sum(counts.values()) == len(lengths)
+    assert counts["512-1023"] == 1
+    assert dict(count_by_length([])) == {}
 
 
 def test_a_label_studio_export_is_inspected_as_its_comparisons(tmp_path):
@@ -137,8 +137,8 @@ def test_a_mistake_is_one_line(tmp_path, words, named):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_words_show_some_of_many(tmp_path):
-    lines = in_words(look(tmp_path, [pair()] * 30), 256, show=10)
+def test_at_most_show_findings_are_printed_and_the_rest_is_counted(tmp_path):
+    lines = format_findings(look(tmp_path, [pair()] * 30), 256, show=10)
     assert "duplicates: 29" in lines
     assert lines.count("  and 19 more (--show N, or --report FILE)") == 1
 
@@ -160,7 +160,7 @@ def test_unreadable_lines_are_all_named_and_the_rest_is_read(tmp_path):
     assert len(findings.records) == 2
 
 
-def test_at_most_so_many_errors_are_shown_and_the_rest_is_counted(tmp_path):
+def test_at_most_show_errors_are_printed_and_the_rest_is_counted(tmp_path):
     bad = write(tmp_path, "bad.jsonl", [{}] * 30)
     done = run(bad, "--show", "7", "--stage", "reward")
     assert done.returncode == 2

@@ -109,7 +109,7 @@ def test_auto_costs_no_more_than_rows_apart():
     for seed in range(20):
         samples = groups(12, prompt=seed * 3, seed=seed)
         costs = [
-            sum(rules.cost(m.rows) for m in plan_rows(range(12), samples, rules))
+            sum(rules.estimate_cost(m.rows) for m in plan_rows(range(12), samples, rules))
             for rules in (replace(RULES, packing=packing) for packing in ("auto", "never"))
         ]
         assert costs[0] <= 1.05 * costs[1]  # micro-batches cut what was packed whole

@@ -130,7 +130,7 @@ BAD_ROWS = [
     (parse_conversation, {"messages": [USER, {**USER, "role": "system"}]}, "only the first"),
     (parse_group, {"prompt": "p", "chosen": "a"}, "'prompt', 'chosen' and 'rejected'"),
     (parse_group, {**COMPARISON, "rejected": "a"}, "are the same text"),
-    (parse_group, {**COMPARISON, "votes": {"ann": 2}}, "'votes' of 'ann' must lie between"),
+    (parse_group, {**COMPARISON, "votes": {"ann": 2}}, "'votes' of 'ann' must be between"),
     (parse_group, {**COMPARISON, "votes": {"ann": "no"}}, "must be a finite number, got 'no'"),
     (parse_group, {**COMPARISON, "annotator": "\ud83d"}, "half a surrogate pair"),
     (parse_group, {**COMPARISON, "rejected": ""}, "'rejected' is empty"),

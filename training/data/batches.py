@@ -1,7 +1,7 @@
-"""Which rows go together: epochs, ranks and micro-batches.
+"""Plan which rows are in a batch, on a rank and in a micro-batch.
 
 Pure and deterministic: every rank computes the same plan from the same lengths. `lengths[i]` is
-what row i costs; `rows` and batches are lists of row indices.
+the cost of row i; `rows` and batches are lists of row indices.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ from training.draws import make_random
 
 T = TypeVar("T")
 
-WINDOW_BATCHES = 16  # rows of like length are sought among this many batches
+WINDOW_BATCHES = 16  # rows are sorted by length within this many batches
 
 
 def plan_epoch(
     lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int
 ) -> list[list[int]]:
-    """One epoch: every row once, rows of like length together, batches in random order."""
+    """Plan an epoch: every row once, rows of similar length together, batches in random order."""
     _check_positive("batch_size", batch_size)
     draw = make_random("epoch", seed, epoch)
     order = list(range(len(lengths)))
@@ -37,20 +37,20 @@ def plan_epoch(
 def split_for_rank(
     batch: Sequence[int], lengths: Sequence[int] | Mapping[int, int], *, rank: int, size: int
 ) -> list[int]:
-    """This rank's rows of a batch, in the batch's order.
+    """Return this rank's rows of a batch, in the batch's order.
 
     Rows are dealt longest first, there and back (0 1 2 2 1 0 0 1 ...): ranks differ by at most one
     row, and in total length by at most the longest row.
     """
     if not 0 <= rank < size:
         raise ValueError(f"rank must be 0 to {size - 1}, got {rank}")
-    longest_first = sorted(range(len(batch)), key=lambda place: -lengths[batch[place]])
+    longest_first = sorted(range(len(batch)), key=lambda index: -lengths[batch[index]])
     mine = []
-    for turn, place in enumerate(longest_first):
+    for turn, index in enumerate(longest_first):
         lap, seat = divmod(turn, size)
         if rank == (seat if lap % 2 == 0 else size - 1 - seat):
-            mine.append(place)
-    return [batch[place] for place in sorted(mine)]
+            mine.append(index)
+    return [batch[index] for index in sorted(mine)]
 
 
 def plan_micro_batches(
@@ -60,55 +60,41 @@ def plan_micro_batches(
     token_budget: int,
     counts: Sequence[int] | Mapping[int, int] | None = None,
 ) -> list[list[int]]:
-    """Longest first, each of at most `token_budget` padded tokens; a longer row stands alone.
+    """Plan micro-batches of at most `token_budget` padded tokens, longest first.
 
-    `counts[i]`: row i is that many sequences of at most `lengths[i]` tokens; 1 where not given.
+    A longer row is alone. Row i holds `counts[i]` sequences, by default 1, of at most `lengths[i]`
+    tokens.
     """
     _check_positive("token_budget", token_budget)
     plan: list[list[int]] = []
-    longest = held = 0
+    longest = sequences = 0
     for row in sorted(rows, key=lambda row: -lengths[row]):
         count = counts[row] if counts else 1
-        if plan and longest * (held + count) <= token_budget:
+        if plan and longest * (sequences + count) <= token_budget:
             plan[-1].append(row)
-            held += count
+            sequences += count
         else:
             plan.append([row])
-            longest, held = lengths[row], count
+            longest, sequences = lengths[row], count
     return plan
 
 
 def plan_step(
-    batch: Sequence[int],
-    lengths: Sequence[int],
-    *,
-    token_budget: int,
-    rank: int,
-    size: int,
-    counts: Sequence[int] | None = None,
+    batch: Sequence[int], lengths: Sequence[int], *, token_budget: int, rank: int, size: int
 ) -> list[list[int]]:
-    """This rank's micro-batches, ended with [] so that every rank has equally many.
+    """Plan this rank's micro-batches, ended with [] so that every rank has equally many.
 
     Under ZeRO-3 a forward is a collective: a rank with fewer of them would leave the others
     waiting, so it must run an empty one.
     """
-    costs = [c * n for c, n in zip(lengths, counts, strict=True)] if counts else lengths
-    plans = [
-        plan_micro_batches(
-            split_for_rank(batch, costs, rank=each, size=size),
-            lengths,
-            token_budget=token_budget,
-            counts=counts,
-        )
-        for each in range(size)
-    ]
-    most = max(len(plan) for plan in plans)
-    return plans[rank] + [[] for _ in range(most - len(plans[rank]))]
+    shares = [split_for_rank(batch, lengths, rank=each, size=size) for each in range(size)]
+    plans = [plan_micro_batches(share, lengths, token_budget=token_budget) for share in shares]
+    return plans[rank] + [[] for _ in range(max(map(len, plans)) - len(plans[rank]))]
 
 
 @dataclass(frozen=True)
 class Batches(Lazy[list[T]]):
-    """Batches of rows, of which only the one that is asked for is fetched."""
+    """Batches of rows, each fetched when it is asked for."""
 
     rows: Sequence[T]
     plan: Sequence[Sequence[int]]
@@ -116,15 +102,15 @@ class Batches(Lazy[list[T]]):
     def __len__(self) -> int:
         return len(self.plan)
 
-    def make_item(self, place: int) -> list[T]:
-        return [self.rows[row] for row in self.plan[place]]
+    def make_item(self, index: int) -> list[T]:
+        return [self.rows[row] for row in self.plan[index]]
 
 
 @dataclass(frozen=True)
 class PromptStream:
-    """Endless batches of `batch_size` out of `count` rows; any step can be asked for directly.
+    """Endless batches of `batch_size` out of `count` rows, for any step directly.
 
-    Runs through one shuffled epoch after the other; a batch may end in the next epoch.
+    Shuffled epochs follow each other; a batch may end in the next epoch.
     """
 
     count: int
@@ -135,19 +121,16 @@ class PromptStream:
         _check_positive("count", self.count)
         _check_positive("batch_size", self.batch_size)
 
-    def batch(self, step: int) -> list[int]:
-        """The rows of one step, counted from 1."""
+    def select_rows(self, step: int) -> list[int]:
+        """Return the rows of one step, counted from 1."""
         _check_positive("step", step)
         first = (step - 1) * self.batch_size
-        return [self._row(place) for place in range(first, first + self.batch_size)]
-
-    def _row(self, place: int) -> int:
-        epoch, index = divmod(place, self.count)
-        return _permutation(self.count, self.seed, epoch)[index]
+        drawn = (divmod(n, self.count) for n in range(first, first + self.batch_size))
+        return [_shuffle_epoch(self.count, self.seed, epoch)[index] for epoch, index in drawn]
 
 
 @lru_cache(maxsize=4)
-def _permutation(count: int, seed: int, epoch: int) -> tuple[int, ...]:
+def _shuffle_epoch(count: int, seed: int, epoch: int) -> tuple[int, ...]:
     order = list(range(count))
     make_random("prompts", seed, epoch).shuffle(order)
     return tuple(order)

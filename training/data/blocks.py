@@ -1,4 +1,4 @@
-"""Plain texts in one row, cut into blocks of equal length for language-model training."""
+"""Plain texts joined into one row and cut into blocks of equal length for language modelling."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,8 @@ from training.data.tables import TableView
 class Blocks(Lazy[EncodedText]):
     """All texts in one row, cut into blocks of `block` tokens; the last may be shorter.
 
-    Every token is a target but a block's first, which nothing in its block predicts. A last block
-    of one token is left out. A block is put together when it is asked for.
+    Every token is a target but a block's first, which nothing in its block predicts, so a last
+    block of one token is dropped.
     """
 
     def __init__(self, texts: TableView[EncodedText], block: int) -> None:
@@ -29,23 +29,19 @@ class Blocks(Lazy[EncodedText]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def make_item(self, place: int) -> EncodedText:
-        ids = self._tokens(place * self._block, self.lengths[place])
-        return EncodedText(ids, [False] + [True] * (len(ids) - 1))
-
-    def _tokens(self, start: int, count: int) -> list[int]:
-        """`count` tokens of the row of all texts."""
+    def make_item(self, index: int) -> EncodedText:
+        start, count = index * self._block, self.lengths[index]
         text = int(np.searchsorted(self._ends, start, side="right"))
         ids: list[int] = []
         while len(ids) < count:
             first = start + len(ids) - (int(self._ends[text - 1]) if text else 0)
             ids += self._texts.read_tokens(text, first, first + count - len(ids))
             text += 1
-        return ids
+        return EncodedText(ids, [False] + [True] * (count - 1))
 
 
 def measure_texts(texts: Sequence[EncodedText]) -> list[int]:
-    """Tokens of each text."""
+    """Count the tokens of each text."""
     if isinstance(texts, TableView | Blocks):
         return texts.lengths
     return [len(text.input_ids) for text in texts]

@@ -1,8 +1,8 @@
 """Conversations to token ids, with the assistant's turns marked.
 
-A conversation is rendered turn by turn and each stretch between two borders of an assistant turn
-is tokenised on its own. So a conversation's tokens are the same whether it is a prompt or the
-head of a training row, and no template needs to mark its assistant turns for us.
+A conversation is rendered turn by turn, and each segment between two borders of an assistant turn
+is tokenized apart. So its tokens are the same as a prompt and as the head of a training row, and
+the chat template need not mark the assistant's turns.
 """
 
 import re
@@ -16,15 +16,15 @@ from training.data.values import Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Segment = tuple[str, bool]  # text, whether it is an assistant's turn
+Segment = tuple[str, bool]  # text, and True for an assistant's turn
 
-# A special token's text inside a message is hidden from the template by this, and shown again
-# only to the tokenizer, as plain text. The characters are Unicode's private ones.
+# Replaces a special token's text in a message while the template is rendered; the tokenizer then
+# reads it as plain text. The characters are in Unicode's private range.
 _HIDDEN = re.compile("\ue000\ue001(\\d+)\ue001\ue000")
 
 
 def load_chat_template(path: str) -> str | None:
-    """The Jinja text in a file; None for an empty path (the tokenizer's own, else a plain one)."""
+    """Read the Jinja text in a file; None for an empty path (then the tokenizer's template)."""
     if not path:
         return None
     try:
@@ -44,36 +44,37 @@ def tokenize_chat(
     *,
     reply: bool,
 ) -> tuple[list[int], list[bool]]:
-    """Token ids, and which of them an assistant turn (its end included) is made of.
+    """Return token ids, and a mask of the assistant's turns (with their ends).
 
-    `chat_template` is Jinja text; None takes the tokenizer's own, and without one a plain layout
-    with EOS after each assistant turn. `reply` ends the ids where an assistant is to go on.
+    `chat_template` is Jinja text; None takes the tokenizer's, and without one a plain layout
+    with EOS after each assistant turn. With `reply` the ids end where the assistant continues.
     """
     template = chat_template
     if template is None and tokenizer.chat_template:
         template = tokenizer.get_chat_template()
     specials = sorted(map(str, tokenizer.all_special_tokens), key=len, reverse=True)
     if template is None:
-        segments = _plain_segments(messages, reply=reply)
+        segments = _split_plain(messages, reply=reply)
     else:
         hidden = [Message(m.role, _hide(m.content, specials)) for m in messages]
-        segments = _rendered_segments(hidden, tokenizer, template, source, reply=reply)
+        segments = _render_segments(hidden, tokenizer, template, source, reply=reply)
     eos = tokenizer.eos_token_id
     ids: list[int] = []
     mask: list[bool] = []
     for text, is_target in segments:
-        part = _segment_ids(text, tokenizer, specials, literal=template is None)
-        if is_target and template is None:
-            part.append(eos)
+        if template is None:
+            segment = tokenize_plain(tokenizer, [text])[0] + [eos] * is_target
+        else:
+            segment = _tokenize_segment(text, tokenizer, specials)
         # What a template writes after the end of a turn (mostly a line break) is never generated.
-        end = part.index(eos) + 1 if eos in part else len(part)
-        ids += part
-        mask += [is_target and i < end for i in range(len(part))]
+        end = segment.index(eos) + 1 if eos in segment else len(segment)
+        ids += segment
+        mask += [is_target and i < end for i in range(len(segment))]
     return ids, mask
 
 
 def tokenize_plain(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text: nothing added, and special tokens' text kept as mere text."""
+    """Tokenize each text: nothing is added, and special tokens' text is plain text."""
     if not texts:
         return []
     encoded = tokenizer(
@@ -82,7 +83,7 @@ def tokenize_plain(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -
     return [list(ids) for ids in encoded["input_ids"]]
 
 
-def _plain_segments(messages: Sequence[Message], *, reply: bool) -> list[Segment]:
+def _split_plain(messages: Sequence[Message], *, reply: bool) -> list[Segment]:
     """ "User:\\n...\\n\\nAssistant:\\n..." for tokenizers that know no chat."""
     segments: list[Segment] = []
     text = ""
@@ -99,7 +100,7 @@ def _plain_segments(messages: Sequence[Message], *, reply: bool) -> list[Segment
     return [*segments, (text, False)] if text else segments
 
 
-def _rendered_segments(
+def _render_segments(
     messages: Sequence[Message],
     tokenizer: "PreTrainedTokenizerBase",
     template: str,
@@ -110,7 +111,7 @@ def _rendered_segments(
     segments: list[Segment] = []
     done = ""
 
-    def take(count: int, is_target: bool, generation_prompt: bool) -> None:
+    def add(count: int, is_target: bool, generation_prompt: bool) -> None:
         nonlocal done
         text = _render(messages[:count], tokenizer, template, source, generation_prompt)
         if not text.startswith(done):
@@ -124,10 +125,10 @@ def _rendered_segments(
 
     for number, message in enumerate(messages):
         if message.role == "assistant":
-            take(number, False, True)
-            take(number + 1, True, False)
+            add(number, False, True)
+            add(number + 1, True, False)
     if reply or messages[-1].role != "assistant":
-        take(len(messages), False, reply)
+        add(len(messages), False, reply)
     return segments
 
 
@@ -159,17 +160,15 @@ def _hide(text: str, specials: list[str]) -> str:
     return text
 
 
-def _segment_ids(
-    text: str, tokenizer: "PreTrainedTokenizerBase", specials: list[str], *, literal: bool
+def _tokenize_segment(
+    text: str, tokenizer: "PreTrainedTokenizerBase", specials: list[str]
 ) -> list[int]:
-    if literal:
-        return tokenize_plain(tokenizer, [text])[0]
     ids: list[int] = []
     for number, piece in enumerate(_HIDDEN.split(text)):
         if number % 2:  # the number of a hidden special token
             ids += tokenize_plain(tokenizer, [specials[int(piece)]])[0]
         elif piece:
-            # Here special tokens are the template's own, so they count.
+            # Special tokens that the template wrote count as such.
             ids += tokenizer(
                 piece, add_special_tokens=False, split_special_tokens=False, verbose=False
             )["input_ids"]

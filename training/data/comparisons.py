@@ -1,7 +1,7 @@
-r"""Comparisons that give no prompt of their own: it is what both sides begin with.
+r"""Parse rows with `chosen` and `rejected` sides.
 
-As text, in the manner of Anthropic's HH data ("\n\nHuman: ...\n\nAssistant: ..."), or as lists of
-messages, with which a `prompt` may stand that is a list of messages itself.
+The prompt is a column, or what both sides begin with: text as in Anthropic's HH data
+("\n\nHuman: ...\n\nAssistant: ..."), or lists of messages, which may follow a `prompt` of messages.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.arguments.parsing import UserError
-from training.data.values import Message, as_lines, read_messages, read_text, require_keys, show
+from training.data.values import (
+    Message,
+    format_messages,
+    read_messages,
+    read_text,
+    require_keys,
+    show,
+)
 
 ANSWER = "\n\nAssistant:"
 SIDES = ("chosen", "rejected")
@@ -25,15 +32,15 @@ class Comparison:
 
 
 def parse_comparison(row: Mapping[str, Any], source: str) -> Comparison:
-    """{"chosen", "rejected"} with or without a `prompt`, of text or of messages."""
+    """Parse {"chosen", "rejected"} with or without a `prompt`, of text or of messages."""
     if any(side not in row for side in SIDES):
         other = "or 'prompt', 'responses' and 'pairs'"
         require_keys(row, ("prompt", *SIDES), "a comparison", source, other)
     sides = [row[side] for side in SIDES]
     if isinstance(row.get("prompt"), list | tuple) or any(isinstance(s, list) for s in sides):
-        comparison = _of_messages(row, source)
+        comparison = _split_messages(row, source)
     elif row.get("prompt") is None:
-        comparison = _of_dialogues(row, source)
+        comparison = _split_dialogues(row, source)
     else:
         prompt = read_text(row["prompt"], "prompt", source)
         chosen, rejected = (read_text(row[side], side, source) for side in SIDES)
@@ -46,8 +53,8 @@ def parse_comparison(row: Mapping[str, Any], source: str) -> Comparison:
     return comparison
 
 
-def _of_dialogues(row: Mapping[str, Any], source: str) -> Comparison:
-    """Split behind the last "Assistant:" that both sides share."""
+def _split_dialogues(row: Mapping[str, Any], source: str) -> Comparison:
+    """Split after the last "Assistant:" that both sides share."""
     sides = [row[side] for side in SIDES]
     if not any(isinstance(side, str) and ANSWER in side for side in sides):
         other = f"or sides that begin with the same dialogue, up to {ANSWER!r}"
@@ -71,11 +78,12 @@ def _of_dialogues(row: Mapping[str, Any], source: str) -> Comparison:
     return Comparison(read_text(chosen[:end], "prompt", source), (first, second))
 
 
-def _of_messages(row: Mapping[str, Any], source: str) -> Comparison:
-    """The turns that both sides begin with, and the one assistant turn that each ends with."""
+def _split_messages(row: Mapping[str, Any], source: str) -> Comparison:
+    """Split into the turns that both sides share and the one assistant turn that ends each."""
     given = row.get("prompt")
     chosen, rejected = (
-        read_messages(_whole(given, row[side], side, source), side, source) for side in SIDES
+        read_messages(_join_messages(given, row[side], side, source), side, source)
+        for side in SIDES
     )
     if chosen == rejected:
         return Comparison("", (chosen[-1].content, rejected[-1].content))
@@ -91,16 +99,16 @@ def _of_messages(row: Mapping[str, Any], source: str) -> Comparison:
                 f"{', '.join(roles) or 'nothing'}"
             )
     prompt = chosen[:shared]
-    return Comparison(as_lines(prompt), (chosen[-1].content, rejected[-1].content), prompt)
+    return Comparison(format_messages(prompt), (chosen[-1].content, rejected[-1].content), prompt)
 
 
-def _whole(prompt: Any, side: Any, name: str, source: str) -> Any:
-    """All messages of a side: its own, after those of the prompt unless it repeats them."""
+def _join_messages(prompt: Any, side: Any, name: str, source: str) -> Any:
+    """Join the prompt's messages with a side's, unless the side repeats them."""
     if isinstance(side, str):
         side = [{"role": "assistant", "content": read_text(side, name, source)}]
     if not isinstance(side, list | tuple) or not side:
-        return side  # `read_messages` says what is wrong with it
-    if isinstance(prompt, str):  # the user's first words, mostly repeated in the sides
+        return side  # `read_messages` raises an error that describes it
+    if isinstance(prompt, str):  # the user's first turn, mostly repeated in the sides
         starts = isinstance(side[0], Mapping) and side[0].get("role") == "assistant"
         return [{"role": "user", "content": prompt}, *side] if starts else side
     before = list(prompt) if isinstance(prompt, list | tuple) else []

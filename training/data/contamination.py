@@ -1,9 +1,9 @@
-"""What training data must not share with held-out data, and which training rows share it.
+"""Find training rows that share a prompt or text with held-out data.
 
-A prompt is shared when it is the same but for case and white space. A plain text is shared when it
-is the same in that sense, or when it has NGRAM words in a row with a held-out text in common, the
-rule of GPT-3 (arXiv:2005.14165, appendix C); as there, runs of words that stand in more than
-COMMON training texts count for nothing (licences, names, quotations).
+Two prompts are equal if they differ only in case and white space. A plain text is shared if it is
+equal in that sense, or if it has NGRAM words in a row in common with a held-out text, the rule of
+GPT-3 (arXiv:2005.14165, appendix C); as there, runs of words in more than COMMON training texts do
+not count (licences, names, quotations).
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _WORD = re.compile(f"[{_NO_SPACES}]|[^\\W{_NO_SPACES}]+")
 
 
 def extract_prompt(record: Record) -> str:
-    """The part of a record that must not be on both sides of a split: its prompt, or its text."""
+    """Return what must not be on both sides of a split: a record's prompt, or its text."""
     if isinstance(record, Conversation):
         return next(turn.content for turn in record.messages if turn.role == "user")
     if isinstance(record, Demonstration | ResponseGroup):
@@ -35,56 +35,56 @@ def extract_prompt(record: Record) -> str:
 
 
 def hash_prompt(text: str) -> int:
-    """64 bits of the text's hash, the same for texts that differ in case and white space alone."""
+    """Hash a text to 64 bits, ignoring case and white space."""
     return hash_text(" ".join(text.lower().split()))
 
 
 def hash_text(text: str) -> int:
-    """64 bits of the text's hash."""
+    """Hash a text to 64 bits."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 class HeldOutNGrams:
-    """All runs of NGRAM words in held-out texts, and how many training texts have each."""
+    """All runs of NGRAM words in held-out texts."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._numbers: dict[str, int] = {}  # of words, from 1
-        found = [np.empty(0, np.uint64)]
+        hashes = [np.empty(0, np.uint64)]
         for text in texts:
-            words = _words(text)
+            words = _split_words(text)
             for word in words:
                 self._numbers.setdefault(word, len(self._numbers) + 1)
-            found.append(_hashes([self._numbers[word] for word in words]))
-        self._known = np.unique(np.concatenate(found))
+            hashes.append(_hash_runs([self._numbers[word] for word in words]))
+        self._known = np.unique(np.concatenate(hashes))
 
-    def of(self, text: str) -> NDArray[np.int64]:
-        """The numbers of the held-out runs of words that stand in this text too, each once."""
+    def find_in(self, text: str) -> NDArray[np.int64]:
+        """Return the numbers of the held-out runs of words that this text has too, each once."""
         if not len(self._known):
             return np.empty(0, np.int64)
-        hashes = np.unique(_hashes([self._numbers.get(word, 0) for word in _words(text)]))
-        places = np.searchsorted(self._known, hashes).clip(max=len(self._known) - 1)
-        return np.asarray(places[self._known[places] == hashes], np.int64)
+        hashes = np.unique(_hash_runs([self._numbers.get(word, 0) for word in _split_words(text)]))
+        indices = np.searchsorted(self._known, hashes).clip(max=len(self._known) - 1)
+        return np.asarray(indices[self._known[indices] == hashes], np.int64)
 
 
 def find_shared_texts(train: Iterable[str], held_out: Iterable[str]) -> list[int]:
-    """The places of the training texts that share NGRAM words in a row with a held-out one."""
-    runs = HeldOutNGrams(held_out)
-    found: dict[int, list[int]] = {}
+    """Return the indices of training texts that share NGRAM words in a row with a held-out one."""
+    held_out_runs = HeldOutNGrams(held_out)
+    runs_of: dict[int, list[int]] = {}
     texts_with: Counter[int] = Counter()
-    for place, text in enumerate(train):
-        numbers = runs.of(text).tolist()
-        if numbers:
-            found[place] = numbers
-            texts_with.update(numbers)
-    return [p for p, numbers in found.items() if any(texts_with[n] <= COMMON for n in numbers)]
+    for index, text in enumerate(train):
+        runs = held_out_runs.find_in(text).tolist()
+        if runs:
+            runs_of[index] = runs
+            texts_with.update(runs)
+    return [index for index, runs in runs_of.items() if any(texts_with[r] <= COMMON for r in runs)]
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def _hashes(words: list[int]) -> NDArray[np.uint64]:
-    """One number for each run of NGRAM words; runs with an unknown word (0) are left out."""
+def _hash_runs(words: list[int]) -> NDArray[np.uint64]:
+    """Hash each run of NGRAM words; runs with an unknown word (0) are skipped."""
     numbers = np.array(words, np.uint64)
     if len(numbers) < NGRAM:
         return np.empty(0, np.uint64)

@@ -1,7 +1,7 @@
-"""Reads one data file into rows, each of which knows its line; writes small files.
+"""Read one data file into rows, each with its line; write small files.
 
-Knows formats (JSON Lines, JSON, CSV, Parquet, text), not what the rows mean. Rows come one by one:
-memory holds one of them, of Parquet a batch, and only of .json the whole file.
+Knows formats (JSON Lines, JSON, CSV, Parquet, text), not what the rows mean. Rows are read one by
+one; memory holds one row, of Parquet a batch, and only of .json the whole file.
 """
 
 import csv
@@ -17,73 +17,73 @@ from typing import Any
 from training.arguments.parsing import UserError
 
 Row = tuple[dict[str, Any], str]  # (row, "path:line")
-Fail = Callable[[UserError], None]  # what happens to a mistake in a file; where it returns, read on
-Lines = Callable[[str | None], Iterable[str]]  # of a text, by what `open` takes as `newline`
+Fail = Callable[[UserError], None]  # handles a mistake in a file; if it returns, reading continues
+Lines = Callable[[str | None], Iterable[str]]  # yields lines, split by `newline` as of `open`
 
 STREAMS = (Path("/dev"), Path("/dev/fd"))  # /dev/stdout may be a file that must not be replaced
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 PARQUET_ROWS = 256  # read at once
 
-# What decoding makes of a byte that is not UTF-8; no valid text holds these.
+# Decoded from bytes that are not UTF-8; no valid text holds these.
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
 def raise_error(error: UserError) -> None:
-    """The usual `Fail`: the first mistake ends the reading."""
+    """End the reading at the first mistake: the usual `Fail`."""
     raise error
 
 
-def read_file(path: str, *, stage: str, fail: Fail = raise_error) -> list[Row]:
-    """All rows of one file."""
-    return list(iterate_file(path, stage=stage, fail=fail))
+def read_file(path: str, *, stage: str) -> list[Row]:
+    """Read all rows of one file."""
+    return list(iterate_file(path, stage=stage))
 
 
 def iterate_file(path: str, *, stage: str, fail: Fail = raise_error) -> Iterator[Row]:
-    """The rows of one file, by its suffix; at least one, or else `fail` is told."""
+    """Yield the rows of one file, read by its suffix; calls `fail` if there are none."""
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"{path}: unknown kind of data file; known are {' '.join(SUFFIXES)}")
-    failed = found = False
+    has_failed = has_rows = False
 
     def note(error: UserError) -> None:
-        nonlocal failed
-        failed = True
+        nonlocal has_failed
+        has_failed = True
         fail(error)
 
     try:
-        for row in _rows(path, partial(_file_lines, path), stage, note):
-            found = True
+        for row in _parse_rows(path, partial(_read_lines, path), stage, note):
+            has_rows = True
             yield row
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not found and not failed:
+    if not has_rows and not has_failed:
         fail(UserError(f"{path}: the file has no rows"))
 
 
 def parse_rows(path: str, text: str, *, stage: str) -> list[Row]:
-    """All rows of what will stand in a text file."""
-    return list(_rows(path, partial(io.StringIO, text), stage, raise_error))
+    """Parse the text that will be written to a file."""
+    return list(_parse_rows(path, partial(io.StringIO, text), stage, raise_error))
 
 
-def _rows(path: str, lines: Lines, stage: str, fail: Fail) -> Iterator[Row]:
+def _parse_rows(path: str, lines: Lines, stage: str, fail: Fail) -> Iterator[Row]:
     suffix = Path(path).suffix.lower()
     if suffix == ".parquet":
-        return _parquet_rows(path, fail)
+        return _read_parquet(path, fail)
     if suffix in (".csv", ".tsv"):
-        return _csv_rows(path, lines(""), "," if suffix == ".csv" else "\t", fail)
+        return _parse_csv(path, lines(""), "," if suffix == ".csv" else "\t", fail)
     if suffix == ".json":
-        return _json_rows(path, _numbered(path, lines(None), raise_error), fail)
-    numbered = _numbered(path, lines(None), fail)
+        return _parse_json(path, _number_lines(path, lines(None), raise_error), fail)
+    numbered = _number_lines(path, lines(None), fail)
     if suffix == ".txt":
-        return _text_rows(path, numbered, stage)
-    return _json_lines(path, numbered, fail)
+        return _parse_text(path, numbered, stage)
+    return _parse_json_lines(path, numbered, fail)
 
 
-def _file_lines(path: str, newline: str | None) -> Iterator[str]:
-    """The lines of a file, without a byte-order mark; bytes that are not UTF-8 as surrogates.
+def _read_lines(path: str, newline: str | None) -> Iterator[str]:
+    """Yield the lines of a file without a byte-order mark; bytes that are not UTF-8 as surrogates.
 
-    Lines end where the file's line breaks are: not, as in str.splitlines, at U+2028 and its like,
-    which JSON strings may hold.
+    Lines end at the file's line breaks, not at U+2028 and others of str.splitlines, which JSON
+    strings may hold.
     """
     file = Path(path).expanduser()
     with file.open("rb") as start:
@@ -93,8 +93,8 @@ def _file_lines(path: str, newline: str | None) -> Iterator[str]:
         yield from lines
 
 
-def _numbered(path: str, lines: Iterable[str], fail: Fail) -> Iterator[tuple[int, str]]:
-    """(number, line) of those that are UTF-8."""
+def _number_lines(path: str, lines: Iterable[str], fail: Fail) -> Iterator[tuple[int, str]]:
+    """Yield (number, line) of the lines that are UTF-8."""
     for number, line in enumerate(lines, start=1):
         if _is_utf8(line, f"{path}:{number}", fail):
             yield number, line
@@ -108,7 +108,7 @@ def _is_utf8(text: str, source: str, fail: Fail) -> bool:
     return not bad
 
 
-def _json_lines(path: str, lines: Iterable[tuple[int, str]], fail: Fail) -> Iterator[Row]:
+def _parse_json_lines(path: str, lines: Iterable[tuple[int, str]], fail: Fail) -> Iterator[Row]:
     for number, line in lines:
         if not line.strip():
             continue
@@ -120,18 +120,18 @@ def _json_lines(path: str, lines: Iterable[tuple[int, str]], fail: Fail) -> Iter
         except (ValueError, RecursionError) as error:
             fail(UserError(f"{source}: not valid JSON: {error}"))
         else:
-            yield from _object(value, source, fail)
+            yield from _check_object(value, source, fail)
 
 
-def _object(value: Any, source: str, fail: Fail) -> Iterator[Row]:
+def _check_object(value: Any, source: str, fail: Fail) -> Iterator[Row]:
     if isinstance(value, dict):
         yield value, source
     else:
         fail(UserError(f"{source}: a row must be a JSON object, got {type(value).__name__}"))
 
 
-def _json_rows(path: str, numbered: Iterable[tuple[int, str]], fail: Fail) -> Iterator[Row]:
-    """A list of objects, {"data": [...]}, or JSON Lines that are merely named .json."""
+def _parse_json(path: str, numbered: Iterable[tuple[int, str]], fail: Fail) -> Iterator[Row]:
+    """Parse a list of objects, {"data": [...]}, or JSON Lines in a file that is named .json."""
     lines = list(numbered)
     text = "".join(line for _, line in lines)
     if not text.strip():
@@ -140,7 +140,7 @@ def _json_rows(path: str, numbered: Iterable[tuple[int, str]], fail: Fail) -> It
         value = json.loads(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # one whole value, and then another
-            yield from _json_lines(path, lines, fail)
+            yield from _parse_json_lines(path, lines, fail)
             return
         raise UserError(
             f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})"
@@ -152,17 +152,17 @@ def _json_rows(path: str, numbered: Iterable[tuple[int, str]], fail: Fail) -> It
     if isinstance(value, dict):
         yield value, f"{path}:1"
     elif isinstance(value, list):
-        # The decoder forgets lines, so a row of a JSON list is named by its place in the list.
+        # The decoder gives no lines, so a row of a JSON list is named by its number in the list.
         for number, item in enumerate(value, start=1):
-            yield from _object(item, f"{path}:row {number}", fail)
+            yield from _check_object(item, f"{path}:row {number}", fail)
     else:
         raise UserError(
             f'{path}: must hold a list of objects or {{"data": [...]}}, got {type(value).__name__}'
         )
 
 
-def _csv_rows(path: str, lines: Iterable[str], delimiter: str, fail: Fail) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)  # of the process; nothing else here reads CSV
+def _parse_csv(path: str, lines: Iterable[str], delimiter: str, fail: Fail) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)  # for the whole process; nothing else here reads CSV
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] | None = None
     line = 1
@@ -181,7 +181,7 @@ def _csv_rows(path: str, lines: Iterable[str], delimiter: str, fail: Fail) -> It
         if not any(cell.strip() for cell in cells):
             continue
         if header is None:
-            header = _csv_header(cells, source)
+            header = _check_header(cells, source)
         elif len(cells) != len(header):
             fail(
                 UserError(
@@ -193,7 +193,7 @@ def _csv_rows(path: str, lines: Iterable[str], delimiter: str, fail: Fail) -> It
             yield dict(zip(header, cells, strict=True)), source
 
 
-def _csv_header(cells: list[str], source: str) -> list[str]:
+def _check_header(cells: list[str], source: str) -> list[str]:
     header = [cell.strip() for cell in cells]
     for name in header:
         _is_utf8(name, source, raise_error)
@@ -203,7 +203,7 @@ def _csv_header(cells: list[str], source: str) -> list[str]:
     return header
 
 
-def _parquet_rows(path: str, fail: Fail) -> Iterator[Row]:
+def _read_parquet(path: str, fail: Fail) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
@@ -220,8 +220,8 @@ def _parquet_rows(path: str, fail: Fail) -> Iterator[Row]:
         fail(UserError(f"{path}: cannot be read as Parquet{after}: {reason}"))
 
 
-def _text_rows(path: str, lines: Iterable[tuple[int, str]], stage: str) -> Iterator[Row]:
-    """One prompt a line for PPO; for pretraining one text between blank lines."""
+def _parse_text(path: str, lines: Iterable[tuple[int, str]], stage: str) -> Iterator[Row]:
+    """Parse one prompt per line for PPO; for pretraining, texts between blank lines."""
     if stage not in ("ppo", "pretrain"):
         raise UserError(
             f"{path}: a .txt file holds prompts or plain text; this stage needs .jsonl, .csv "
@@ -245,14 +245,14 @@ def _text_rows(path: str, lines: Iterable[tuple[int, str]], stage: str) -> Itera
 
 
 def format_json(value: Any) -> str:
-    """JSON that people read."""
+    """Format JSON for people."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def write_text(path: str, text: str, flag: str) -> None:
-    """Write what `flag` names a file for: the whole of it, or what was there stays.
+    """Write the file that `flag` names: as a whole, or the old file stays.
 
-    What is no file (/dev/stdout, a pipe) is written to as it is.
+    A path that is no file (/dev/stdout, a pipe) is written to directly.
     """
     named = Path(path).expanduser()
     is_stream = named.parent in STREAMS or (named.exists() and not named.is_file())

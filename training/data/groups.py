@@ -1,4 +1,4 @@
-"""Groups of responses to one prompt: cut to a size, shuffled, or a part of them taken."""
+"""Groups of responses to one prompt: split to a size, with shuffled labels, or of some prompts."""
 
 import random
 from collections.abc import Sequence
@@ -12,85 +12,85 @@ from training.draws import make_random
 
 
 @dataclass(frozen=True)
-class Share:
-    """Some responses of a group, with comparisons among them, numbered within the share."""
+class Subgroup:
+    """Some responses of a group, and comparisons among them, numbered within the subgroup."""
 
     group: int
     responses: tuple[int, ...]
     pairs: tuple[Pair, ...]
-    longest: int  # tokens of the prompt with its longest response in the share
+    longest: int  # tokens of the prompt with its longest response in the subgroup
 
 
-class Shares(Lazy[EncodedGroup]):
-    """Groups, some of them in shares; each is put together when it is asked for."""
+class Subgroups(Lazy[EncodedGroup]):
+    """Subgroups and whole groups, each made when it is asked for."""
 
-    def __init__(self, groups: Sequence[EncodedGroup], shares: Sequence[int | Share]) -> None:
-        """A number in `shares` is a group as a whole."""
+    def __init__(self, groups: Sequence[EncodedGroup], items: Sequence[int | Subgroup]) -> None:
+        """A number in `items` is a whole group."""
         self._groups = groups
-        self._shares = shares
+        self._items = items
 
     def __len__(self) -> int:
-        return len(self._shares)
+        return len(self._items)
 
-    def make_item(self, place: int) -> EncodedGroup:
-        share = self._shares[place]
-        if isinstance(share, int):
-            return self._groups[share]
-        group = self._groups[share.group]
-        responses = [group.response_ids[response] for response in share.responses]
-        return EncodedGroup(group.prompt_ids, responses, share.pairs, group.source)
+    def make_item(self, index: int) -> EncodedGroup:
+        item = self._items[index]
+        if isinstance(item, int):
+            return self._groups[item]
+        group = self._groups[item.group]
+        responses = [group.response_ids[response] for response in item.responses]
+        return EncodedGroup(group.prompt_ids, responses, item.pairs, group.source)
 
     @property
     def lengths(self) -> list[int]:
         """Tokens of each one's longest sequence."""
         lengths = measure_groups(self._groups)
-        return [lengths[s] if isinstance(s, int) else s.longest for s in self._shares]
+        return [lengths[i] if isinstance(i, int) else i.longest for i in self._items]
 
     @property
     def counts(self) -> list[int]:
-        """How many responses each has."""
-        counts = _counts(self._groups)
-        return [counts[s] if isinstance(s, int) else len(s.responses) for s in self._shares]
+        """Number of responses of each."""
+        counts = _count_responses(self._groups)
+        return [counts[i] if isinstance(i, int) else len(i.responses) for i in self._items]
 
 
-def split_groups(groups: Sequence[EncodedGroup], *, size: int, seed: int, epoch: int) -> Shares:
-    """Groups of at most `size` responses.
+def split_groups(groups: Sequence[EncodedGroup], *, size: int, seed: int, epoch: int) -> Subgroups:
+    """Split groups into subgroups of at most `size` responses.
 
-    A larger group whose responses meet often is dealt anew into parts each epoch; comparisons
-    between two parts wait for another epoch. One with few comparisons is cut along them and
-    loses none.
+    A larger group with many comparisons is dealt into subgroups, differently in each epoch;
+    comparisons between two subgroups wait for another epoch. One with few comparisons is cut along
+    them and loses none.
     """
-    shares: list[int | Share] = []
-    for index, count in enumerate(_counts(groups)):
+    items: list[int | Subgroup] = []
+    for index, count in enumerate(_count_responses(groups)):
         if count <= size:
-            shares.append(index)
+            items.append(index)
             continue
         group = groups[index]
         draw = make_random(seed, epoch, index, separator=":")
         is_dense = len(group.pairs) > len(group.response_ids)
-        parts = (is_dense and _dealt(group, size, draw)) or _cut(group, size, draw)
-        shares += [_share(group, index, *part) for part in parts]
-    return Shares(groups, shares)
+        parts = (is_dense and _deal_responses(group, size, draw)) or _cut_pairs(group, size, draw)
+        items += [_make_subgroup(group, index, *part) for part in parts]
+    return Subgroups(groups, items)
 
 
 Parts = list[tuple[list[int], list[Pair]]]  # responses, and the comparisons among them
 
 
-def _dealt(group: EncodedGroup, size: int, draw: random.Random) -> Parts:
-    """Each response in one part, at random; parts without a comparison are left out."""
+def _deal_responses(group: EncodedGroup, size: int, draw: random.Random) -> Parts:
+    """Put each response into one part, at random; drop parts without a comparison."""
     order = list(range(len(group.response_ids)))
     draw.shuffle(order)
     count = -(-len(order) // size)
-    dealt = [order[first::count] for first in range(count)]
+    hands = [order[first::count] for first in range(count)]
     parts = [
-        (part, [pair for pair in group.pairs if {pair.chosen, pair.rejected} <= set(part)])
-        for part in dealt
+        (hand, [pair for pair in group.pairs if {pair.chosen, pair.rejected} <= set(hand)])
+        for hand in hands
     ]
     return [part for part in parts if part[1]]
 
 
-def _cut(group: EncodedGroup, size: int, draw: random.Random) -> Parts:
-    """Each comparison in one part, at random; a response may stand in several parts."""
+def _cut_pairs(group: EncodedGroup, size: int, draw: random.Random) -> Parts:
+    """Put each comparison into one part, at random; a response may be in several parts."""
     pairs = list(group.pairs)
     draw.shuffle(pairs)
     parts: list[tuple[dict[int, None], list[Pair]]] = []
@@ -101,22 +101,23 @@ def _cut(group: EncodedGroup, size: int, draw: random.Random) -> Parts:
             parts[-1][1].append(pair)
         else:
             parts.append((sides, [pair]))
-    return [(list(responses), held) for responses, held in parts]
+    return [(list(responses), kept) for responses, kept in parts]
 
 
-def _share(
+def _make_subgroup(
     group: EncodedGroup, index: int, responses: Sequence[int], pairs: Sequence[Pair]
-) -> Share:
-    place = {response: number for number, response in enumerate(responses)}
-    inside = tuple(
-        replace(pair, chosen=place[pair.chosen], rejected=place[pair.rejected]) for pair in pairs
+) -> Subgroup:
+    number_of = {response: number for number, response in enumerate(responses)}
+    renumbered = tuple(
+        replace(pair, chosen=number_of[pair.chosen], rejected=number_of[pair.rejected])
+        for pair in pairs
     )
     most = max(len(group.response_ids[response]) for response in responses)
-    return Share(index, tuple(responses), inside, len(group.prompt_ids) + most)
+    return Subgroup(index, tuple(responses), renumbered, len(group.prompt_ids) + most)
 
 
 def shuffle_labels(groups: Sequence[EncodedGroup], *, seed: int) -> list[EncodedGroup]:
-    """The same groups with each one's responses permuted under its comparisons.
+    """Permute each group's responses under its comparisons.
 
     A reward model trained on the result has nothing to learn: the control experiment.
     """
@@ -132,25 +133,25 @@ def shuffle_labels(groups: Sequence[EncodedGroup], *, seed: int) -> list[Encoded
     return shuffled
 
 
-def take_prompts(groups: Sequence[EncodedGroup], share: float, *, seed: int) -> Shares:
-    """The groups of a share of the prompts, in their order; a smaller share is part of a larger."""
+def take_prompts(groups: Sequence[EncodedGroup], share: float, *, seed: int) -> Subgroups:
+    """Take the groups of a share of the prompts, in order; a larger share holds a smaller one."""
     rows_of: dict[tuple[int, ...], list[int]] = {}
     for index, group in enumerate(groups):
         rows_of.setdefault(tuple(group.prompt_ids), []).append(index)
     prompts = list(rows_of)
     make_random(seed, "nested", separator=":").shuffle(prompts)
     kept = prompts[: max(round(share * len(prompts)), 1)]
-    return Shares(groups, sorted(index for prompt in kept for index in rows_of[prompt]))
+    return Subgroups(groups, sorted(index for prompt in kept for index in rows_of[prompt]))
 
 
 def measure_groups(groups: Sequence[EncodedGroup]) -> list[int]:
-    """Tokens of each group's prompt with its longest response."""
-    if isinstance(groups, TableView | Shares):
+    """Count the tokens of each group's prompt with its longest response."""
+    if isinstance(groups, TableView | Subgroups):
         return groups.lengths
     return [max(count_tokens(group)) for group in groups]
 
 
-def _counts(groups: Sequence[EncodedGroup]) -> list[int]:
-    if isinstance(groups, TableView | Shares):
+def _count_responses(groups: Sequence[EncodedGroup]) -> list[int]:
+    if isinstance(groups, TableView | Subgroups):
         return groups.counts
     return [len(group.response_ids) for group in groups]

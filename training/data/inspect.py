@@ -16,37 +16,27 @@ from typing import Any
 
 from training.arguments.inspection import InspectArgs
 from training.arguments.parsing import UserError, exit_with_user_error, parse_args, with_flag
+from training.data import records
 from training.data.annotation.convert import convert_if_export
 from training.data.contamination import NGRAM, extract_prompt, find_shared_texts, hash_prompt
 from training.data.files import Row, format_json, write_text
-from training.data.records import (
-    Conversation,
-    Demonstration,
-    Record,
-    ResponseGroup,
-    Text,
-    list_sequences,
-    parse_group,
-    parse_prompt,
-    parse_sft_row,
-    parse_text,
-)
+from training.data.records import Record, ResponseGroup, Text, list_sequences
 from training.data.sources import read_rows
 from training.paths import not_there
 
 BINS = 8  # of the histogram of lengths
 
-FROM_ROW: dict[str, Callable[[Any, str], Record]] = {
-    "sft": parse_sft_row,
-    "reward": parse_group,
-    "ppo": parse_prompt,
-    "pretrain": parse_text,
+PARSERS: dict[str, Callable[[Any, str], Record]] = {
+    "sft": records.parse_sft_row,
+    "reward": records.parse_group,
+    "ppo": records.parse_prompt,
+    "pretrain": records.parse_text,
 }
 
 
 @dataclass
 class Findings:
-    """What one look at the data has found."""
+    """The rows of some data and the mistakes in them."""
 
     stage: str
     rows: int
@@ -59,7 +49,7 @@ class Findings:
     over_limit: int = 0
     leaks: list[str] = field(default_factory=list)
 
-    def as_json(self) -> dict[str, Any]:
+    def make_report(self) -> dict[str, Any]:
         return {
             "stage": self.stage,
             "rows": self.rows,
@@ -68,7 +58,7 @@ class Findings:
             "conflicts": self.conflicts,
             "leaks": self.leaks,
             "length_unit": self.unit,
-            "lengths": dict(histogram(self.lengths)),
+            "lengths": dict(count_by_length(self.lengths)),
             "longest": max(self.lengths, default=0),
             "over_max_length": self.over_limit,
         }
@@ -77,13 +67,13 @@ class Findings:
 def inspect(args: InspectArgs) -> Findings:
     """Read all rows of --data_path, and compare them with those of --eval_data_path."""
     errors: list[str] = []
-    rows = _rows(args, args.data_path, "train", errors)
-    stage = args.stage if args.stage != "auto" or not rows else _stage_of(rows[0])
+    rows = _read_rows(args, args.data_path, "train", errors)
+    stage = args.stage if args.stage != "auto" or not rows else _guess_stage(rows[0])
     findings = Findings(stage, len(rows) + len(errors), errors)
-    findings.records = checked(rows, stage, errors)
-    findings.duplicates = duplicates(findings.records)
-    findings.conflicts = conflicts(findings.records)
-    measure, findings.unit = _measure(args)
+    findings.records = parse_records(rows, stage, errors)
+    findings.duplicates = find_duplicates(findings.records)
+    findings.conflicts = find_conflicts(findings.records)
+    measure, findings.unit = _choose_measure(args)
     for record in findings.records:
         try:
             findings.lengths += measure(record)
@@ -92,26 +82,26 @@ def inspect(args: InspectArgs) -> Findings:
     if args.tokenizer_name_or_path:
         findings.over_limit = sum(length > args.max_length for length in findings.lengths)
     if args.eval_data_path:
-        rows = _rows(args, args.eval_data_path, "dev", errors)
-        findings.leaks = leaks(findings.records, checked(rows, stage, errors))
+        rows = _read_rows(args, args.eval_data_path, "dev", errors)
+        findings.leaks = find_leaks(findings.records, parse_records(rows, stage, errors))
     return findings
 
 
-def _rows(args: InspectArgs, paths: Sequence[str], split: str, errors: list[str]) -> list[Row]:
-    """The rows that can be read; what is wrong with the others goes to `errors`."""
+def _read_rows(args: InspectArgs, paths: Sequence[str], split: str, errors: list[str]) -> list[Row]:
+    """Read the rows that can be read; the mistakes of the others go to `errors`."""
     if args.stage == "auto" and any(path.endswith(".txt") for path in paths):
         raise UserError("a .txt file may hold prompts or texts: give --stage ppo or pretrain")
     stage = "reward" if args.stage == "auto" else args.stage
     convert = partial(convert_if_export, args=args) if stage == "reward" else None
 
-    def note(error: UserError) -> None:
+    def fail(error: UserError) -> None:
         errors.append(str(error))
 
-    return list(read_rows(paths, stage=stage, split=split, convert=convert, fail=note))
+    return list(read_rows(paths, stage=stage, split=split, convert=convert, fail=fail))
 
 
-def _stage_of(row: Row) -> str:
-    """The stage whose rows have these columns."""
+def _guess_stage(row: Row) -> str:
+    """Return the stage whose rows have these columns."""
     values, source = row
     if "chosen" in values or "pairs" in values:
         return "reward"
@@ -127,36 +117,35 @@ def _stage_of(row: Row) -> str:
     )
 
 
-def checked(rows: Sequence[Row], stage: str, errors: list[str]) -> list[Record]:
-    """The records of all good rows; what is wrong with the others goes to `errors`."""
-    records = []
+def parse_records(rows: Sequence[Row], stage: str, errors: list[str]) -> list[Record]:
+    """Parse all good rows; the mistakes of the others go to `errors`."""
+    parsed = []
     for row, source in rows:
         try:
-            records.append(FROM_ROW[stage](row, source))
+            parsed.append(PARSERS[stage](row, source))
         except UserError as error:
             errors.append(str(error))
-    return records
+    return parsed
 
 
-def duplicates(records: Sequence[Record]) -> list[str]:
-    """Records that say what an earlier one has said."""
+def find_duplicates(rows: Sequence[Record]) -> list[str]:
+    """List records with the content of an earlier one."""
     first: dict[Any, str] = {}
-    found = []
-    for record in records:
-        key = _content(record)
-        if key in first:
-            found.append(f"{record.source} = {first[key]}")
-        first.setdefault(key, record.source)
-    return found
+    duplicates = []
+    for record in rows:
+        content = _extract_content(record)
+        if content in first:
+            duplicates.append(f"{record.source} = {first[content]}")
+        first.setdefault(content, record.source)
+    return duplicates
 
 
-def conflicts(records: Sequence[Record]) -> list[str]:
-    """Comparisons that stand in the data both ways round."""
+def find_conflicts(rows: Sequence[Record]) -> list[str]:
+    """List comparisons that are in the data both ways round."""
     first: dict[tuple[str, str, str], str] = {}
-    found = []
-    for record in records:
-        if not isinstance(record, ResponseGroup):
-            continue
+    conflicts = []
+    groups = [record for record in rows if isinstance(record, ResponseGroup)]
+    for record in groups:
         for pair in record.pairs:
             if pair.label == 0.5:
                 continue
@@ -164,50 +153,45 @@ def conflicts(records: Sequence[Record]) -> list[str]:
             better, worse = (record.responses[side] for side in sides)
             opposite = first.get((record.prompt, worse, better))
             if opposite is not None:
-                found.append(f"{record.source} against {opposite}")
+                conflicts.append(f"{record.source} against {opposite}")
             first.setdefault((record.prompt, better, worse), record.source)
-    return found
+    return conflicts
 
 
-def leaks(train: Sequence[Record], held_out: Sequence[Record]) -> list[str]:
-    """Training rows that --decontaminate would leave out; see `contamination`."""
-    held = {hash_prompt(extract_prompt(record)): record.source for record in held_out}
-    found, others = [], []
+def find_leaks(train: Sequence[Record], held_out: Sequence[Record]) -> list[str]:
+    """List training rows that --decontaminate would drop; see `contamination`."""
+    source_of = {hash_prompt(extract_prompt(record)): record.source for record in held_out}
+    leaks, texts = [], []
     for record in train:
-        source = held.get(hash_prompt(extract_prompt(record)))
+        source = source_of.get(hash_prompt(extract_prompt(record)))
         if source:
-            found.append(f"{record.source} = {source}")
-        else:
-            others.append(record)
-    texts = [record for record in others if isinstance(record, Text)]
-    places = (
-        find_shared_texts(map(extract_prompt, texts), map(extract_prompt, held_out))
-        if texts
-        else []
-    )
-    shared = f"shares {NGRAM} words in a row with held-out data"
-    return found + [f"{texts[place].source} {shared}" for place in places]
+            leaks.append(f"{record.source} = {source}")
+        elif isinstance(record, Text):
+            texts.append(record)
+    train_texts, held_out_texts = (map(extract_prompt, rows) for rows in (texts, held_out))
+    shared = find_shared_texts(train_texts, held_out_texts) if texts else []
+    words = f"shares {NGRAM} words in a row with held-out data"
+    return leaks + [f"{texts[index].source} {words}" for index in shared]
 
 
-def histogram(lengths: Sequence[int]) -> Iterator[tuple[str, int]]:
-    """Counts by length, in at most BINS ranges of doubling width."""
+def count_by_length(lengths: Sequence[int]) -> Iterator[tuple[str, int]]:
+    """Yield counts by length, in at most BINS ranges of doubling width."""
     if not lengths:
         return
     edges = [1]
     while edges[-1] <= max(lengths):
         edges.append(edges[-1] * 2)
-    edges = [0, *edges[-BINS:]]
-    for low, high in pairwise(edges):
+    for low, high in pairwise([0, *edges[-BINS:]]):
         count = sum(low <= length < high for length in lengths)
         if count:
             yield f"{low}-{high - 1}", count
 
 
-def _content(record: Record) -> Any:
-    """All that a record says, without where it stands."""
-    if isinstance(record, Demonstration):
+def _extract_content(record: Record) -> Any:
+    """Return all of a record but its source, as a key."""
+    if isinstance(record, records.Demonstration):
         return record.prompt, record.response
-    if isinstance(record, Conversation):
+    if isinstance(record, records.Conversation):
         return record.messages
     if isinstance(record, ResponseGroup):
         return record.prompt, frozenset(
@@ -217,27 +201,27 @@ def _content(record: Record) -> Any:
     return record.text
 
 
-def _measure(args: InspectArgs) -> tuple[Callable[[Record], list[int]], str]:
-    """From a record to the lengths of its sequences: in tokens, as a stage makes them, uncut."""
+def _choose_measure(args: InspectArgs) -> tuple[Callable[[Record], list[int]], str]:
+    """Return a function from a record to its sequences' uncut lengths, and their unit."""
     if not args.tokenizer_name_or_path:
-        return _characters, "characters"
+        return _count_characters, "characters"
     from training.data.chat import load_chat_template
     from training.data.outcomes import count_record_tokens
 
-    tokens = partial(
+    count_tokens = partial(
         count_record_tokens,
-        tokenizer=_tokenizer(args.tokenizer_name_or_path),
+        tokenizer=_load_tokenizer(args.tokenizer_name_or_path),
         prompt_template=args.prompt_template,
         chat_template=load_chat_template(args.chat_template),
     )
-    return tokens, "tokens"
+    return count_tokens, "tokens"
 
 
-def _characters(record: Record) -> list[int]:
+def _count_characters(record: Record) -> list[int]:
     return [len(prompt) + len(response) for prompt, response in list_sequences(record)]
 
 
-def _tokenizer(path: str) -> Any:
+def _load_tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
@@ -250,26 +234,23 @@ def _tokenizer(path: str) -> Any:
         ) from error
 
 
-def in_words(findings: Findings, max_length: int, show: int) -> list[str]:
-    """The findings for a terminal."""
+def format_findings(findings: Findings, max_length: int, show: int) -> list[str]:
+    """Format the findings for a terminal."""
     kinds = Counter(type(record).__name__ for record in findings.records)
-    lines = [
-        f"stage {findings.stage}: {findings.rows} rows, "
-        + (", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none readable")
-    ]
-    for title, found in (
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none readable"
+    lines = [f"stage {findings.stage}: {findings.rows} rows, {counts}"]
+    for title, texts in (
         ("bad rows", findings.errors),
         ("duplicates", findings.duplicates),
         ("conflicts (a comparison both ways)", findings.conflicts),
         ("training rows that are held out too", findings.leaks),
     ):
-        if found:
-            lines.append(f"{title}: {len(found)}")
-            lines += [f"  {text}" for text in found[:show]]
-            rest = len(found) - show
-            lines += [f"  and {rest} more (--show N, or --report FILE)"] if rest > 0 else []
+        if texts:
+            lines += [f"{title}: {len(texts)}", *(f"  {text}" for text in texts[:show])]
+        if len(texts) > show:
+            lines.append(f"  and {len(texts) - show} more (--show N, or --report FILE)")
     lines.append(f"lengths in {findings.unit}:")
-    lines += [f"  {bounds}: {count}" for bounds, count in histogram(findings.lengths)]
+    lines += [f"  {bounds}: {count}" for bounds, count in count_by_length(findings.lengths)]
     if findings.over_limit:
         lines.append(f"over --max_length {max_length}, to be cut: {findings.over_limit}")
     return lines
@@ -280,10 +261,10 @@ def main() -> None:
     try:
         findings = inspect(args)
         if args.report:
-            write_text(args.report, format_json(findings.as_json()), "--report")
+            write_text(args.report, format_json(findings.make_report()), "--report")
     except UserError as error:
         exit_with_user_error("inspect", str(error))
-    sys.stdout.write("\n".join(in_words(findings, args.max_length, args.show)) + "\n")
+    sys.stdout.write("\n".join(format_findings(findings, args.max_length, args.show)) + "\n")
     if findings.errors:
         raise SystemExit(2)
 

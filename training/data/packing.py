@@ -1,9 +1,9 @@
-"""Which sequences share a row, and when that is cheaper than padding.
+"""Plan which sequences share a row, where that is cheaper than padding.
 
 Pure and deterministic, as batches.py: every rank computes the same plan from the same lengths. A
 `Sample` is a prompt with its responses, or a plain sequence: no prompt and one response. A
-`Document` is what stands in a row of one sample: the prompt once, then some of the responses,
-each of which reads the prompt and itself.
+`Document` is the part of a sample in one row: the prompt once, then some of the responses, each
+of which attends to the prompt and itself.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -14,8 +14,8 @@ from typing import Literal
 from training.data.batches import plan_micro_batches, split_for_rank
 
 Packing = Literal["auto", "always", "never"]
-LEAST_SAVING = 0.15  # below it, which is as near as `cost` is, `auto` keeps sequences apart
-WIDENINGS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # rows tried, in longest sequences
+LEAST_SAVING = 0.15  # the accuracy of `estimate_cost`; below it `auto` does not pack
+WIDENINGS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # row widths to try, in longest samples
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Document:
-    """Some responses of the sample with index `sample`, after their prompt."""
+    """The prompt of the sample with index `sample`, and some of its responses."""
 
     sample: int
     responses: tuple[int, ...]
@@ -45,7 +45,7 @@ RowPlan = Sequence[Sequence[Document]]
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Whole samples, and the rows that hold them; empty for a rank that has none left."""
+    """Whole samples and the rows that hold them; empty for a rank that has none left."""
 
     samples: tuple[int, ...]
     rows: RowPlan
@@ -56,11 +56,11 @@ NOTHING = MicroBatch((), ())
 
 @dataclass(frozen=True)
 class RowRules:
-    """How rows are filled.
+    """How to fill rows, and what they cost.
 
-    `longest_row` bounds rows of several sequences. `attention_width` is the width of a row at
-    which attention costs as much as everything else; `padding_cost` is what a token of padding
-    costs apart from attention, 0 where it is taken out, else 1.
+    `longest_row` bounds rows of several sequences. At a row width of `attention_width`, attention
+    costs as much as everything else. `padding_cost` is the cost of a padding token apart from
+    attention: 0 if padding is removed, else 1.
     """
 
     packing: Packing
@@ -69,43 +69,44 @@ class RowRules:
     attention_width: float
     padding_cost: float
 
-    def cost(self, rows: RowPlan) -> float:
-        """What it takes to compute these rows together, in tokens without attention."""
-        real, padded, width = sum(map(_tokens, rows)), count_padded_tokens(rows), _width(rows)
+    def estimate_cost(self, rows: RowPlan) -> float:
+        """Estimate the cost of computing rows together, in tokens without attention."""
+        width = max(map(_count_row_tokens, rows), default=0)
+        real, padded = sum(map(_count_row_tokens, rows)), width * len(rows)
         padding = self.padding_cost * (padded - real)
         return real + padding + padded * width / self.attention_width
 
 
 def count_padded_tokens(rows: RowPlan) -> int:
-    """Tokens of these rows, padded to the longest of them."""
-    return _width(rows) * len(rows)
+    """Count the tokens of rows that are padded to the longest of them."""
+    return max(map(_count_row_tokens, rows), default=0) * len(rows)
 
 
 def pack_best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Bins of places in `lengths`, each of at most `capacity`; a longer one stands alone.
+    """Pack indices of `lengths` into bins of at most `capacity`; a longer one is alone.
 
     Best fit decreasing: longest first, each into the fullest bin that has room.
     """
     bins: list[list[int]] = []
     rooms: list[tuple[int, int]] = []  # (tokens left, bin), sorted
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        best = bisect_left(rooms, (lengths[place], -1))
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        best = bisect_left(rooms, (lengths[index], -1))
         room, chosen = rooms.pop(best) if best < len(rooms) else (capacity, len(bins))
         if chosen == len(bins):
             bins.append([])
-        bins[chosen].append(place)
-        if room > lengths[place]:
-            insort(rooms, (room - lengths[place], chosen))
+        bins[chosen].append(index)
+        if room > lengths[index]:
+            insort(rooms, (room - lengths[index], chosen))
     return bins
 
 
 def pack_micro_batches(
     chosen: Sequence[int], samples: Sequence[Sample], *, token_budget: int, capacity: int
 ) -> list[MicroBatch]:
-    """Whole samples in rows of at most `capacity` tokens, which only a sequence alone exceeds.
+    """Pack whole samples into rows of at most `capacity` tokens; a longer sequence is alone.
 
     A micro-batch has at most `token_budget` padded tokens, or one sample. Long and short samples
-    come in turn, so that they fill each other's rows.
+    alternate, so that they fill each other's rows.
     """
     order = sorted(chosen, key=lambda index: -samples[index].longest)
     half = (len(order) + 1) // 2
@@ -114,34 +115,36 @@ def pack_micro_batches(
     plan = []
     while order:
         counts = range(1, len(order) + 1)
-        most = _fitting(order, samples, token_budget)
+        most = _count_fitting(order, samples, token_budget)
         fitting = bisect_right(
             counts[:most],
             token_budget,
-            key=lambda count: count_padded_tokens(_packed(order[:count], samples, capacity)),
+            key=lambda count: count_padded_tokens(_pack_rows(order[:count], samples, capacity)),
         )
-        taken, order = order[: max(fitting, 1)], order[max(fitting, 1) :]
-        plan.append(MicroBatch(tuple(taken), _packed(taken, samples, capacity)))
+        batch, order = order[: max(fitting, 1)], order[max(fitting, 1) :]
+        plan.append(MicroBatch(tuple(batch), _pack_rows(batch, samples, capacity)))
     return plan
 
 
 def plan_rows(
     chosen: Sequence[int], samples: Sequence[Sample], rules: RowRules
 ) -> list[MicroBatch]:
-    """A row for each sequence, or packed at the width that is cheapest by `rules.cost`.
+    """Plan a row per sequence, or packed rows of the width that is cheapest by `estimate_cost`.
 
     `auto` packs where this saves LEAST_SAVING or more.
     """
-    apart = _apart(chosen, samples, rules.token_budget)
+    apart = _plan_apart(chosen, samples, rules.token_budget)
     if rules.packing == "never" or not chosen:
         return apart
     least = sum(samples[index].prompt + sum(samples[index].responses) for index in chosen)
-    most = (1.0 - LEAST_SAVING) * sum(rules.cost(m.rows) for m in apart)
+    most = (1.0 - LEAST_SAVING) * sum(rules.estimate_cost(m.rows) for m in apart)
     if rules.packing == "auto" and least > most:
         return apart
     widest = max(samples[index].longest for index in chosen)
     capacities = {max(min(int(widest * w), rules.longest_row), 1) for w in WIDENINGS}
-    cost, capacity = min((rules.cost(_packed(chosen, samples, c)), c) for c in capacities)
+    cost, capacity = min(
+        (rules.estimate_cost(_pack_rows(chosen, samples, c)), c) for c in capacities
+    )
     if rules.packing == "auto" and cost > most:
         return apart
     return pack_micro_batches(chosen, samples, token_budget=rules.token_budget, capacity=capacity)
@@ -150,63 +153,60 @@ def plan_rows(
 def plan_packed_step(
     batch: Sequence[int], samples: Sequence[Sample], rules: RowRules, *, rank: int, size: int
 ) -> list[MicroBatch]:
-    """This rank's micro-batches, ended with empty ones so that every rank has equally many.
+    """Plan this rank's micro-batches, ended with empty ones so that every rank has equally many.
 
     Under ZeRO-3 a forward is a collective; see `batches.plan_step`.
     """
     costs = {index: samples[index].longest * len(samples[index].responses) for index in batch}
     shares = [split_for_rank(batch, costs, rank=each, size=size) for each in range(size)]
     plans = [plan_rows(share, samples, rules) for share in shares]
-    most = max(len(plan) for plan in plans)
-    return plans[rank] + [NOTHING] * (most - len(plans[rank]))
+    return plans[rank] + [NOTHING] * (max(map(len, plans)) - len(plans[rank]))
 
 
-def _apart(chosen: Sequence[int], samples: Sequence[Sample], token_budget: int) -> list[MicroBatch]:
-    """Micro-batches of rows of one sequence each, longest first."""
+def _plan_apart(
+    chosen: Sequence[int], samples: Sequence[Sample], token_budget: int
+) -> list[MicroBatch]:
+    """Plan micro-batches of rows of one sequence each, longest first."""
     lengths = {index: samples[index].longest for index in chosen}
     counts = {index: len(samples[index].responses) for index in chosen}
     plan = plan_micro_batches(chosen, lengths, token_budget=token_budget, counts=counts)
     return [
         MicroBatch(
-            tuple(places),
+            tuple(indices),
             tuple(
                 (Document(index, (k,), samples[index].prompt + length),)
-                for index in places
+                for index in indices
                 for k, length in enumerate(samples[index].responses)
             ),
         )
-        for places in plan
+        for indices in plan
     ]
 
 
-def _packed(chosen: Sequence[int], samples: Sequence[Sample], capacity: int) -> RowPlan:
-    documents = [doc for index in chosen for doc in _documents(index, samples[index], capacity)]
+def _pack_rows(chosen: Sequence[int], samples: Sequence[Sample], capacity: int) -> RowPlan:
+    documents = [doc for index in chosen for doc in _split_sample(index, samples[index], capacity)]
     bins = pack_best_fit([document.tokens for document in documents], capacity)
-    return [[documents[place] for place in sorted(places)] for places in bins]
+    return [[documents[index] for index in sorted(each)] for each in bins]
 
 
-def _documents(index: int, sample: Sample, capacity: int) -> list[Document]:
-    """The sample in as few documents of at most `capacity` tokens as best fit finds."""
+def _split_sample(index: int, sample: Sample, capacity: int) -> list[Document]:
+    """Split a sample into as few documents of at most `capacity` tokens as best fit finds."""
     bins = pack_best_fit(sample.responses, capacity - sample.prompt)
     return [
-        Document(index, tuple(places), sample.prompt + sum(sample.responses[p] for p in places))
-        for places in map(sorted, bins)
+        Document(index, tuple(each), sample.prompt + sum(sample.responses[k] for k in each))
+        for each in map(sorted, bins)
     ]
 
 
-def _fitting(order: Sequence[int], samples: Sequence[Sample], token_budget: int) -> int:
-    """How many samples from the front have, without padding, at most so many tokens; at least 1."""
-    held = 0
+def _count_fitting(order: Sequence[int], samples: Sequence[Sample], token_budget: int) -> int:
+    """Count the first samples with at most `token_budget` tokens without padding; at least 1."""
+    total = 0
     for count, index in enumerate(order):
-        held += samples[index].prompt + sum(samples[index].responses)
-        if held > token_budget:
+        total += samples[index].prompt + sum(samples[index].responses)
+        if total > token_budget:
             return max(count, 1)
     return len(order)
 
 
-def _tokens(row: Sequence[Document]) -> int:
+def _count_row_tokens(row: Sequence[Document]) -> int:
     return sum(document.tokens for document in row)
-
-
-def _width(rows: RowPlan) -> int:
-    return max(map(_tokens, rows), default=0)

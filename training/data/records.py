@@ -1,6 +1,6 @@
-"""What a row of data means: frozen records, and the checks that turn a row into one.
+"""Records of the stages, and the checks that turn a row of data into one.
 
-Every `*_from_row` takes one row and its `source` ("path:line") and returns a record, or raises a
+Every `parse_*` takes one row and its `source` ("path:line") and returns a record, or raises a
 `UserError` that starts with the source. Nothing here reads files or knows a tokenizer.
 """
 
@@ -12,7 +12,7 @@ from training.arguments.parsing import UserError
 from training.data.comparisons import parse_comparison
 from training.data.values import (
     Message,
-    as_lines,
+    format_messages,
     read_index,
     read_list,
     read_messages,
@@ -37,7 +37,7 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns of chat; the assistant's are to be imitated."""
+    """Turns of chat; the assistant's turns are to be imitated."""
 
     messages: tuple[Message, ...]
     source: str
@@ -61,7 +61,7 @@ class Pair:
     weight: float = 1.0
     margin: float = 0.0
     gap: float | None = None  # by how much people rated chosen higher; for evaluation alone
-    # (annotator, 1 for chosen, 0 for rejected or a half); for evaluation alone
+    # (annotator, 1 for chosen, 0 for rejected, 0.5 for a tie); for evaluation alone
     votes: tuple[tuple[str, float], ...] = ()
 
 
@@ -87,14 +87,14 @@ class Prompt:
 
 
 def parse_demonstration(row: Mapping[str, Any], source: str) -> Demonstration:
-    """{"prompt", "response"} -> Demonstration."""
+    """Parse {"prompt", "response"}."""
     require_keys(row, ("prompt", "response"), "a demonstration", source, "or 'messages'")
     prompt, response = read_text(row["prompt"], "prompt", source), row["response"]
     return Demonstration(prompt, read_text(response, "response", source), source)
 
 
 def parse_conversation(row: Mapping[str, Any], source: str) -> Conversation:
-    """{"messages": [{"role", "content"}, ...]} with an assistant turn -> Conversation."""
+    """Parse {"messages": [{"role", "content"}, ...]} with an assistant turn."""
     require_keys(row, ("messages",), "a conversation", source)
     messages = read_messages(row["messages"], "messages", source)
     if not any(message.role == "assistant" for message in messages):
@@ -103,17 +103,18 @@ def parse_conversation(row: Mapping[str, Any], source: str) -> Conversation:
 
 
 def parse_sft_row(row: Mapping[str, Any], source: str) -> Demonstration | Conversation:
-    """A conversation where the row has one, else a demonstration; of a comparison the chosen side.
+    """Parse a conversation if the row has one, else a demonstration or a comparison's chosen side.
 
     A `prompt` may be a list of messages.
     """
     if row.get("messages") is not None:
         return parse_conversation(row, source)
     if row.get("response") is None and row.get("chosen") is not None:
-        found = parse_comparison(row, source)
-        if not found.messages:
-            return Demonstration(found.prompt, found.responses[0], source)
-        return Conversation((*found.messages, Message("assistant", found.responses[0])), source)
+        comparison = parse_comparison(row, source)
+        chosen = comparison.responses[0]
+        if not comparison.messages:
+            return Demonstration(comparison.prompt, chosen, source)
+        return Conversation((*comparison.messages, Message("assistant", chosen)), source)
     if isinstance(row.get("prompt"), list | tuple):
         require_keys(row, ("response",), "a demonstration", source, "or 'messages'")
         messages = read_prompt_messages(row["prompt"], "prompt", source)
@@ -123,13 +124,13 @@ def parse_sft_row(row: Mapping[str, Any], source: str) -> Demonstration | Conver
 
 
 def parse_text(row: Mapping[str, Any], source: str) -> Text:
-    """{"text"} -> Text."""
+    """Parse {"text"}."""
     require_keys(row, ("text",), "plain text for language modelling", source)
     return Text(read_text(row["text"], "text", source), source)
 
 
 def parse_prompt(row: Mapping[str, Any], source: str) -> Prompt:
-    """{"prompt"}, {"messages"} that end with a user turn, or a comparison's prompt -> Prompt.
+    """Parse {"prompt"}, {"messages"} that end with a user turn, or a comparison's prompt.
 
     A `prompt` may be a list of messages.
     """
@@ -141,30 +142,32 @@ def parse_prompt(row: Mapping[str, Any], source: str) -> Prompt:
     name = "messages" if row.get("messages") is not None else "prompt"
     if isinstance(row.get(name), list | tuple) or name == "messages":
         messages = read_prompt_messages(row[name], name, source)
-        return Prompt(as_lines(messages), source, fields, messages)
+        return Prompt(format_messages(messages), source, fields, messages)
     if row.get("chosen") is not None and not isinstance(row.get("prompt"), str):
-        found = parse_comparison(row, source)
-        return Prompt(found.prompt, source, fields, found.messages)
+        comparison = parse_comparison(row, source)
+        return Prompt(comparison.prompt, source, fields, comparison.messages)
     require_keys(row, ("prompt",), "a prompt row", source, "or 'messages'")
     return Prompt(read_text(row["prompt"], "prompt", source), source, fields)
 
 
 def parse_group(row: Mapping[str, Any], source: str) -> ResponseGroup:
-    """{"prompt", "chosen", "rejected"} or {"prompt", "responses", "pairs"} -> ResponseGroup.
+    """Parse {"prompt", "chosen", "rejected"} or {"prompt", "responses", "pairs"}.
 
-    The first form may carry `label`, `weight`, `margin` and `gap`, and who judged: `annotator`, one
+    The first form may have `label`, `weight`, `margin` and `gap`, and who judged: `annotator`, one
     person's name or number, or `votes`, {name: 1 for chosen, 0 for rejected}. Its prompt may be
-    part of the two sides (`shared_prompts`). In the second a pair is [i, j], [i, j, label] or an
-    object with those names; `gaps` may hold one number a pair.
+    part of the two sides (`comparisons`). In the second a pair is [i, j], [i, j, label] or an
+    object with those names; `gaps` may hold one number per pair.
     """
     if row.get("responses") is not None or row.get("pairs") is not None:
-        return _group_of_many(row, source)
-    found = parse_comparison(row, source)
-    pairs = (_pair(0, 1, row, "", source),)
-    return ResponseGroup(found.prompt, found.responses, pairs, source, found.messages)
+        return _parse_responses(row, source)
+    comparison = parse_comparison(row, source)
+    pairs = (_parse_pair(0, 1, row, "", source),)
+    return ResponseGroup(
+        comparison.prompt, comparison.responses, pairs, source, comparison.messages
+    )
 
 
-def _group_of_many(row: Mapping[str, Any], source: str) -> ResponseGroup:
+def _parse_responses(row: Mapping[str, Any], source: str) -> ResponseGroup:
     require_keys(row, ("prompt", "responses", "pairs"), "a group of responses", source)
     prompt = read_text(row["prompt"], "prompt", source)
     values = read_list(row["responses"], "responses", source)
@@ -179,13 +182,15 @@ def _group_of_many(row: Mapping[str, Any], source: str) -> ResponseGroup:
                 f"got {len(gaps)}"
             )
     pairs = tuple(
-        _pair_of_group(spec, gap, f"pairs[{n}]", responses, source)
+        _parse_pair_of_group(spec, gap, f"pairs[{n}]", responses, source)
         for n, (spec, gap) in enumerate(zip(specs, gaps, strict=True))
     )
     return ResponseGroup(prompt, responses, pairs, source)
 
 
-def _pair_of_group(spec: Any, gap: Any, name: str, responses: tuple[str, ...], source: str) -> Pair:
+def _parse_pair_of_group(
+    spec: Any, gap: Any, name: str, responses: tuple[str, ...], source: str
+) -> Pair:
     values: dict[str, Any] = {"gap": gap}
     if isinstance(spec, Mapping):
         unknown = [key for key in spec if key not in PAIR_KEYS]
@@ -210,10 +215,12 @@ def _pair_of_group(spec: Any, gap: Any, name: str, responses: tuple[str, ...], s
             f"{source}: {name} compares response {chosen} with {rejected}, which have the same "
             f"text: {show(responses[chosen])}; remove the pair"
         )
-    return _pair(chosen, rejected, values, f"{name}: ", source)
+    return _parse_pair(chosen, rejected, values, f"{name}: ", source)
 
 
-def _pair(chosen: int, rejected: int, values: Mapping[str, Any], at: str, source: str) -> Pair:
+def _parse_pair(
+    chosen: int, rejected: int, values: Mapping[str, Any], at: str, source: str
+) -> Pair:
     label = read_number(values.get("label"), f"{at}label", source, 1.0)
     weight = read_number(values.get("weight"), f"{at}weight", source, 1.0)
     margin = read_number(values.get("margin"), f"{at}margin", source, 0.0)
@@ -227,15 +234,16 @@ def _pair(chosen: int, rejected: int, values: Mapping[str, Any], at: str, source
     if margin < 0:
         raise UserError(f"{source}: '{at}margin' must not be negative, got {margin:g}")
     gap = values.get("gap")
-    known = None if gap is None else read_number(gap, f"{at}gap", source, 0.0)
-    votes = _votes(values, label, at, source)
-    return Pair(chosen, rejected, label, weight, margin, known, votes)
+    if gap is not None:
+        gap = read_number(gap, f"{at}gap", source, 0.0)
+    votes = _parse_votes(values, label, at, source)
+    return Pair(chosen, rejected, label, weight, margin, gap, votes)
 
 
-def _votes(
+def _parse_votes(
     values: Mapping[str, Any], label: float, at: str, source: str
 ) -> tuple[tuple[str, float], ...]:
-    """Who judged the comparison. Columns of these names that hold anything else are not ours."""
+    """Parse who judged the comparison; columns of these names with other values are ignored."""
     cast, person = values.get("votes"), values.get("annotator")
     if not isinstance(cast, Mapping):
         is_name = isinstance(person, int | str) and not isinstance(person, bool)
@@ -243,12 +251,12 @@ def _votes(
     votes = []
     for key, value in cast.items():
         name = read_text(str(key), f"{at}annotator", source, allow_empty=True)
-        if value is None or not name.strip():  # Parquet has a null for whom another row names
+        if value is None or not name.strip():  # Parquet has nulls for the names of other rows
             continue
         share = read_number(value, f"{at}votes: {name}", source, 0.5)
         if not 0 <= share <= 1:
             raise UserError(
-                f"{source}: '{at}votes' of {show(name)} must lie between 0 (for rejected) and 1 "
+                f"{source}: '{at}votes' of {show(name)} must be between 0 (for rejected) and 1 "
                 f"(for chosen), got {share:g}"
             )
         votes.append((name, share))
@@ -259,7 +267,7 @@ Record = Demonstration | Conversation | Text | ResponseGroup | Prompt
 
 
 def list_sequences(record: Record) -> list[tuple[str, str]]:
-    """(prompt, response) of each sequence that a stage makes of a record; either may be empty."""
+    """List (prompt, response) of each sequence of a record; either may be empty."""
     if isinstance(record, Demonstration):
         return [(record.prompt, record.response)]
     if isinstance(record, Conversation):

@@ -1,4 +1,4 @@
-"""From what the user names as data (files, folders, examples, Hub data sets) to rows.
+"""Find and read what a user may name as data: files, folders, examples, Hub data sets.
 
 The one module that imports `datasets`. It does not know what the rows mean.
 """
@@ -16,14 +16,14 @@ from training.paths import cache_dir, prepare_command
 
 EXAMPLE = "example:"
 
-# What data sets call their splits; the first that exists is taken.
+# Usual names of splits; the first that exists is taken.
 SPLIT_NAMES = {
     "train": ("train",),
     "dev": ("dev", "validation", "valid", "val"),
     "test": ("test",),
 }
 
-Convert = Callable[[Iterable[Row], str], Iterable[Row]]  # of a part's rows and its name
+Convert = Callable[[Iterable[Row], str], Iterable[Row]]  # of a file's rows and its name
 
 _SHARD = re.compile(r"-\d+-of-\d+$")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
@@ -33,23 +33,22 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 class DataFile:
     """One file, or one split of a Hub data set, to be read as often as needed."""
 
-    path: str  # what the user named
-    name: str  # what the sources of its rows start with
+    path: str  # as the user typed it
+    name: str  # the start of its rows' sources
     read: Callable[[Fail], Iterator[Row]]
     digest: Callable[[], str]  # of its content
 
 
 def find_data_files(paths: Sequence[str], *, stage: str, split: str) -> list[DataFile]:
-    """What there is to read behind all paths, in order.
+    """Find the files behind all paths, in order.
 
     A path is a file, a folder with `<split>.jsonl` (or another format) in it, "example:NAME", or
-    the name of a Hub data set ("name" or "name:config"). A file is its own split: it is read
-    whole, whatever `split` says (see `has_split`).
+    the name of a Hub data set ("name" or "name:config"). A file is read whole for any `split`.
     """
     if not paths:
         raise UserError("--data_path names no data")
     _check_not_twice(paths)
-    return [part for path in paths for part in _parts(path, stage, split)]
+    return [file for path in paths for file in _find_files(path, stage, split)]
 
 
 def read_rows(
@@ -60,58 +59,58 @@ def read_rows(
     convert: Convert | None = None,
     fail: Fail = raise_error,
 ) -> Iterator[Row]:
-    """All rows of all paths, in order, each with its "path:line".
+    """Read all rows of all paths, in order, each with its "path:line".
 
-    `convert` makes other rows of a part's rows first.
+    `convert` turns each file's rows into other rows.
     """
-    for part in find_data_files(paths, stage=stage, split=split):
-        rows = part.read(fail)
-        yield from convert(rows, part.name) if convert else rows
+    for file in find_data_files(paths, stage=stage, split=split):
+        rows = file.read(fail)
+        yield from convert(rows, file.name) if convert else rows
 
 
 def has_split(path: str, *, stage: str, split: str) -> bool:
-    """Whether `path` brings a split of its own; a single file never does."""
+    """True if `path` has this split; a single file has no splits."""
     if path.startswith(EXAMPLE):
-        return _example_file(path, stage, split).is_file()
+        return _name_example(path, stage, split).is_file()
     if Path(path).expanduser().is_dir():
         return bool(_split_files(path, stage, split))
     if is_local_path(path):
         return False
-    return any(name in _hub_splits(path) for name in SPLIT_NAMES[split])
+    return any(name in _list_hub_splits(path) for name in SPLIT_NAMES[split])
 
 
-def _parts(path: str, stage: str, split: str) -> list[DataFile]:
+def _find_files(path: str, stage: str, split: str) -> list[DataFile]:
     if path.startswith(EXAMPLE):
-        return [_file_part(path, _prepared_file(path, stage, split), stage)]
+        return [_open_file(path, _find_example(path, stage, split), stage)]
     local = Path(path).expanduser()
     if local.is_dir():
-        return [_file_part(path, str(file), stage) for file in _folder_files(path, stage, split)]
+        return [_open_file(path, str(file), stage) for file in _find_in_folder(path, stage, split)]
     if local.exists():
-        return [_file_part(path, path, stage)]
+        return [_open_file(path, path, stage)]
     if is_local_path(path):
         raise UserError(f"{path}: no such file or folder")
-    return [_hub_part(path, split)]
+    return [_open_hub_split(path, split)]
 
 
-def _file_part(path: str, file: str, stage: str) -> DataFile:
-    def rows(fail: Fail) -> Iterator[Row]:
+def _open_file(path: str, file: str, stage: str) -> DataFile:
+    def read(fail: Fail) -> Iterator[Row]:
         return iterate_file(file, stage=stage, fail=fail)
 
-    def digest() -> str:
-        found = hashlib.sha256(Path(file).suffix.lower().encode())
+    def hash_content() -> str:
+        digest = hashlib.sha256(Path(file).suffix.lower().encode())
         try:
             with Path(file).expanduser().open("rb") as content:
                 while block := content.read(2**20):
-                    found.update(block)
+                    digest.update(block)
         except OSError as error:
             raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-        return found.hexdigest()
+        return digest.hexdigest()
 
-    return DataFile(path, file, rows, digest)
+    return DataFile(path, file, read, hash_content)
 
 
 def is_local_path(path: str) -> bool:
-    """Whether a path can only mean a file or folder, not a data set of the Hub."""
+    """True if a path can only mean a file or folder, not a Hub data set."""
     local = Path(path)
     return (
         local.expanduser().exists()
@@ -134,15 +133,15 @@ def _check_not_twice(paths: Sequence[str]) -> None:
         seen.add(key)
 
 
-def _example_file(path: str, stage: str, split: str) -> Path:
+def _name_example(path: str, stage: str, split: str) -> Path:
     name = path.removeprefix(EXAMPLE)
     if not re.fullmatch(r"\w+", name):
         raise UserError(f"{path}: write example:NAME, for instance example:movie_reviews")
     return cache_dir() / name / f"{stage}.{split}.jsonl"
 
 
-def _prepared_file(path: str, stage: str, split: str) -> str:
-    file = _example_file(path, stage, split)
+def _find_example(path: str, stage: str, split: str) -> str:
+    file = _name_example(path, stage, split)
     if file.is_file():
         return str(file)
     command = prepare_command(file.parent.name)
@@ -152,7 +151,7 @@ def _prepared_file(path: str, stage: str, split: str) -> str:
 
 
 def _split_files(folder: str, stage: str, split: str) -> list[Path]:
-    """The files of one split: `<stage>.<split>` before `<split>`; shards in order."""
+    """Find the files of one split: `<stage>.<split>` before `<split>`; shards in order."""
     files = sorted(
         file
         for file in Path(folder).expanduser().iterdir()
@@ -160,16 +159,16 @@ def _split_files(folder: str, stage: str, split: str) -> list[Path]:
     )
     for name in SPLIT_NAMES[split]:
         for stem in (f"{stage}.{name}", name):
-            found = [file for file in files if _SHARD.sub("", file.stem) == stem]
-            if len(found) > 1 and not all(_SHARD.search(file.stem) for file in found):
-                names = ", ".join(file.name for file in found)
+            matches = [file for file in files if _SHARD.sub("", file.stem) == stem]
+            if len(matches) > 1 and not all(_SHARD.search(file.stem) for file in matches):
+                names = ", ".join(file.name for file in matches)
                 raise UserError(f"{folder}: more than one file for {stem}: {names}; keep one")
-            if found:
-                return found
+            if matches:
+                return matches
     return []
 
 
-def _folder_files(folder: str, stage: str, split: str) -> list[Path]:
+def _find_in_folder(folder: str, stage: str, split: str) -> list[Path]:
     files = _split_files(folder, stage, split)
     if not files:
         raise UserError(
@@ -179,45 +178,36 @@ def _folder_files(folder: str, stage: str, split: str) -> list[Path]:
     return files
 
 
-def _hub_error(name: str, error: Exception) -> UserError:
-    reason = str(error).strip().split("\n")[0] or type(error).__name__
-    return UserError(
-        f"{name}: no such file or folder, and as a Hub data set it could not be loaded: {reason} "
-        "(without a network, name a file)"
-    )
+def _ask_hub(function: str, path: str, **options: str) -> Any:
+    import datasets
 
-
-def _hub_parts(path: str) -> tuple[str, str | None]:
     name, _, config = path.partition(":")
-    return name, config or None
-
-
-def _hub_splits(path: str) -> list[str]:
-    import datasets
-
     try:
-        return [str(name) for name in datasets.get_dataset_split_names(*_hub_parts(path))]
+        return getattr(datasets, function)(name, config or None, **options)
     except Exception as error:  # the Hub's client raises the errors of several libraries
-        raise _hub_error(path, error) from error
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"{path}: no such file or folder, and as a Hub data set it could not be loaded: "
+            f"{reason} (without a network, name a file)"
+        ) from error
 
 
-def _hub_part(path: str, split: str) -> DataFile:
-    import datasets
+def _list_hub_splits(path: str) -> list[str]:
+    return [str(name) for name in _ask_hub("get_dataset_split_names", path)]
 
-    splits = _hub_splits(path)
+
+def _open_hub_split(path: str, split: str) -> DataFile:
+    splits = _list_hub_splits(path)
     name = next((name for name in SPLIT_NAMES[split] if name in splits), None)
     if name is None:
         raise UserError(f"{path}: the data set has no {split} split, only {', '.join(splits)}")
-    try:
-        data: Any = datasets.load_dataset(*_hub_parts(path), split=name)
-    except Exception as error:  # the Hub's client raises the errors of several libraries
-        raise _hub_error(path, error) from error
+    data = _ask_hub("load_dataset", path, split=name)
 
-    def rows(fail: Fail) -> Iterator[Row]:
+    def read(fail: Fail) -> Iterator[Row]:
         if not len(data):
             fail(UserError(f"{path}: the {name} split has no rows"))
         for number, row in enumerate(data, start=1):  # from the library's files on disk
             yield dict(row), f"{path}:{name} row {number}"
 
-    # The fingerprint that the library's own cache goes by.
-    return DataFile(path, f"{path}:{name}", rows, lambda: f"{data._fingerprint}")
+    # The library's own cache goes by this fingerprint.
+    return DataFile(path, f"{path}:{name}", read, lambda: f"{data._fingerprint}")

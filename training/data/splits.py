@@ -1,7 +1,6 @@
-"""Which rows are trained on, and which are held out: mixing by weight, splitting by prompt.
+"""Choose the rows to train on and to hold out: mix by weight, split by prompt.
 
-Rows are named by their place; a row's key is the 64-bit digest of its prompt
-(`contamination.digest`), which two rows share when their prompts say the same.
+Rows are numbered; a row's key is the 64-bit hash of its prompt (`contamination.hash_prompt`).
 """
 
 import math
@@ -31,7 +30,7 @@ def repeat_by_weight(count: int, weight: float, draw: random.Random) -> Places:
 
 
 def choose_held_out(keys: Keys, *, eval_fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Which rows are held out: a prompt goes where the hash of (seed, prompt) sends it.
+    """Return a mask of the held-out rows; the hash of (seed, prompt) decides for each prompt.
 
     A prompt keeps its side when other rows are added. With two prompts or more neither side is
     empty, unless `eval_fraction` is 0: then nothing is held out.
@@ -41,17 +40,17 @@ def choose_held_out(keys: Keys, *, eval_fraction: float, seed: int) -> NDArray[n
     prompts, prompt_of_row = np.unique(keys, return_inverse=True)
     if eval_fraction == 0 or len(prompts) < 2:  # one prompt cannot be on both sides
         return np.zeros(len(keys), bool)
-    places = _places(prompts, seed)
-    chosen = places < eval_fraction
+    draws = _draw_uniform(prompts, seed)
+    chosen = draws < eval_fraction
     if not chosen.any():
-        chosen[places.argmin()] = True
+        chosen[draws.argmin()] = True
     elif chosen.all():
-        chosen[places.argmax()] = False
+        chosen[draws.argmax()] = False
     return np.asarray(chosen[prompt_of_row], bool)
 
 
-def _places(prompts: Keys, seed: int) -> NDArray[np.float64]:
-    """A number in [0, 1) for each key, fixed by the seed: splitmix64's finalizer of their sum."""
+def _draw_uniform(prompts: Keys, seed: int) -> NDArray[np.float64]:
+    """Draw a number in [0, 1) for each key: splitmix64's finalizer of key plus hashed seed."""
     mixed = prompts + np.uint64(hash_key(seed))  # all modulo 2**64
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

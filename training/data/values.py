@@ -24,7 +24,7 @@ class Message:
 def require_keys(
     row: Mapping[str, Any], keys: tuple[str, ...], what: str, source: str, other: str = ""
 ) -> None:
-    """The row has all `keys`; `other` names what would do instead."""
+    """Check that the row has all `keys`; `other` names an alternative."""
     if any(key not in row for key in keys):
         *first, last = (f"'{key}'" for key in keys)
         needed = f"{', '.join(first)} and {last}" if first else last
@@ -33,7 +33,7 @@ def require_keys(
 
 
 def read_text(value: Any, name: str, source: str, *, allow_empty: bool = False) -> str:
-    """Non-empty text that can be written as UTF-8."""
+    """Return text, not empty, that can be written as UTF-8."""
     if not isinstance(value, str):
         got = "null" if value is None else f"{show(value)} ({type(value).__name__})"
         raise UserError(f"{source}: '{name}' must be text, got {got}")
@@ -50,7 +50,7 @@ def read_text(value: Any, name: str, source: str, *, allow_empty: bool = False) 
 
 
 def read_list(value: Any, name: str, source: str) -> list[Any]:
-    """A list that is not empty."""
+    """Return a list that is not empty."""
     if not isinstance(value, list | tuple):
         raise UserError(
             f"{source}: '{name}' must be a list, got {show(value)} ({type(value).__name__})"
@@ -61,7 +61,7 @@ def read_list(value: Any, name: str, source: str) -> list[Any]:
 
 
 def read_number(value: Any, name: str, source: str, default: float) -> float:
-    """A finite number, or `default` where the value is missing."""
+    """Return a finite number, or `default` for a missing value."""
     if value is None or value == "":  # Parquet has nulls and CSV empty cells
         return default
     number = math.nan
@@ -76,7 +76,7 @@ def read_number(value: Any, name: str, source: str, default: float) -> float:
 
 
 def read_index(value: Any, name: str, count: int, source: str) -> int:
-    """An index below `count`."""
+    """Return an index below `count`."""
     # Parquet stores [i, j, 0.7] as three floating-point numbers.
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole or not 0 <= value < count:
@@ -88,13 +88,13 @@ def read_index(value: Any, name: str, count: int, source: str) -> int:
 
 
 def show(value: Any) -> str:
-    """The value as one short line."""
+    """Format the value as one short line."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def read_messages(value: Any, name: str, source: str) -> tuple[Message, ...]:
-    """[{"role", "content"}, ...] that starts, after a system turn if any, with the user's."""
+    """Read [{"role", "content"}, ...]; after any system turn the first turn is the user's."""
     messages = []
     for n, item in enumerate(read_list(value, name, source)):
         at = f"{name}[{n}]"
@@ -118,7 +118,7 @@ def read_messages(value: Any, name: str, source: str) -> tuple[Message, ...]:
 
 
 def read_prompt_messages(value: Any, name: str, source: str) -> tuple[Message, ...]:
-    """As `read_messages`, for what an assistant is to answer: the last turn is the user's."""
+    """Read messages that an assistant is to answer: the last turn is the user's."""
     messages = read_messages(value, name, source)
     if messages[-1].role != "user":
         raise UserError(
@@ -128,6 +128,6 @@ def read_prompt_messages(value: Any, name: str, source: str) -> tuple[Message, .
     return messages
 
 
-def as_lines(messages: Sequence[Message]) -> str:
-    """The turns as plain lines, for people and for comparing prompts."""
+def format_messages(messages: Sequence[Message]) -> str:
+    """Format the turns as plain lines, for people and for comparing prompts."""
     return "\n".join(f"{message.role}: {message.content}" for message in messages)

@@ -81,7 +81,7 @@ def run_ppo(
             if state.step >= args.max_steps:
                 break
             step = state.step + 1
-            batch = [prompts.train[index] for index in stream.batch(step)]
+            batch = [prompts.train[index] for index in stream.select_rows(step)]
             with profile_step(args, world, step), explain_out_of_memory("train", args):
                 rollout, metrics = trainer.train_step(step, batch)
             metrics.update(speed.ppo(rollout, args, metrics))
