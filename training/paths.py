@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLE_CONFIG = REPOSITORY / "examples" / "movie_reviews" / "gpt2_tiny.json"
 QUICKSTART_BASE = REPOSITORY / "output" / "quickstart" / "base"
 
