@@ -87,7 +87,7 @@ def find_flag_faults(flags: type, words: list[str]) -> list[str]:
 
 
 def find_faults(command: str) -> list[str]:
-    """What is wrong with a command, in words."""
+    """List what is wrong with a command, in words."""
     program, words = find_program(shlex.split(command, comments=True))
     if program in OTHERS:
         return []

@@ -34,7 +34,7 @@ def parse_prompt_row(row, source):
     """Parse a prompt of stage 3, or a conversation of stage 1."""
     if "messages" in row and row["messages"][-1]["role"] == "assistant":
         return parse_sft_row(row, source)
-    return parse_prompt(row, source, prompt_id=0)
+    return parse_prompt(row, source)
 
 
 @pytest.mark.parametrize(("block", "line"), ROWS, ids=[str(block) for block, _ in ROWS])
