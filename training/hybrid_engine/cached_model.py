@@ -1,4 +1,4 @@
-"""The path for any other Hugging Face causal LM: the model's own forward with its own cache."""
+"""The decoder for any Hugging Face causal LM: the model's own forward and cache."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -13,7 +13,7 @@ from training.tensors import pad_right
 class CachedModelDecoder:
     """Cached decoding through `model(input_ids, past_key_values=...)`.
 
-    All rows share the cache's columns, so a batch begins and ends together.
+    Rows share the cache's columns, so a batch starts and ends together.
     """
 
     is_static = False
@@ -68,8 +68,8 @@ class CachedModelDecoder:
         self._model = None
 
     def _forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        low = self._dtype != torch.float32
-        with torch.autocast(input_ids.device.type, dtype=torch.bfloat16, enabled=low):
+        is_low = self._dtype != torch.float32
+        with torch.autocast(input_ids.device.type, dtype=torch.bfloat16, enabled=is_low):
             logits: Tensor = self._model(
                 input_ids=input_ids,
                 attention_mask=self._mask.long(),

@@ -1,9 +1,7 @@
-"""The actor's two modes: a training engine that steps, a decoder that generates.
+"""Generate with the weights of a model that is being trained, without writing to them.
 
-Training weights are never written to generate. A trainer sees only
-
-    with engine.generation() as generate:
-        responses = generate(prompts, keys)
+with engine.generation() as generate:
+    responses = generate(prompts, keys)
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,11 +26,11 @@ def _no_gather(parameters: Any) -> Any:
 
 
 class HybridEngine:
-    """Generates with the current weights of a causal LM that something else may be training.
+    """Generates with the current weights of a causal LM that is being trained elsewhere.
 
     `lm` is the Hugging Face model inside the training engine; `gather` makes sharded parameters
     whole for reading (`runtime.engine.gather_parameters`). At most `batch_size` sequences are
-    decoded at a time. Generation is broken off with `GenerationStopped` once `should_stop` says so.
+    decoded at a time. Generation raises `GenerationStopped` once `should_stop` returns True.
     """
 
     def __init__(
@@ -61,7 +59,7 @@ class HybridEngine:
 
     @contextmanager
     def generation(self) -> Iterator[Generate]:
-        """Inside, the yielded function samples responses with the weights as they are now."""
+        """Yield a function that samples responses with the current weights."""
         was_training = self._lm.training
         model = self._view.refresh()
         model.eval()
@@ -75,7 +73,7 @@ class HybridEngine:
     def stream(
         self, prompt: Sequence[int], key: SampleKey, on_token: Callable[[int], None]
     ) -> list[int]:
-        """One response to one prompt, each token handed to `on_token` as it is drawn."""
+        """Sample one response to one prompt; passes each token to `on_token` as it is drawn."""
         with self.generation():
             responses = self._generate([prompt], [key], on_token)
         return responses.row(0)
@@ -86,8 +84,8 @@ class HybridEngine:
         keys: Sequence[SampleKey],
         on_token: Callable[[int], None] | None = None,
     ) -> Responses:
-        """Responses to B prompts, in their order."""
-        # On a GPU the slots stay, and with them the recorded steps.
+        """Sample responses to B prompts, in their order."""
+        # On a GPU the number of slots is fixed, which keeps the recorded CUDA graphs valid.
         is_cuda = self._device.type == "cuda"
         slots = self._batch_size if is_cuda else min(self._batch_size, len(prompts))
         if self._scheduler is None or self._scheduler.slots != slots:
@@ -105,7 +103,7 @@ class HybridEngine:
 
 
 def choose_decoder(lm: nn.Module, dtype: torch.dtype) -> Decoder:
-    """GPT-2's own decoder, or the generic one for any other architecture."""
+    """Choose GPT-2's decoder, or the generic one for any other architecture."""
     config: Any = lm.config
     if config.model_type == "gpt2" and not config.add_cross_attention:
         return GPT2Decoder(config, dtype)

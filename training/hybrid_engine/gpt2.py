@@ -1,4 +1,4 @@
-"""GPT-2's fast path: its forward written out over bare tensors, without modules or hooks."""
+"""The fast decoder for GPT-2: its forward on plain tensors, without modules or hooks."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -13,11 +13,11 @@ from training.hybrid_engine.kv_cache import KVCache
 from training.hybrid_engine.linear import Linear
 from training.tensors import pad_right
 
-PREFILL_TOKENS = 4096  # padded tokens that are prefilled together
+PREFILL_TOKENS = 4096  # most padded tokens in one prefill
 
 
 class _Block:
-    """The parts of one block; norms are the model's own modules."""
+    """The layers of one block; norms are the model's modules."""
 
     ln_1: nn.LayerNorm
     ln_2: nn.LayerNorm
@@ -58,7 +58,7 @@ class GPT2Decoder:
         head: Any = model.get_submodule("lm_head")
         self._head.load(head.weight.T, None)
         if not self._blocks:
-            self._blocks = [self._new_block(index) for index in range(self._config.n_layer)]
+            self._blocks = [self._build_block(index) for index in range(self._config.n_layer)]
         for block, source in zip(self._blocks, transformer.h, strict=True):
             block.ln_1, block.ln_2 = source.ln_1, source.ln_2
             block.qkv.load(source.attn.c_attn.weight, source.attn.c_attn.bias)
@@ -66,7 +66,7 @@ class GPT2Decoder:
             block.mlp_in.load(source.mlp.c_fc.weight, source.mlp.c_fc.bias)
             block.mlp_out.load(source.mlp.c_proj.weight, source.mlp.c_proj.bias)
 
-    def _new_block(self, index: int) -> "_Block":
+    def _build_block(self, index: int) -> "_Block":
         size = self._config.n_embd // self._config.n_head
         scale = size**-0.5 if self._config.scale_attn_weights else 1.0
         if self._config.scale_attn_by_inverse_layer_idx:
@@ -76,7 +76,7 @@ class GPT2Decoder:
 
     def begin(self, slots: int, capacity: int) -> bool:
         config = self._config
-        if self._cache is not None and self._cache.fits(slots, capacity):
+        if self._cache is not None and self._cache.has_room(slots, capacity):
             return False
         self._cache = KVCache(
             config.n_layer,
@@ -90,10 +90,10 @@ class GPT2Decoder:
         return True
 
     def admit(self, prompts: Sequence[Sequence[int]], slots: Tensor) -> Tensor:
-        # Samples of one prompt stand beside each other: each distinct prompt is computed once.
+        # Samples of one prompt are adjacent: each distinct prompt is computed once.
         counts = [len(list(same)) for _, same in groupby(map(tuple, prompts))]
         distinct = [prompt for prompt, _ in groupby(map(tuple, prompts))]
-        parts, first, first_slot = [], 0, 0
+        logits, first, first_slot = [], 0, 0
         while first < len(distinct):
             width = len(distinct[first])
             last = first + 1
@@ -104,16 +104,16 @@ class GPT2Decoder:
                 last += 1
             copies = torch.tensor(counts[first:last], device=slots.device)
             last_slot = first_slot + sum(counts[first:last])
-            parts.append(self._prefill(distinct[first:last], copies, slots[first_slot:last_slot]))
+            logits.append(self._prefill(distinct[first:last], copies, slots[first_slot:last_slot]))
             first, first_slot = last, last_slot
-        return torch.cat(parts)
+        return torch.cat(logits)
 
     def _prefill(
         self, prompts: Sequence[Sequence[int]], copies: Tensor, slots: Tensor
     ) -> Tensor:  # [m, V]
-        """Compute u prompts and put copies [u] of each, m in all, into the slots [m].
+        """Compute u prompts and put `copies` [u] of each, m in total, into the slots [m].
 
-        Everything but attention runs over the real tokens alone.
+        Only attention runs over padding too.
         """
         cache, device = self._rows, slots.device
         input_ids, mask = pad_right(prompts, 0)
@@ -126,7 +126,7 @@ class GPT2Decoder:
         cache.lengths[slots] = mask.sum(dim=1)[which]
         hidden = self._token_embedding[packed_ids] + self._position_embedding[positions]
         for layer, block in enumerate(self._blocks):
-            projected = block.qkv(self._norm(hidden, block.ln_1))
+            projected = block.qkv(self._normalize(hidden, block.ln_1))
             padded = projected
             if is_ragged:
                 padded = projected.new_zeros(*mask.shape, projected.shape[-1])
@@ -134,7 +134,7 @@ class GPT2Decoder:
             shaped = padded.view(*mask.shape, 3, self._config.n_head, -1)
             query, key, value = shaped.permute(2, 0, 3, 1, 4)
             cache.write_prompts(layer, slots, key[which], value[which])
-            # Padding comes after every real token, so causality alone hides it.
+            # Padding follows the real tokens, so the causal mask hides it.
             attended = scaled_dot_product_attention(
                 query, key, value, is_causal=True, scale=block.scale
             )
@@ -142,32 +142,32 @@ class GPT2Decoder:
             attended = attended[mask] if is_ragged else attended.flatten(0, 1)
             hidden = self._finish_block(hidden, attended, block)
         ends = mask.sum(dim=1).cumsum(dim=0) - 1
-        return self._logits(hidden[ends])[which]
+        return self._compute_logits(hidden[ends])[which]
 
     def step(self, tokens: Tensor, context: int) -> Tensor:
         cache, count = self._rows, len(tokens)
         columns = cache.reserve(context)
-        places = cache.places(count)
-        positions = places.clamp(max=len(self._position_embedding) - 1)
+        next_columns = cache.find_next_columns(count)
+        positions = next_columns.clamp(max=len(self._position_embedding) - 1)
         hidden = self._token_embedding[tokens] + self._position_embedding[positions]  # [n, H]
-        bias = cache.bias(count, columns, self._dtype)
+        bias = cache.build_bias(count, columns, self._dtype)
         for layer, block in enumerate(self._blocks):
-            projected = block.qkv(self._norm(hidden, block.ln_1))
+            projected = block.qkv(self._normalize(hidden, block.ln_1))
             query, key, value = projected.view(count, 3, self._config.n_head, -1).unbind(1)
-            keys, values = cache.append(layer, key, value, places, columns)
+            keys, values = cache.append(layer, key, value, next_columns, columns)
             weights = torch.matmul(query[:, :, None] * block.scale, keys) + bias
             weights = weights.softmax(dim=-1, dtype=torch.float32).to(values.dtype)
             attended = torch.matmul(weights, values).view(count, -1)
             hidden = self._finish_block(hidden, attended, block)
         cache.lengths[:count] += 1
-        return self._logits(hidden)
+        return self._compute_logits(hidden)
 
     def keep(self, rows: Sequence[int]) -> None:
         self._rows.keep(rows)
 
     def release(self) -> None:
         if self._token_embedding.device.type == "cuda":
-            return  # graphs hold these addresses
+            return  # CUDA graphs use these addresses
         self._cache = None
         self._blocks = []
         self._head = Linear(self._dtype)
@@ -179,15 +179,15 @@ class GPT2Decoder:
 
     def _finish_block(self, hidden: Tensor, attended: Tensor, block: _Block) -> Tensor:
         hidden = hidden + block.attention_out(attended)
-        inner = block.mlp_in(self._norm(hidden, block.ln_2))
+        inner = block.mlp_in(self._normalize(hidden, block.ln_2))
         if not block.mlp_in.has_gelu:
             inner = self._activation(inner)
         return hidden + block.mlp_out(inner)
 
-    def _norm(self, hidden: Tensor, norm: nn.LayerNorm) -> Tensor:
+    def _normalize(self, hidden: Tensor, norm: nn.LayerNorm) -> Tensor:
         shape = tuple(norm.normalized_shape)
         normalised = layer_norm(hidden, shape, norm.weight, norm.bias, norm.eps)
         return normalised.to(self._dtype)
 
-    def _logits(self, hidden: Tensor) -> Tensor:  # [N, H] -> [N, V] fp32
-        return self._head(self._norm(hidden, self._final_norm)).float()
+    def _compute_logits(self, hidden: Tensor) -> Tensor:  # [N, H] -> [N, V] fp32
+        return self._head(self._normalize(hidden, self._final_norm)).float()

@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 import torch
 
-# Batches are decoded at one of these sizes, with idle slots behind the rows that go on.
+# Batches are decoded at one of these sizes, padded with idle slots.
 BUCKETS = (1, 2, 4, 8, *range(16, 513, 16))
 
 
 class StepGraphs:
-    """Runs `step(rows, context)`, recorded or as it is written.
+    """Runs `step(rows, context)`, eagerly or, with `record`, as a CUDA graph.
 
-    A recorded step runs at the next size of `BUCKETS`, at most `most`. It must change tensors in
-    place, at addresses that stay, and never wait for the device.
+    A graph runs at the next size of `BUCKETS`, at most `most`. The step must change tensors in
+    place, at fixed addresses, and never wait for the device.
     """
 
     def __init__(self, step: Callable[[int, int], None], *, most: int, record: bool) -> None:
@@ -28,7 +28,7 @@ class StepGraphs:
         bucket = next((size for size in BUCKETS if size >= rows), self._most)
         key = min(bucket, self._most), context
         if key not in self._graphs:
-            # The first time is also what the libraries need to warm up before a capture.
+            # Libraries need a first run before a capture.
             self._step(*key)
             self._graphs[key] = None
             return
@@ -40,5 +40,5 @@ class StepGraphs:
         graph.replay()
 
     def forget(self) -> None:
-        """Drop all graphs: the addresses they hold are about to be freed."""
+        """Drop all graphs, since the addresses that they use are about to be freed."""
         self._graphs.clear()

@@ -1,4 +1,4 @@
-"""Keys and values of all slots."""
+"""The cache of keys and values of all slots."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 # On a CPU the cache grows by this many tokens at a time and is always read whole: a batched
-# product of part of it would first copy that part.
+# product of a slice would first copy the slice.
 GROWTH = 32
 
 
 class KVCache:
     """Per layer keys [slots, heads, size, capacity] and values [slots, heads, capacity, size].
 
-    A row fills its slot from 0. Keys are transposed because a product of one query with them is
-    then twice as fast on a CPU. On a GPU all memory is allocated at once and stays.
+    A row fills its slot from 0. Keys are transposed, which makes the product with one query twice
+    as fast on a CPU. On a GPU all memory is allocated at once and keeps its address.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class KVCache:
     ) -> None:
         self._grows = device.type == "cpu"
         self.slots, self.capacity = slots, GROWTH if self._grows else capacity
-        # Zeros, not what memory held: a masked NaN is still NaN once it is multiplied by 0.
+        # Zeros, not uninitialized memory: a masked NaN is still NaN after a product with 0.
         keys = (slots, heads, size, self.capacity)
         values = (slots, heads, self.capacity, size)
         self.keys = [torch.zeros(keys, dtype=dtype, device=device) for _ in range(layers)]
@@ -38,12 +38,12 @@ class KVCache:
         self.lengths = torch.zeros(slots, dtype=torch.long, device=device)  # tokens of each row
         self._slots = torch.arange(slots, device=device)
 
-    def fits(self, slots: int, capacity: int) -> bool:
-        """Whether so many rows of so many tokens can go in without new tensors."""
+    def has_room(self, slots: int, capacity: int) -> bool:
+        """True if rows of this many tokens fit into the slots without new tensors."""
         return slots <= self.slots and (self._grows or capacity <= self.capacity)
 
     def reserve(self, tokens: int) -> int:
-        """Make room for rows of so many tokens; how many columns a read of such rows takes."""
+        """Make room for rows of `tokens` tokens; returns the number of columns to read for them."""
         if not self._grows:
             return min(tokens, self.capacity)
         if tokens > self.capacity:
@@ -61,31 +61,31 @@ class KVCache:
         self.values[layer][slots, :, :width] = values
 
     def append(
-        self, layer: int, keys: Tensor, values: Tensor, places: Tensor, columns: int
+        self, layer: int, keys: Tensor, values: Tensor, next_columns: Tensor, columns: int
     ) -> tuple[Tensor, Tensor]:
-        """Store one token's keys and values [n, heads, size] of the first n slots at places [n].
+        """Store keys and values [n, heads, size] of one token for each of the first n slots.
 
-        Returns views [n, heads, size, columns] and [n, heads, columns, size].
+        `next_columns` is [n]. Returns views [n, heads, size, columns] and
+        [n, heads, columns, size].
         """
         count = keys.shape[0]
         slots = self._slots[:count]
-        self.keys[layer][slots, :, :, places] = keys
-        self.values[layer][slots, :, places] = values
+        self.keys[layer][slots, :, :, next_columns] = keys
+        self.values[layer][slots, :, next_columns] = values
         return self.keys[layer][:count, :, :, :columns], self.values[layer][:count, :, :columns]
 
-    def places(self, count: int) -> Tensor:
-        """Where the next token of each of the first slots goes, [count]."""
+    def find_next_columns(self, count: int) -> Tensor:
+        """Return the column of the next token of each of the first slots, [count]."""
         return self.lengths[:count].clamp(max=self.capacity - 1)
 
-    def bias(self, count: int, columns: int, dtype: torch.dtype) -> Tensor:
-        """[count, 1, 1, columns]: 0 for each row's tokens and its next one, else lowest."""
-        places = torch.arange(columns, device=self.lengths.device)
-        hidden = places > self.lengths[:count, None]
+    def build_bias(self, count: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """Build [count, 1, 1, columns]: 0 for each row's tokens and its next one, else lowest."""
+        hidden = torch.arange(columns, device=self.lengths.device) > self.lengths[:count, None]
         bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
         return bias.masked_fill_(hidden, torch.finfo(dtype).min)[:, None, None]
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Copy the rows of these slots into the first slots, in this order; most stay in place."""
+        """Move the rows of these slots to the first slots, in this order; most stay in place."""
         moved = [(target, source) for target, source in enumerate(rows) if target != source]
         if not moved:
             return

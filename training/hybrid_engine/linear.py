@@ -7,10 +7,10 @@ from torch import Tensor
 class Linear:
     """x @ weight + bias in `dtype`, for a weight [in, out] as GPT-2 stores it.
 
-    A weight already in `dtype` is read where it is. Otherwise `load` casts it: on a GPU into the
-    same memory each time, as CUDA graphs demand; on a CPU in bf16 into the blocked order that its
-    matrix unit reads, or oneDNN would do that in every call. There `gelu` is applied on the way
-    out (the tanh approximation), as `has_gelu` then says.
+    A weight already in `dtype` is used in place. Otherwise `load` casts it: on a GPU into the same
+    memory each time, as CUDA graphs require; on a CPU in bf16 into oneDNN's blocked order, which
+    otherwise every call would produce. That product also applies `gelu` (the tanh approximation);
+    `has_gelu` is True then.
     """
 
     def __init__(self, dtype: torch.dtype, *, gelu: bool = False) -> None:
@@ -21,7 +21,6 @@ class Linear:
         self._packed: Tensor | None = None
 
     def load(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Take these values."""
         weight = weight.detach()
         if weight.device.type == "cpu" and self._dtype == torch.bfloat16 and has_onednn():
             plain = weight.to(self._dtype).T.contiguous()
@@ -52,6 +51,6 @@ class Linear:
 
 
 def has_onednn() -> bool:
-    """Whether this build and processor multiply bf16 matrices through oneDNN."""
+    """True if this build and processor multiply bf16 matrices through oneDNN."""
     is_built: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return is_built and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,4 +1,4 @@
-"""Drawing tokens: keyed uniforms, and one pass from logits to tokens and log-probs."""
+"""Sample tokens: keyed uniforms, and one pass from logits to tokens and log-probs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 128  # tokens that are summed before the running sum
+BLOCK = 128  # tokens summed together before the running sum
 IMPOSSIBLE = -1e4  # a log-probability whose exponential is 0 and whose product with 0 is 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a rollout is drawn. `greedy` takes the likeliest token and ignores the rest."""
+    """Sampling settings of a rollout. `greedy` takes the likeliest token and ignores the rest."""
 
     max_new_tokens: int
     temperature: float = 1.0
@@ -21,14 +21,14 @@ class Sampling:
     top_p: float = 1.0
     greedy: bool = False
 
-    def narrows(self, vocab_size: int) -> bool:
-        """Whether some tokens are never drawn."""
+    def is_narrowed(self, vocab_size: int) -> bool:
+        """True if top-k or top-p excludes some tokens."""
         return 0 < self.top_k < vocab_size or self.top_p < 1.0
 
 
 @dataclass(frozen=True)
 class SampleKey:
-    """Names one response of a run: all that its random draws depend on."""
+    """Identifies one response of a run; its random draws depend on nothing else."""
 
     seed: int
     step: int
@@ -37,7 +37,7 @@ class SampleKey:
 
 
 def draw_uniforms(keys: Sequence[SampleKey], count: int) -> Tensor:  # [len(keys), count] fp32
-    """`count` uniforms in [0, 1) for each response, the same whatever else is drawn beside it.
+    """Draw `count` uniforms in [0, 1) for each response, independent of the others in the batch.
 
     Philox (Salmon et al., SC 2011) is a function of a key and a counter: the key is (seed, step),
     the counter starts at (0, 0, sample, prompt), and draws advance only its low words.
@@ -59,11 +59,10 @@ def sample_tokens(
     *,
     banned_token: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # tokens [B] long, log-probs [B], entropies [B]
-    """One token for each row, by inverting the cumulative distribution at its uniform.
+    """Sample one token for each row, by inverting the cumulative distribution at its uniform.
 
-    The log-prob is that of softmax(logits / temperature) without `banned_token`, and the entropy
-    is its entropy: top-k and top-p narrow what is drawn, not what its probability is said to be,
-    since training recomputes it from the whole distribution.
+    Log-prob and entropy are those of softmax(logits / temperature) without `banned_token`. Top-k
+    and top-p do not change them, since training recomputes them from the whole distribution.
     """
     if not sampling.greedy and sampling.temperature != 1.0:
         logits.mul_(1.0 / sampling.temperature)
@@ -76,7 +75,7 @@ def sample_tokens(
     log_total = total.log()
     if sampling.greedy:
         tokens = shifted.argmax(dim=-1)
-    elif sampling.narrows(logits.shape[-1]):
+    elif sampling.is_narrowed(logits.shape[-1]):
         kept = narrow(weights / total[:, None], top_k=sampling.top_k, top_p=sampling.top_p)
         tokens = _invert(kept, _block_sums(kept), uniforms)
     else:
@@ -95,32 +94,33 @@ def _block_sums(weights: Tensor) -> Tensor:  # [B, V] -> [B, ceil(V / BLOCK)]
 
 
 def _invert(weights: Tensor, blocks: Tensor, uniforms: Tensor) -> Tensor:  # [B] long
-    """The token at each row's uniform share of its summed weights.
+    """Find the token at which each row's cumulative weight reaches its uniform times the total.
 
-    First the block of tokens that the share falls into, then the token: a running sum over a
-    whole vocabulary would be slow, and less exact.
+    First finds the block of tokens, then the token in it: a running sum over the whole vocabulary
+    would be slow and less exact.
     """
     ends = blocks.cumsum(dim=-1)
-    share = _below(uniforms[:, None] * ends[:, -1:], ends[:, -1:])
-    # Past the end only where weights are NaN: then any token will do, its log-prob is NaN.
+    share = _clamp_below(uniforms[:, None] * ends[:, -1:], ends[:, -1:])
+    # Past the end only where weights are NaN: then any token will do, as its log-prob is NaN.
     block = torch.searchsorted(ends, share, right=True).clamp(max=ends.shape[-1] - 1)
     share = share - (ends.gather(-1, block) - blocks.gather(-1, block))
-    places = block * BLOCK + torch.arange(BLOCK, device=weights.device)
-    inside = weights.gather(-1, places.clamp(max=weights.shape[-1] - 1))
-    inside = inside.masked_fill(places >= weights.shape[-1], 0.0).cumsum(dim=-1)
-    share = _below(share.clamp(min=0.0), inside[:, -1:])
+    ids = block * BLOCK + torch.arange(BLOCK, device=weights.device)
+    inside = weights.gather(-1, ids.clamp(max=weights.shape[-1] - 1))
+    inside = inside.masked_fill(ids >= weights.shape[-1], 0.0).cumsum(dim=-1)
+    share = _clamp_below(share.clamp(min=0.0), inside[:, -1:])
     tokens = block * BLOCK + torch.searchsorted(inside, share, right=True)
     return tokens.squeeze(-1).clamp(max=weights.shape[-1] - 1)
 
 
-def _below(share: Tensor, total: Tensor) -> Tensor:
-    """Strictly below the total, so that rounding cannot pick a token of probability 0."""
+def _clamp_below(share: Tensor, total: Tensor) -> Tensor:
+    """Keep shares below the total, so that rounding cannot pick a token of probability 0."""
     return torch.minimum(share, total * (1.0 - 2.0**-23))
 
 
 def narrow(probabilities: Tensor, *, top_k: int, top_p: float) -> Tensor:  # [B, V] -> [B, V]
-    """Zero all but the `top_k` likeliest tokens, and those outside the smallest set of the
-    likeliest that holds `top_p` (arXiv:1904.09751); not renormalised. 0 and 1.0 keep everything.
+    """Zero all tokens but the `top_k` likeliest and the smallest set with probability `top_p`.
+
+    See arXiv:1904.09751. The result is not renormalized; 0 and 1.0 keep everything.
     """
     size = probabilities.shape[-1]
     if not (0 < top_k < size or top_p < 1.0):

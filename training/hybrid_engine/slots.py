@@ -1,7 +1,6 @@
-"""The state of the rows that are being decoded, slot by slot, in tensors that never move.
+"""The state of the rows that are being decoded, by slot, in tensors that never move.
 
-A step changes them in place and without asking the device anything, so that a CUDA graph can
-replay it.
+A step changes them in place and never waits for the device, so that a CUDA graph can replay it.
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from training.hybrid_engine.sampling import Sampling, sample_tokens
 
 
 class SlotTable:
-    """S slots of up to T tokens."""
+    """The rows of S slots of up to T tokens."""
 
     def __init__(
         self, slots: int, sampling: Sampling, *, eos_id: int, pad_id: int, device: torch.device
@@ -26,7 +25,7 @@ class SlotTable:
         self.logprobs = torch.zeros(slots, limit, device=device)
         self.entropies = torch.zeros(slots, limit, device=device)
         self.ages = torch.zeros(slots, dtype=torch.long, device=device)  # tokens so far
-        self.going = torch.zeros(slots, dtype=torch.bool, device=device)
+        self.active = torch.zeros(slots, dtype=torch.bool, device=device)
         self.last = torch.zeros(slots, dtype=torch.long, device=device)  # the token to append
 
     def admit(self, slots: Tensor, uniforms: Tensor, logits: Tensor) -> None:
@@ -36,32 +35,32 @@ class SlotTable:
         self.logprobs[slots] = 0.0
         self.entropies[slots] = 0.0
         self.ages[slots] = 0
-        self.going[slots] = True
+        self.active[slots] = True
         self.draw(slots, logits)
 
     def draw(self, slots: Tensor, logits: Tensor) -> None:
-        """The next token of each of these slots [m], from logits [m, V]."""
+        """Sample the next token of each of these slots [m], from logits [m, V]."""
         limit = self._sampling.max_new_tokens
-        ages, going = self.ages[slots], self.going[slots]
-        place = ages.clamp(max=limit - 1)  # a finished row is drawn for until it is dropped
-        found = sample_tokens(
-            logits, self.uniforms[slots, place], self._sampling, banned_token=self._pad_id
+        ages, active = self.ages[slots], self.active[slots]
+        column = ages.clamp(max=limit - 1)  # finished rows are sampled too, until they are dropped
+        samples = sample_tokens(
+            logits, self.uniforms[slots, column], self._sampling, banned_token=self._pad_id
         )
-        kept = (self.tokens, self.logprobs, self.entropies)
-        for target, values in zip(kept, found, strict=True):
-            target[slots, place] = torch.where(going, values, target[slots, place])
-        drawn = found[0]
+        targets = (self.tokens, self.logprobs, self.entropies)
+        for target, values in zip(targets, samples, strict=True):
+            target[slots, column] = torch.where(active, values, target[slots, column])
+        drawn = samples[0]
         self.last[slots] = drawn
-        self.ages[slots] = ages + going
-        self.going[slots] = going & (drawn != self._eos_id) & (ages < limit - 1)
+        self.ages[slots] = ages + active
+        self.active[slots] = active & (drawn != self._eos_id) & (ages < limit - 1)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Put the rows of these slots into the first slots, in this order."""
+        """Move the rows of these slots to the first slots, in this order."""
         moved = [(target, source) for target, source in enumerate(rows) if target != source]
         if not moved:
             return
         targets, sources = torch.tensor(moved, device=self.ages.device).T
         state = (self.uniforms, self.tokens, self.logprobs, self.entropies,
-                 self.ages, self.going, self.last)  # fmt: skip
+                 self.ages, self.active, self.last)  # fmt: skip
         for tensor in state:
             tensor[targets] = tensor[sources]

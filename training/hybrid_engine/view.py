@@ -13,18 +13,18 @@ Gather = Callable[[Iterable[nn.Parameter]], AbstractContextManager[Any]]
 
 
 class InferenceView:
-    """The actor as generation sees it.
+    """The actor's model for generation.
 
-    Under ZeRO 0-2 every rank has whole weights and the view is the trained module itself, called
-    past the engine's wrappers, where nothing about it must differ. Otherwise it is a second model
-    without hooks, filled once a rollout, module by module:
+    Under ZeRO 0-2 every rank has whole weights, and the view is the trained module itself, without
+    the engine's wrappers. In three cases it is a second model without hooks, filled once per
+    rollout, module by module:
 
-    - under ZeRO-3, whose hooks gather each layer for each token at several times the cost of
-      decoding; so the peak is the view plus one module;
-    - with LoRA, which is merged here and nowhere else;
-    - with `matrix_dtype`, in which it keeps linear layers, the LM head included.
+    - under ZeRO-3, whose hooks would gather each layer for each token, at several times the cost of
+      decoding; the peak is the view plus one module;
+    - with LoRA, whose adapters are merged here;
+    - with `matrix_dtype`, the type in which it keeps linear layers, the LM head included.
 
-    What needs no change shares its storage with the trained module.
+    Unchanged weights share their storage with the trained module.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class InferenceView:
         self._is_sharded = any(hasattr(parameter, "ds_id") for parameter in lm.parameters())
 
     def refresh(self) -> nn.Module:
-        """The model to generate with; valid until the weights are next updated."""
+        """Return the model to generate with; valid until the next update of the weights."""
         if self._shadow is None:
             if not self._is_second_model_needed():
                 return self._lm
@@ -51,9 +51,9 @@ class InferenceView:
         with torch.no_grad():
             for name, module in self._lm.named_modules():
                 if name not in targets:
-                    continue  # the inside of a LoRA layer
+                    continue  # inside a LoRA layer
                 with self._gather(module.parameters(recurse=hasattr(module, "base_layer"))):
-                    for key, weight in _plain_weights(module).items():
+                    for key, weight in _collect_plain_weights(module).items():
                         self._put(weight, targets[name].get_parameter(key))
         return self._shadow
 
@@ -61,31 +61,31 @@ class InferenceView:
         modules = list(self._lm.modules())
         has_lora = any(hasattr(module, "base_layer") for module in modules)
         is_cast = any(
-            self._dtype_of(module, weight) != weight.dtype
+            self._choose_dtype(module, weight) != weight.dtype
             for module in modules
             for weight in module.parameters(recurse=False)
         )
         return self._is_sharded or has_lora or is_cast
 
-    def _dtype_of(self, module: nn.Module, weight: Tensor) -> torch.dtype:
-        """What the view keeps a module's weight in."""
+    def _choose_dtype(self, module: nn.Module, weight: Tensor) -> torch.dtype:
+        """Choose the type in which the view keeps a module's weight."""
         is_matrix = isinstance(module, nn.Linear | Conv1D)
         return self._matrix_dtype if is_matrix and self._matrix_dtype else weight.dtype
 
     def _build(self) -> nn.Module:
-        """A model of the same class whose weights are still to come."""
+        """Build a model of the same class; `refresh` fills in its weights."""
         config = copy.deepcopy(self._lm.config)
-        with torch.random.fork_rng():  # whoever trains draws as if there were no view
+        with torch.random.fork_rng():  # training draws as if there were no view
             shadow: nn.Module = type(self._lm)(config).to(self._device)
         for module in shadow.modules():
             for key, weight in list(module.named_parameters(recurse=False)):
-                dtype = self._dtype_of(module, weight)
+                dtype = self._choose_dtype(module, weight)
                 if dtype != weight.dtype:  # a new parameter: a tied embedding keeps its type
                     setattr(module, key, nn.Parameter(weight.detach().to(dtype)))
         return shadow.requires_grad_(False)
 
     def _put(self, weight: Tensor, target: nn.Parameter) -> None:
-        """Share the storage of `weight` where that will do, else copy."""
+        """Share the storage of `weight` if possible, else copy it."""
         is_alike = weight.dtype == target.dtype and weight.device == target.device
         if is_alike and isinstance(weight, nn.Parameter) and not self._is_sharded:
             target.data = weight.data
@@ -93,8 +93,8 @@ class InferenceView:
             target.copy_(weight)
 
 
-def _plain_weights(module: Any) -> dict[str, Tensor]:
-    """A module's own parameters by name; those of a LoRA layer with its adapter merged."""
+def _collect_plain_weights(module: Any) -> dict[str, Tensor]:
+    """Collect a module's direct parameters by name; a LoRA layer's with its adapter merged."""
     base = getattr(module, "base_layer", None)
     if base is None:
         return dict(module.named_parameters(recurse=False))
