@@ -216,11 +216,11 @@ def _shape(flags: Any, world: Any, path: str, tokens: int, *, beside: int = 0) -
     from training.estimates.shapes import read_shape
     from training.models.cpu_blocks import use_cpu_blocks
     from training.models.loading import build_meta_lm, load_config
-    from training.preflight.dry_run import setting_of
+    from training.preflight.dry_run import make_setting
 
     lm: Any = build_meta_lm(load_config(path, flag="", hint=""), tokens)
     use_cpu_blocks(lm)
-    return read_shape(lm.base_model if beside else lm, extra=beside), setting_of(flags, world, lm)
+    return read_shape(lm.base_model if beside else lm, extra=beside), make_setting(flags, world, lm)
 
 
 def _memory() -> dict[str, float]:

@@ -17,7 +17,7 @@ def main() -> None:
     if args.dry_run:
         from training.preflight import dry_run
 
-        return dry_run.sft(args)
+        return dry_run.check_sft(args)
     from training.data.stages import load_sft
     from training.runtime import distributed, engine, publish
     from training.runtime.metrics import MetricLogger

@@ -28,7 +28,7 @@ def main() -> None:
     if args.dry_run:
         from training.preflight import dry_run
 
-        return dry_run.reward(args)
+        return dry_run.check_reward(args)
     from training.data.groups import take_prompts
     from training.data.stages import Split, load_comparisons, load_normalization_prompts
     from training.runtime import distributed, publish

@@ -17,7 +17,7 @@ def main() -> None:
     if args.dry_run:
         from training.preflight import dry_run
 
-        return dry_run.ppo(args)
+        return dry_run.check_ppo(args)
     from training.data.stages import load_prompts
     from training.evaluation.judge_file import load_main_judge
     from training.preflight.self_check import CHECKED_PROMPTS, run_self_check

@@ -16,7 +16,7 @@ from training.launching.launch import LAUNCH_ID, _is_dry_run
 from training.models.loading import load_causal_lm, save_causal_lm
 from training.models.scalar import ScalarSettings, build_scalar_model, save_scalar_model
 from training.models.tokenizers import load_tokenizer
-from training.preflight.report import free_host_memory
+from training.preflight.report import read_free_memory
 from training.trainers.speed import Speed
 
 CPU = torch.device("cpu")
@@ -194,7 +194,7 @@ def test_another_rank_is_silent(said, monkeypatch):
 
 
 def test_what_will_not_fit_is_said(said, monkeypatch):
-    monkeypatch.setattr("training.preflight.report.free_host_memory", lambda: 1e8)
+    monkeypatch.setattr("training.preflight.report.read_free_memory", lambda: 1e8)
     lines = said("sft")
     warning = line_of(lines, "warning:")
     assert "does not fit" in warning
@@ -251,7 +251,7 @@ def test_the_launcher_knows_a_dry_run(words, expected):
 def test_memory_left_is_the_smaller_of_system_and_container(tmp_path):
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable:  2000 kB\n")
-    assert free_host_memory(tmp_path) == 2000 * 1024
+    assert read_free_memory(tmp_path) == 2000 * 1024
     group = tmp_path / "sys/fs/cgroup"
     group.mkdir(parents=True)
     (group / "memory.max").write_text("1000000\n")
@@ -259,8 +259,8 @@ def test_memory_left_is_the_smaller_of_system_and_container(tmp_path):
     # Of the 400000 taken, 50000 + 70000 are files that the kernel gives up; shared memory stays.
     stat = "anon 250000\nfile 150000\nshmem 30000\ninactive_file 50000\nactive_file 70000\n"
     (group / "memory.stat").write_text(stat)
-    assert free_host_memory(tmp_path) == 720_000
+    assert read_free_memory(tmp_path) == 720_000
     (group / "memory.stat").unlink()
-    assert free_host_memory(tmp_path) == 600_000
+    assert read_free_memory(tmp_path) == 600_000
     (group / "memory.max").write_text("max\n")
-    assert free_host_memory(tmp_path) == 2000 * 1024
+    assert read_free_memory(tmp_path) == 2000 * 1024

@@ -1,4 +1,4 @@
-"""What a dry run says, line by line."""
+"""Log the figures of a dry run, and measure the free memory that they are compared with."""
 
 import logging
 import os
@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 from training.arguments.ppo import PPOArgs
+from training.arguments.reward import RewardArgs
+from training.arguments.sft import SFTArgs
 from training.estimates.memory import Estimate
 from training.estimates.roofline import Machine
 from training.estimates.shapes import LargestBatch, ModelShape, Setting
@@ -15,47 +17,46 @@ from training.runtime.distributed import World
 
 logger = logging.getLogger(__name__)
 
-GB, MB = 1e9, 1e6
 # Shares of the roofline that runs reach (benchmarks/README.md).
 REACHED = (0.7, 0.45)
 PERCENTILES = (50, 90, 99)
 
 
-def lengths(what: str, found: Sequence[int]) -> None:
-    """Tokens of the sequences that are trained on."""
-    ordered = sorted(found)
+def log_lengths(unit: str, lengths: Sequence[int]) -> None:
+    """Log the lengths in tokens of the training data."""
+    ordered = sorted(lengths)
     shares = [f"{p} % up to {ordered[(len(ordered) - 1) * p // 100]}" for p in PERCENTILES]
     logger.info(
         "lengths: %d %s of %d to %d tokens; %s",
-        len(ordered), what, ordered[0], ordered[-1], ", ".join(shares),
+        len(ordered), unit, ordered[0], ordered[-1], ", ".join(shares),
     )  # fmt: skip
 
 
-def batches(size: int, unit: str, world: World, batch: LargestBatch, budget: int) -> None:
-    """How a batch is dealt to ranks and micro-batches."""
-    share = -(-size // world.size)
+def log_batches(args: SFTArgs | RewardArgs, unit: str, world: World, batch: LargestBatch) -> None:
+    """Log how a batch is split over ranks and micro-batches."""
+    size = args.batch_size
     logger.info(
         "batch: %d %s a step on %d rank%s: %d each, in at most %d micro-batch%s of %d padded "
         "tokens at most (--micro_batch_tokens %d)",
-        size, unit, world.size, "s" * (world.size > 1), share, batch.micro_batches,
-        "es" * (batch.micro_batches > 1), batch.tokens, budget,
+        size, unit, world.size, "s" * (world.size > 1), -(-size // world.size),
+        batch.micro_batches, "es" * (batch.micro_batches > 1), batch.tokens,
+        args.micro_batch_tokens,
     )  # fmt: skip
     if size < world.size:
         logger.info("warning: a step of %d %s leaves ranks without any", size, unit)
 
 
-def steps(count: int, epochs: float) -> None:
+def log_steps(count: int, epochs: float) -> None:
     logger.info("steps: %d optimizer steps, %.3g epochs", count, epochs)
 
 
-def rollouts(args: PPOArgs, world: World, prompts: int) -> None:
-    """The batch arithmetic of stage 3."""
+def log_rollouts(args: PPOArgs, world: World, prompts: int) -> None:
+    """Log the rollouts, minibatches and steps of stage 3 on this number of prompts."""
     minibatches = args.sequences_per_step // args.minibatch_size
-    ranks = f"{world.size} rank{'s' * (world.size > 1)}"
     logger.info(
-        "rollout: %d prompts x %d = %d responses a step on %s, at most %d tokens each",
-        args.rollout_batch_size, args.samples_per_prompt, args.sequences_per_step, ranks,
-        args.max_new_tokens,
+        "rollout: %d prompts x %d = %d responses a step on %d rank%s, at most %d tokens each",
+        args.rollout_batch_size, args.samples_per_prompt, args.sequences_per_step, world.size,
+        "s" * (world.size > 1), args.max_new_tokens,
     )  # fmt: skip
     logger.info(
         "update: %d epochs x %d minibatches of %d, %d a rank: %d optimizer steps a step",
@@ -69,109 +70,104 @@ def rollouts(args: PPOArgs, world: World, prompts: int) -> None:
     )  # fmt: skip
 
 
-def model(name: str, size: ModelShape) -> None:
-    share = size.trained / size.parameters
+def log_model(name: str, shape: ModelShape) -> None:
     logger.info(
         "%s: %s parameters, %s trained (%.3g %%)",
-        name, f"{size.parameters:,}", f"{size.trained:,}", 100 * share,
+        name, f"{shape.parameters:,}", f"{shape.trained:,}", 100 * shape.trained / shape.parameters,
     )  # fmt: skip
 
 
-def memory(estimate: Estimate, setting: Setting) -> None:
-    """What a rank needs beside what there is, and a warning where it will not fit."""
-    stays = ", ".join(f"{name} {_gb(size)}" for name, size in estimate.stays.items())
-    passes = ", ".join(f"{name} {_gb(size)}" for name, size in estimate.phases.items())
+def log_memory(estimate: Estimate, setting: Setting) -> None:
+    """Log the memory that a rank needs and that this machine has; warn if it does not fit."""
+    is_cpu = setting.device == "cpu"
     needed = estimate.total(setting)
-    host = _resident() if setting.device == "cpu" else estimate.host
+    if is_cpu:
+        needed += _read_resident()
+        note = "the libraries' included"
+    else:
+        note = f"and {_format_gb(estimate.host)} of its host's"
     logger.info(
         "memory: %s GB a rank under ZeRO %d on %d rank%s, %s",
-        _gb(needed + (host if setting.device == "cpu" else 0)), setting.zero_stage, setting.ranks,
-        "s" * (setting.ranks > 1),
-        "the libraries' included" if setting.device == "cpu" else f"and {_gb(host)} of its host's",
+        _format_gb(needed), setting.zero_stage, setting.ranks, "s" * (setting.ranks > 1), note,
     )  # fmt: skip
-    logger.info("  stays: %s", stays)
-    logger.info("  passes, the largest counts: %s", passes)
-    here = _ranks_here(setting.ranks)
-    free, place = _free_memory(setting)
-    wanted = (needed + host) * here if setting.device == "cpu" else needed
-    logger.info("  there is: %s GB on this %s, for %d of the ranks", _gb(free), place, here)
+    for title, sizes in (
+        ("stays", estimate.stays),
+        ("passes, the largest counts", estimate.phases),
+    ):
+        logger.info(
+            "  %s: %s", title, ", ".join(f"{name} {_format_gb(n)}" for name, n in sizes.items())
+        )
+    local_ranks = _count_local_ranks(setting.ranks)
+    free = read_free_memory() if is_cpu else float(torch.cuda.mem_get_info()[0])
+    wanted = needed * local_ranks if is_cpu else needed
+    logger.info(
+        "  there is: %s GB on this %s, for %d of the ranks",
+        _format_gb(free), "host" if is_cpu else "GPU", local_ranks,
+    )  # fmt: skip
     if wanted > free:
         logger.info(
             "warning: does not fit: %s GB wanted, %s there; lower --micro_batch_tokens, give "
             "--gradient_checkpointing, use more ranks with a higher --zero_stage, or a smaller "
             "model",
-            _gb(wanted), _gb(free),
+            _format_gb(wanted), _format_gb(free),
         )  # fmt: skip
 
 
-def seconds(least: float, machine: Machine, *, limit: float = 0.0) -> None:
-    """How long the run takes, from what this rank's share of the machine reaches now."""
+def log_time(least: float, machine: Machine, *, limit: float = 0.0) -> None:
+    """Log how long the run takes, at the speed measured now; `least` is the roofline in seconds."""
     low, high = (least / share for share in REACHED)
-    bound = f", ended after {_time(limit)} by --max_seconds" if 0 < limit < high else ""
+    bound = f", ended after {_format_time(limit)} by --max_seconds" if 0 < limit < high else ""
     logger.info(
         "time: about %s to %s%s, without evaluations, where each rank multiplies at %.3g TFLOP/s "
         "(measured now)",
-        _time(low), _time(high), bound, machine.matrix_rate / 1e12,
+        _format_time(low), _format_time(high), bound, machine.matrix_rate / 1e12,
     )  # fmt: skip
 
 
-def _gb(size: float) -> str:
-    return f"{size / GB:.2f}"
+def _format_gb(size: float) -> str:
+    return f"{size / 1e9:.2f}"
 
 
-def _mb(size: float) -> str:
-    return f"{size / MB:,.2f}"
+def _format_time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _time(count: float) -> str:
-    if count < 120:
-        return f"{count:.0f} s"
-    return f"{count / 60:.0f} min" if count < 7200 else f"{count / 3600:.1f} h"
-
-
-def _ranks_here(ranks: int) -> int:
-    """Ranks on this host, as far as its launcher says."""
+def _count_local_ranks(ranks: int) -> int:
+    """Return the number of ranks on this host according to its launcher, else 1."""
     for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "NUM_GPUS"):
         if os.environ.get(name, "").isdecimal():
             return max(min(int(os.environ[name]), ranks), 1)
     return 1
 
 
-def _free_memory(setting: Setting) -> tuple[float, str]:
-    if setting.device == "cuda":
-        return float(torch.cuda.mem_get_info()[0]), "GPU"
-    return free_host_memory(), "host"
+def read_free_memory(root: Path = Path("/")) -> float:
+    """Read the bytes that programs may still take from the system, or from a container's limit.
 
-
-def free_host_memory(root: Path = Path("/")) -> float:
-    """Bytes that programs may still take: the system's, or what a container has left of its own.
-
-    A container's account has the files in it that the kernel keeps and gives up when it must; the
-    system's `MemAvailable` takes them for free already.
+    A container's usage includes cached files, which the kernel frees on demand; the system's
+    `MemAvailable` already counts those as free.
     """
-    found = []
-    for line in _lines(root / "proc/meminfo"):
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            found.append(1024.0 * int(value.split()[0]))
-    limits = _lines(root / "sys/fs/cgroup/memory.max")
-    used = _lines(root / "sys/fs/cgroup/memory.current")
+    free = [1024.0 * kilobytes for kilobytes in _read_field(root / "proc/meminfo", "MemAvailable:")]
+    limits = _read_lines(root / "sys/fs/cgroup/memory.max")
+    used = _read_lines(root / "sys/fs/cgroup/memory.current")
     if limits and used and limits[0].isdecimal():
-        counts = dict(line.split() for line in _lines(root / "sys/fs/cgroup/memory.stat"))
-        kept = sum(float(counts.get(name, 0)) for name in ("active_file", "inactive_file"))
-        found.append(float(limits[0]) - float(used[0]) + kept)
-    return min(found, default=float("inf"))
+        counts = dict(line.split() for line in _read_lines(root / "sys/fs/cgroup/memory.stat"))
+        cached = sum(float(counts.get(name, 0)) for name in ("active_file", "inactive_file"))
+        free.append(float(limits[0]) - float(used[0]) + cached)
+    return min(free, default=float("inf"))
 
 
-def _resident() -> float:
-    """Bytes of this process, which are mostly libraries."""
-    for line in _lines(Path("/proc/self/status")):
-        if line.startswith("VmRSS:"):
-            return 1024.0 * int(line.split()[1])
-    return 0.0
+def _read_resident() -> float:
+    """Read the bytes that this process occupies, mostly libraries."""
+    return 1024.0 * sum(_read_field(Path("/proc/self/status"), "VmRSS:"))
 
 
-def _lines(path: Path) -> list[str]:
+def _read_field(path: Path, name: str) -> list[int]:
+    return [int(line.split()[1]) for line in _read_lines(path) if line.startswith(name)]
+
+
+def _read_lines(path: Path) -> list[str]:
     try:
         return path.read_text().splitlines()
     except OSError:
