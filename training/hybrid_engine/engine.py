@@ -21,10 +21,6 @@ from training.hybrid_engine.view import Gather, InferenceView
 Generate = Callable[[Sequence[Sequence[int]], Sequence[SampleKey]], Responses]
 
 
-def _no_gather(parameters: Any) -> Any:
-    return nullcontext()
-
-
 class HybridEngine:
     """Generates with the current weights of a causal LM that is being trained elsewhere.
 
@@ -43,7 +39,7 @@ class HybridEngine:
         device: torch.device,
         dtype: torch.dtype,
         batch_size: int,
-        gather: Gather = _no_gather,
+        gather: Gather = nullcontext,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._lm = lm

@@ -22,10 +22,13 @@ class _Block:
     ln_1: nn.LayerNorm
     ln_2: nn.LayerNorm
 
-    def __init__(self, dtype: torch.dtype, scale: float, gelu: bool) -> None:
-        self.scale = scale
-        self.qkv, self.attention_out = Linear(dtype), Linear(dtype)
-        self.mlp_in, self.mlp_out = Linear(dtype, gelu=gelu), Linear(dtype)
+    def __init__(self, config: Any, index: int, dtype: torch.dtype) -> None:
+        size = config.n_embd // config.n_head
+        self.scale = size**-0.5 if config.scale_attn_weights else 1.0
+        if config.scale_attn_by_inverse_layer_idx:
+            self.scale /= index + 1
+        self.qkv, self.attention_out, self.mlp_out = Linear(dtype), Linear(dtype), Linear(dtype)
+        self.mlp_in = Linear(dtype, gelu=config.activation_function == "gelu_new")
 
 
 class GPT2Decoder:
@@ -58,21 +61,14 @@ class GPT2Decoder:
         head: Any = model.get_submodule("lm_head")
         self._head.load(head.weight.T, None)
         if not self._blocks:
-            self._blocks = [self._build_block(index) for index in range(self._config.n_layer)]
+            layers = range(self._config.n_layer)
+            self._blocks = [_Block(self._config, layer, self._dtype) for layer in layers]
         for block, source in zip(self._blocks, transformer.h, strict=True):
             block.ln_1, block.ln_2 = source.ln_1, source.ln_2
             block.qkv.load(source.attn.c_attn.weight, source.attn.c_attn.bias)
             block.attention_out.load(source.attn.c_proj.weight, source.attn.c_proj.bias)
             block.mlp_in.load(source.mlp.c_fc.weight, source.mlp.c_fc.bias)
             block.mlp_out.load(source.mlp.c_proj.weight, source.mlp.c_proj.bias)
-
-    def _build_block(self, index: int) -> "_Block":
-        size = self._config.n_embd // self._config.n_head
-        scale = size**-0.5 if self._config.scale_attn_weights else 1.0
-        if self._config.scale_attn_by_inverse_layer_idx:
-            scale /= index + 1
-        gelu = self._config.activation_function == "gelu_new"
-        return _Block(self._dtype, scale, gelu)
 
     def begin(self, slots: int, capacity: int) -> bool:
         config = self._config

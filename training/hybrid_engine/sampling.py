@@ -122,12 +122,9 @@ def narrow(probabilities: Tensor, *, top_k: int, top_p: float) -> Tensor:  # [B,
 
     See arXiv:1904.09751. The result is not renormalized; 0 and 1.0 keep everything.
     """
-    size = probabilities.shape[-1]
-    if not (0 < top_k < size or top_p < 1.0):
-        return probabilities
     ranked, order = probabilities.sort(dim=-1, descending=True, stable=True)
     keep = torch.ones_like(ranked, dtype=torch.bool)
-    if 0 < top_k < size:
+    if top_k > 0:
         keep[:, top_k:] = False
     if top_p < 1.0:
         before = ranked.cumsum(dim=-1) - ranked

@@ -14,23 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-# The order in which a block's parameters go into `_BlockFunction`.
-PARAMETERS = (
-    ("ln_1", "weight"),
-    ("ln_1", "bias"),
-    ("attn.c_attn", "weight"),
-    ("attn.c_attn", "bias"),
-    ("attn.c_proj", "weight"),
-    ("attn.c_proj", "bias"),
-    ("ln_2", "weight"),
-    ("ln_2", "bias"),
-    ("mlp.c_fc", "weight"),
-    ("mlp.c_fc", "bias"),
-    ("mlp.c_proj", "weight"),
-    ("mlp.c_proj", "bias"),
-)
-
-
+# The order in which `_BlockFunction` takes the weights and biases of a block.
+LAYERS = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+NORMS = (0, 3)  # their indices in LAYERS
 MOST_REAL = 0.98  # with a larger share of real tokens, removing padding costs what it saves
 
 
@@ -64,10 +50,8 @@ def _has_dropout(block: Any) -> bool:
 def _is_standard(block: Any) -> bool:
     attention = block.attn
     # Not a LoRA layer, whose `weight` is that of the frozen matrix without the adapter.
-    is_plain = all(
-        type(block.get_submodule(name)).__name__ == "Conv1D"
-        for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
-    )
+    linears = [block.get_submodule(name) for n, name in enumerate(LAYERS) if n not in NORMS]
+    is_plain = all(type(linear).__name__ == "Conv1D" for linear in linears)
     is_tanh_gelu = isinstance(block.mlp.act, nn.GELU) and block.mlp.act.approximate == "tanh"
     return (
         is_plain
@@ -100,30 +84,24 @@ def _run_block(
         output: Tensor = original_forward(
             hidden_states, past_key_values, attention_mask, *rest, **options
         )
-        return output
-    if block.gradient_checkpointing and block.training:
+    elif block.gradient_checkpointing and block.training:
         # This forward replaces the class's, which would have checkpointed.
-        recomputed: Tensor = block._gradient_checkpointing_func(
+        output = block._gradient_checkpointing_func(
             partial(_compute, block), hidden_states, attention_mask
         )
-        return recomputed
-    return _compute(block, hidden_states, attention_mask)
+    else:
+        output = _compute(block, hidden_states, attention_mask)
+    return output
 
 
 def _compute(block: Any, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-    parameters = [block.get_submodule(layer).get_parameter(name) for layer, name in PARAMETERS]
+    layers = [block.get_submodule(name) for name in LAYERS]
+    parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
     is_cast = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if is_cast else torch.float32
-    real = _find_real_tokens(attention_mask)
-    output: Tensor = _BlockFunction.apply(  # type: ignore[no-untyped-call]
-        hidden_states,
-        attention_mask,
-        real,
-        block.attn.num_heads,
-        block.ln_1.eps,
-        dtype,
-        *parameters,
-    )
+    sizes = block.attn.num_heads, block.ln_1.eps, dtype
+    inputs = hidden_states, attention_mask, _find_real_tokens(attention_mask), *sizes
+    output: Tensor = _BlockFunction.apply(*inputs, *parameters)  # type: ignore[no-untyped-call]
     return output
 
 
@@ -219,11 +197,9 @@ class _BlockFunction(torch.autograd.Function):
 
 def _pair_layers(parameters: Any, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     """Return (weight, bias) of the six layers; those of the linear layers in `dtype`."""
-    pairs = [(parameters[i], parameters[i + 1]) for i in range(0, len(parameters), 2)]
-    norms = {0, 3}
     return [
-        pair if index in norms else (pair[0].to(dtype), pair[1].to(dtype))
-        for index, pair in enumerate(pairs)
+        (weight, bias) if index in NORMS else (weight.to(dtype), bias.to(dtype))
+        for index, (weight, bias) in enumerate(zip(parameters[::2], parameters[1::2], strict=True))
     ]
 
 

@@ -37,16 +37,13 @@ def summarize_error(error: Exception) -> str:
     return lines[0].strip() if lines else type(error).__name__
 
 
-def is_code_refused(error: Exception) -> bool:
-    """True if transformers failed because it may not run the folder's code."""
-    return "trust_remote_code" in str(error)
-
-
-def make_code_error(path: str, *, flag: str) -> UserError:
-    return UserError(
-        f"{flag}: {path} brings code of its own (auto_map), which is never run; use a model whose "
-        "type transformers itself knows"
-    )
+def refuse_code(error: Exception, path: str, *, flag: str) -> None:
+    """Raise `UserError` if transformers failed because it may not run the folder's code."""
+    if "trust_remote_code" in str(error):
+        raise UserError(
+            f"{flag}: {path} brings code of its own (auto_map), which is never run; use a model "
+            "whose type transformers itself knows"
+        ) from error
 
 
 def check_weights(path: str, *, flag: str, hint: str) -> None:
@@ -81,8 +78,7 @@ def explain_weight_errors(path: str) -> Iterator[None]:
             f"{path}: its pickled weights hold more than tensors and are not read; use safetensors"
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError, EOFError, SafetensorError) as error:
-        if is_code_refused(error):
-            raise make_code_error(path, flag="model") from error
+        refuse_code(error, path, flag="model")
         reason = summarize_error(error)
         raise UserError(
             f"{path}: its weights cannot be read: {reason}; copy the folder again, or recreate it"

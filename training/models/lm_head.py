@@ -5,6 +5,7 @@ writing and reading them costs more than the arithmetic: no function here holds 
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,13 +81,10 @@ def token_logprobs(
     rows = max(LOGIT_CHUNK // vocab_size, 1)
     if hidden.shape[0] <= rows or not chunked:
         return compute_chunk(hidden, tokens)
-    chunks = []
-    for start in range(0, hidden.shape[0], rows):
-        chunk = hidden[start : start + rows], tokens[start : start + rows]
-        if torch.is_grad_enabled():
-            chunks.append(checkpoint(compute_chunk, *chunk, use_reentrant=False))
-        else:
-            chunks.append(compute_chunk(*chunk))
+    run = compute_chunk
+    if torch.is_grad_enabled():
+        run = partial(checkpoint, compute_chunk, use_reentrant=False)
+    chunks = map(run, torch.split(hidden, rows), torch.split(tokens, rows))
     logprobs, entropies = zip(*chunks, strict=True)
     return torch.cat(logprobs), torch.cat(entropies)
 

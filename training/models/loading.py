@@ -19,8 +19,7 @@ from training.models.folders import (
     check_loaded,
     check_weights,
     explain_weight_errors,
-    is_code_refused,
-    make_code_error,
+    refuse_code,
     summarize_error,
 )
 from training.models.tokenizers import Tokenizer
@@ -50,8 +49,7 @@ def load_config(path: str, *, flag: str, hint: str) -> Config:
     try:
         config = AutoConfig.from_pretrained(path, **NO_CODE)
     except (*CONFIG_ERRORS, OSError) as error:
-        if is_code_refused(error):
-            raise make_code_error(path, flag=flag) from error
+        refuse_code(error, path, flag=flag)
         if not folder.exists():
             raise UserError(f"{flag}: no model in {not_there(path)}; {hint}") from error
         reason = summarize_error(error)

@@ -261,29 +261,21 @@ def save_scalar_model(
     folder.mkdir(parents=True, exist_ok=True)
     config = type(model.backbone.config).from_dict(model.backbone.config.to_dict())
     set_token_ids(config, tokenizer)
+    metadata, target = {"format": "pt"}, Path(find_backbone(str(folder), model.settings))
     if model.settings.is_plain:
-        _save_plain(model, config, backbone, head["weight"], folder)
+        config.architectures = [_list_classifiers()[config.model_type]]
+        config.num_labels = 1
+        config.use_cache = True
+        prefix = f"{model.backbone.base_model_prefix}."
+        backbone = {prefix + name: tensor for name, tensor in backbone.items()}
+        backbone["score.weight"] = head["weight"]
     else:
         config.architectures = [type(model.backbone).__name__]
-        config.save_pretrained(folder / BACKBONE_FOLDER)
-        metadata = {"format": "pt"}
-        save_file(backbone, folder / BACKBONE_FOLDER / "model.safetensors", metadata=metadata)
         save_file(head, folder / HEAD_FILE, metadata=metadata)
         ours = {"model_type": "scalar_model", "architectures": ["ScalarModel"]}
         (folder / "config.json").write_text(json.dumps(ours, indent=2), encoding="utf-8")
+    config.save_pretrained(target)
+    save_file(backbone, target / "model.safetensors", metadata=metadata)
     settings = json.dumps(asdict(model.settings), indent=2)
     (folder / SETTINGS_FILE).write_text(settings, encoding="utf-8")
     tokenizer.save_pretrained(folder)
-
-
-def _save_plain(
-    model: ScalarModel, config: Any, backbone: dict[str, Tensor], head: Tensor, folder: Path
-) -> None:
-    config.architectures = [_list_classifiers()[config.model_type]]
-    config.num_labels = 1
-    config.use_cache = True
-    config.save_pretrained(folder)
-    prefix = f"{model.backbone.base_model_prefix}."
-    tensors = {prefix + name: tensor for name, tensor in backbone.items()}
-    tensors["score.weight"] = head
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

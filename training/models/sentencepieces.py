@@ -148,7 +148,12 @@ def make_tokenizer(data: bytes, *, name: str) -> Tokenizer:
     backend = _build_backend(proto, name)
     plain = [piece.piece for piece in proto.pieces if piece.type == piece.NORMAL]
     texts = [*PROBES, *(piece.replace(SPACE, " ") for piece in plain[-200:])]
-    _check_ids(processor, backend, texts, name)
+    for text in texts:
+        if processor.encode(text) != backend.encode(text, add_special_tokens=False).ids:
+            raise UserError(
+                f"{name}: this model's normalisation or pieces cannot be reproduced exactly (as in "
+                f"{text[:30]!r}); train one with --tokenizer sentencepiece"
+            )
     control = [piece.piece for piece in proto.pieces if piece.type == piece.CONTROL]
     eos = next((piece for piece in (EOS, "</s>", "<eos>") if piece in control), EOS)
     pad = next((piece for piece in (PAD, "<pad>") if piece in control), PAD)
@@ -206,12 +211,3 @@ def _build_normalizers(spec: Any) -> list[Any]:
     if spec.add_dummy_prefix:
         steps.append(normalizers.Prepend(" "))
     return [*steps, normalizers.Replace(" ", SPACE)]
-
-
-def _check_ids(processor: Any, backend: Any, texts: Sequence[str], name: str) -> None:
-    for text in texts:
-        if processor.encode(text) != backend.encode(text, add_special_tokens=False).ids:
-            raise UserError(
-                f"{name}: this model's normalisation or pieces cannot be reproduced exactly (as in "
-                f"{text[:30]!r}); train one with --tokenizer sentencepiece"
-            )

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from training.arguments.parsing import UserError
-from training.models.folders import NO_CODE, is_code_refused, make_code_error
+from training.models.folders import NO_CODE, refuse_code
 from training.models.sentencepieces import load_sentencepiece
 from training.paths import is_local, not_there
 
@@ -32,8 +32,7 @@ def load_tokenizer(path: str, *, flag: str) -> Tokenizer:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **NO_CODE)
     except Exception as error:  # tokenizers raises a bare one for a file that it cannot read
-        if is_code_refused(error):
-            raise make_code_error(path, flag=flag) from error
+        refuse_code(error, path, flag=flag)
         if not is_here:
             raise UserError(nothing_there) from error
         raise UserError(f"{flag}: no tokenizer can be loaded from {path}: {error}") from error
