@@ -25,7 +25,7 @@ SPREAD = 0.25
 
 
 def build_tokenizer(words: list[str] = WORDS, *, pad: str | None = PAD) -> Fast:
-    """One token a word; as GPT-2's without a PAD when `pad` is None."""
+    """One token per word; without a PAD, as GPT-2's, if `pad` is None."""
     every = [*words, pad] if pad and pad not in words else words
     ids = {word: index for index, word in enumerate(every)}
     tokenizer = Tokenizer(models.WordLevel(ids, "<unk>"))
@@ -74,14 +74,14 @@ def llama(tokens: int, *, seed: int = 0) -> LlamaForCausalLM:
 
 
 def write_lm(folder: Path, lm: Any, tokenizer: Fast | None = None) -> str:
-    """A Hugging Face folder, as a user would bring it."""
+    """Write a Hugging Face folder, as a user would have it."""
     lm.save_pretrained(folder)
     (tokenizer or build_tokenizer()).save_pretrained(folder)
     return str(folder)
 
 
 def load_lm(path: str) -> Any:
-    """As stage 3 loads it, and in training mode: dropout that was left on would show."""
+    """Load a model as stage 3 does, but in training mode, which shows dropout left on."""
     return load_causal_lm(path, build_tokenizer(), device=CPU, dropout=0.0).train()
 
 

@@ -1,4 +1,4 @@
-"""Numbers worked outside this code, in tests/fixtures/ppo_fixtures.json, as float64 tensors."""
+"""Numbers computed outside this code, in tests/fixtures/ppo_fixtures.json, as float64 tensors."""
 
 import json
 from functools import cache
@@ -22,7 +22,7 @@ def _file() -> dict[str, Any]:
 
 
 def worked(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(inputs, expected) of one entry; lists of numbers have become tensors, masks bool."""
+    """Return (inputs, expected) of one entry; lists of numbers become tensors, masks bool."""
     entry = _file()[name]
     return _tensors(entry["inputs"]), _tensors(entry["expected"])
 

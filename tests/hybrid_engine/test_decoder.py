@@ -46,7 +46,7 @@ def teacher_forced(lm, prompts, responses, temperature, dtype=torch.float32):
 
 
 def likes_pad(lm):
-    """The model changed so that PAD is by far the likeliest token everywhere."""
+    """Change the model so that PAD is by far the likeliest token everywhere."""
     with torch.no_grad():
         lm.transformer.ln_f.bias.copy_(torch.ones(32))
         lm.get_input_embeddings().weight[PAD_ID] = 5.0
@@ -54,7 +54,7 @@ def likes_pad(lm):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt2-layer-scaled", "gpt2-unscaled-relu", "llama"])
-def test_greedy_is_what_transformers_generates(lm_folders, name):
+def test_greedy_responses_equal_those_of_transformers(lm_folders, name):
     lm = load_lm(lm_folders[name])
     found = rows(generate(lm, greedy=True))
     lm.eval()
@@ -75,14 +75,14 @@ def test_greedy_is_what_transformers_generates(lm_folders, name):
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
-def test_its_log_probs_are_those_of_a_teacher_forced_forward(lm, temperature):
+def test_log_probs_equal_those_of_a_teacher_forced_forward(lm, temperature):
     responses = generate(lm, temperature=temperature)
     expected = teacher_forced(lm, PROMPTS, responses, temperature)
     assert_close(responses.logprobs, expected, rtol=1e-5, atol=1e-5)
     assert responses.logprobs[responses.mask].max() < 0
 
 
-def test_its_entropies_are_those_of_a_teacher_forced_forward(lm):
+def test_entropies_equal_those_of_a_teacher_forced_forward(lm):
     responses = generate(lm)
     policy = Policy(lm, pad_id=PAD_ID, compute_dtype=torch.float32)
     batch = collate_responses(PROMPTS, rows(responses), pad_id=PAD_ID, device=CPU)
@@ -94,13 +94,13 @@ def test_its_entropies_are_those_of_a_teacher_forced_forward(lm):
 
 
 @pytest.mark.parametrize("narrowing", [{"top_k": 5}, {"top_p": 0.8}])
-def test_narrowed_sampling_still_states_the_whole_distributions_log_probs(lm, narrowing):
+def test_narrowed_sampling_returns_log_probs_of_the_whole_distribution(lm, narrowing):
     responses = generate(lm, **narrowing)
     expected = teacher_forced(lm, PROMPTS, responses, TEMPERATURE)
     assert_close(responses.logprobs, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_in_bf16_they_stay_near_the_training_forward_in_bf16(lm):
+def test_bf16_log_probs_are_close_to_the_training_forward_in_bf16(lm):
     responses = generate(lm, dtype=torch.bfloat16)
     expected = teacher_forced(lm, PROMPTS, responses, TEMPERATURE, torch.bfloat16)
     # bf16 has 8 bits: products of order 10 are rounded to within about 0.04.
@@ -117,7 +117,7 @@ def test_tokens_do_not_depend_on_the_batch_size(lm, batch_size):
     assert len(lengths) >= 4  # rows finished, and were dropped, at different steps
 
 
-def test_tokens_do_not_depend_on_the_order_or_on_the_neighbours(lm):
+def test_tokens_do_not_depend_on_the_order_or_the_neighbours(lm):
     whole = rows(generate(lm))
     order = torch.randperm(len(PROMPTS), generator=torch.Generator().manual_seed(0)).tolist()
     shuffled = generate(lm, [PROMPTS[i] for i in order], [KEYS[i] for i in order], batch_size=5)
@@ -137,7 +137,7 @@ def test_samples_of_one_prompt_differ_and_repeat_under_their_keys(lm):
     assert rows(generate(lm, [PROMPTS[4]] * 6, later)) != found
 
 
-def test_sampled_tokens_come_as_often_as_the_model_says(lm):
+def test_sampled_tokens_have_the_models_frequencies(lm):
     count, prompt = 4000, PROMPTS[4]
     keys = [SampleKey(seed=3, step=1, prompt_id=0, sample_index=n) for n in range(count)]
     drawn = generate(lm, [prompt] * count, keys, batch_size=count, max_new_tokens=1)
@@ -159,7 +159,7 @@ def test_sampled_tokens_come_as_often_as_the_model_says(lm):
     assert ((statistic / freedom) ** (1 / 3) - (1 - spread)) / spread**0.5 < 3.7
 
 
-def test_responses_end_with_eos_or_at_the_limit_and_are_padded_behind(lm):
+def test_responses_end_with_eos_or_at_the_limit_and_are_right_padded(lm):
     responses = generate(lm)
     for tokens, mask, logprobs in zip(
         responses.tokens, responses.mask, responses.logprobs, strict=True
@@ -176,7 +176,7 @@ def test_responses_end_with_eos_or_at_the_limit_and_are_padded_behind(lm):
 
 
 @pytest.mark.parametrize("greedy", [True, False])
-def test_pad_is_never_drawn_even_where_the_model_wants_it(lm_folders, greedy):
+def test_pad_is_never_sampled_even_if_it_is_the_likeliest(lm_folders, greedy):
     lm = likes_pad(load_lm(lm_folders["gpt2"]))
     responses = generate(lm, greedy=greedy, temperature=1.0)
     assert PAD_ID != EOS_ID
@@ -192,7 +192,7 @@ def test_a_sequence_may_fill_the_position_table(lm):
     assert_close(responses.logprobs, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_one_new_token_needs_no_further_forward(lm):
+def test_one_new_token_needs_only_the_prefill(lm):
     longer = generate(lm)
     one = generate(lm, max_new_tokens=1)
     assert one.tokens.shape == (len(PROMPTS), 1)
@@ -200,7 +200,7 @@ def test_one_new_token_needs_no_further_forward(lm):
     assert one.tokens[:, 0].equal(longer.tokens[:, 0])
 
 
-def test_each_token_of_the_first_prompt_is_handed_on_as_it_comes(lm):
+def test_each_token_of_the_first_prompt_is_passed_on_when_sampled(lm):
     seen: list[int] = []
     sampling = Sampling(max_new_tokens=LIMIT, temperature=TEMPERATURE)
     decoder = choose_decoder(lm, torch.float32)

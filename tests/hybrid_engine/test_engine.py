@@ -33,13 +33,13 @@ def tokens_of(engine):
         return generate(PROMPTS, KEYS).tokens.tolist()
 
 
-def test_gpt2_has_its_own_decoder_and_others_the_generic_one(lm_folders):
+def test_gpt2_uses_its_fast_decoder_and_others_the_generic_one(lm_folders):
     gpt2, llama = load_lm(lm_folders["gpt2"]), load_lm(lm_folders["llama"])
     assert isinstance(choose_decoder(gpt2, torch.float32), GPT2Decoder)
     assert isinstance(choose_decoder(llama, torch.float32), CachedModelDecoder)
 
 
-def test_generating_leaves_the_weights_bitwise_unchanged(lm, engine):
+def test_generation_leaves_the_weights_bitwise_unchanged(lm, engine):
     before = {name: tensor.clone() for name, tensor in lm.state_dict().items()}
     pointers = {name: p.data_ptr() for name, p in lm.named_parameters()}
     tokens_of(engine)
@@ -51,7 +51,7 @@ def test_generating_leaves_the_weights_bitwise_unchanged(lm, engine):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_goes_back_to_the_mode_it_was_in(lm, engine, training):
+def test_the_model_returns_to_its_previous_mode(lm, engine, training):
     lm.train(training)
     tokens_of(engine)
     assert all(module.training is training for module in lm.modules())
@@ -60,7 +60,7 @@ def test_the_model_goes_back_to_the_mode_it_was_in(lm, engine, training):
     assert all(module.training is training for module in lm.modules())
 
 
-def test_it_generates_with_the_weights_as_they_are_now(lm, engine):
+def test_generation_uses_the_current_weights(lm, engine):
     first = tokens_of(engine)
     assert tokens_of(engine) == first
     before = {name: tensor.clone() for name, tensor in lm.state_dict().items()}
@@ -73,13 +73,13 @@ def test_it_generates_with_the_weights_as_they_are_now(lm, engine):
     assert tokens_of(engine) == first
 
 
-def test_training_can_go_on_after_generating(lm, engine):
+def test_training_continues_after_generation(lm, engine):
     tokens_of(engine)
     lm(input_ids=torch.tensor([PROMPTS[0]])).logits.sum().backward()
     assert all(p.grad is not None for p in lm.parameters() if p.requires_grad)
 
 
-def test_dropout_that_training_uses_does_not_reach_generation(lm, engine):
+def test_generation_runs_without_the_dropout_of_training(lm, engine):
     quiet = tokens_of(engine)
     for module in lm.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -89,7 +89,7 @@ def test_dropout_that_training_uses_does_not_reach_generation(lm, engine):
     assert tokens_of(engine) == quiet
 
 
-def test_streaming_gives_the_same_response_token_by_token(engine):
+def test_streaming_gives_an_equal_response_token_by_token(engine):
     whole = tokens_of(engine)
     for prompt, key, row in zip(PROMPTS, KEYS, whole, strict=True):
         seen: list[int] = []

@@ -1,4 +1,4 @@
-"""What only a GPU shows: recorded steps, bf16 there, and the same tokens as on a CPU."""
+"""On a GPU: CUDA graphs, bf16, and the tokens of a CPU."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def rows(responses):
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 @pytest.mark.parametrize("greedy", [True, False])
-def test_a_gpu_draws_what_a_cpu_draws(lm_folders, name, greedy):
+def test_a_gpu_samples_the_tokens_of_a_cpu(lm_folders, name, greedy):
     found = []
     for device in ("cpu", "cuda"):
         with engine_on(device, load_lm(lm_folders[name]), greedy=greedy).generation() as generate:
@@ -45,7 +45,7 @@ def test_a_gpu_draws_what_a_cpu_draws(lm_folders, name, greedy):
         assert_close(found[1].logprobs.cpu(), found[0].logprobs, rtol=1e-4, atol=1e-4)
 
 
-def test_recorded_steps_follow_the_weights(lm_folders):
+def test_cuda_graphs_use_the_current_weights(lm_folders):
     lm = load_lm(lm_folders["gpt2"])
     engine = engine_on("cuda", lm)
 

@@ -33,7 +33,7 @@ def sample(logits, uniforms, banned_token=BANNED, **fields):
 
 
 class TestKeyedUniforms:
-    def test_a_key_gives_the_same_numbers_whatever_is_drawn_beside_it(self):
+    def test_the_numbers_of_a_key_do_not_depend_on_the_other_keys(self):
         keys = [replace(KEY, prompt_id=prompt) for prompt in range(5)]
         together = draw_uniforms(keys, 7)
         for row, key in enumerate(keys):
@@ -41,14 +41,14 @@ class TestKeyedUniforms:
         assert draw_uniforms(keys[::-1], 7).equal(together.flip(0))
 
     @pytest.mark.parametrize("field", ["seed", "step", "prompt_id", "sample_index"])
-    def test_every_part_of_a_key_counts(self, field):
+    def test_every_field_of_a_key_matters(self, field):
         keys = [replace(KEY, **{field: value}) for value in range(50)]
         numbers = draw_uniforms(keys, 40)
         assert len(numbers.flatten().unique()) > 0.999 * numbers.numel()
         assert numbers.corrcoef().fill_diagonal_(0.0).abs().max() < 0.7  # of 1,225 pairs of rows
 
     @pytest.mark.parametrize("field", ["seed", "step", "prompt_id", "sample_index"])
-    def test_numbers_are_uniform_over_keys_as_over_tokens(self, field):
+    def test_numbers_are_uniform_over_keys_and_over_tokens(self, field):
         keys = [replace(KEY, **{field: value}) for value in range(4000)]
         numbers = draw_uniforms(keys, 2)
         assert numbers.min() >= TINIEST
@@ -57,14 +57,14 @@ class TestKeyedUniforms:
             counts = torch.histc(column, bins=10, min=0.0, max=1.0)
             assert chi_square(counts, torch.full((10,), 0.1)) < CHI_SQUARE[9]
 
-    def test_large_numbers_are_keys_too(self):
+    def test_keys_may_be_large_numbers(self):
         large = SampleKey(seed=2**40, step=2**33, prompt_id=2**35, sample_index=2**20)
         assert draw_uniforms([large], 3).isfinite().all()
 
 
 class TestSampleTokens:
     @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
-    def test_tokens_come_as_often_as_their_probability_says(self, temperature):
+    def test_tokens_have_the_frequencies_of_their_probabilities(self, temperature):
         uniforms = draw_uniforms([replace(KEY, prompt_id=p) for p in range(4000)], 5).flatten()
         tokens, logprobs = sample(LOGITS, uniforms, temperature=temperature)
         scaled = LOGITS / temperature
@@ -86,7 +86,7 @@ class TestSampleTokens:
 
     @pytest.mark.parametrize("banned", range(4))
     @pytest.mark.parametrize("uniform", [TINIEST, 0.5, LARGEST])
-    def test_no_uniform_draws_the_banned_token_or_an_impossible_one(self, banned, uniform):
+    def test_no_uniform_gives_the_banned_token_or_an_impossible_one(self, banned, uniform):
         for logits in itertools.product([0.0, 80.0, -200.0], repeat=4):
             tokens, logprobs = sample(
                 torch.tensor(logits), torch.tensor([uniform]), banned_token=banned
@@ -94,7 +94,7 @@ class TestSampleTokens:
             assert tokens.item() != banned
             assert logprobs.item() > -150
 
-    def test_greedy_takes_the_likeliest_that_is_not_banned_at_temperature_one(self):
+    def test_greedy_takes_the_likeliest_token_that_is_not_banned(self):
         tokens, logprobs = sample(
             LOGITS, torch.tensor([TINIEST, LARGEST]), greedy=True, temperature=0.3, top_k=1
         )
@@ -105,7 +105,7 @@ class TestSampleTokens:
     @pytest.mark.parametrize(
         "narrowing", [{"top_k": 3}, {"top_p": 0.6}, {"top_k": 5, "top_p": 0.7}]
     )
-    def test_narrowing_changes_what_is_drawn_and_not_its_log_prob(self, narrowing):
+    def test_narrowing_changes_the_tokens_and_not_their_log_probs(self, narrowing):
         uniforms = (torch.arange(5000) + 0.5) / 5000
         tokens, logprobs = sample(LOGITS, uniforms, temperature=0.7, **narrowing)
         scaled = (LOGITS / 0.7).index_fill(0, torch.tensor([BANNED]), -torch.inf)
@@ -117,7 +117,7 @@ class TestSampleTokens:
         assert (tokens.bincount(minlength=12) - shares * 5000).abs().max() < 1.1
         assert 1 < (kept > 0).sum() < 11
 
-    def test_rows_are_drawn_from_their_own_distributions(self):
+    def test_each_row_is_sampled_from_its_distribution(self):
         logits = torch.eye(4) * 100
         tokens, _, _ = sample_tokens(
             logits[[2, 0, 1]], torch.full((3,), 0.5), Sampling(max_new_tokens=1), banned_token=3
@@ -126,7 +126,7 @@ class TestSampleTokens:
 
     @pytest.mark.parametrize("size", [127, 128, 129, 50257])
     @pytest.mark.parametrize("fields", [{}, {"top_k": 40}, {"greedy": True}])
-    def test_at_any_vocabulary_log_probs_and_entropies_are_those_of_the_softmax(self, size, fields):
+    def test_log_probs_and_entropies_equal_the_softmaxs_for_any_vocabulary(self, size, fields):
         generator = torch.Generator().manual_seed(size)
         logits = torch.randn(6, size, generator=generator) * 3
         uniforms = torch.rand(6, generator=generator)
@@ -175,7 +175,7 @@ class TestNarrow:
             assert row.tolist() == expected
 
     @pytest.mark.parametrize("top_p", [0.1, 0.35, 0.62, 0.93])
-    def test_top_p_keeps_the_fewest_that_hold_it(self, top_p):
+    def test_top_p_keeps_the_smallest_set_that_reaches_it(self, top_p):
         generator = torch.Generator().manual_seed(0)
         rows = torch.randn(50, 30, generator=generator).mul(2).softmax(-1)
         kept = narrow(rows, top_k=0, top_p=top_p)

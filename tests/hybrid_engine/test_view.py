@@ -1,4 +1,6 @@
-"""The model that generation sees: merged, in the type of the products, beside untouched weights."""
+"""The view for generation: LoRA merged, cast matrices, and untouched trained weights."""
+
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch.testing import assert_close
 from tests.tiny_models import CPU, EOS_ID, PAD_ID, build_tokenizer, gpt2, llama, load_lm, rows_of
 from training.arguments.sft import SFTArgs
 from training.data.collate import collate_responses
-from training.hybrid_engine.engine import HybridEngine, _no_gather
+from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import SampleKey, Sampling
 from training.hybrid_engine.view import InferenceView
 from training.models.lora import add_lora, merge_lora
@@ -31,7 +33,7 @@ def adapted(lm):
 
 
 def view_of(lm, dtype=None):
-    return InferenceView(lm, _no_gather, CPU, dtype).refresh()
+    return InferenceView(lm, nullcontext, CPU, dtype).refresh()
 
 
 def generate(lm, dtype):
@@ -48,12 +50,12 @@ def generate(lm, dtype):
         return responses_to(PROMPTS, KEYS)
 
 
-def test_without_anything_to_change_it_is_the_trained_model_itself(lm):
+def test_without_changes_the_view_is_the_trained_model(lm):
     assert view_of(lm) is lm
     assert view_of(lm, torch.float32) is lm
 
 
-def test_it_holds_the_merged_weights(adapted):
+def test_the_view_holds_the_merged_weights(adapted):
     view = view_of(adapted)
     weights = {name: p.detach() for name, p in adapted.named_parameters()}
     expected = merge_lora(adapted, weights)
@@ -63,7 +65,7 @@ def test_it_holds_the_merged_weights(adapted):
     assert not any(p.requires_grad for p in found.values())
 
 
-def test_it_shares_the_storage_of_what_needs_no_change(lm_folders):
+def test_the_view_shares_the_storage_of_unchanged_weights(lm_folders):
     lm = load_lm(lm_folders["llama"])
     view = view_of(lm, LOW)
     embedding, norm = "model.embed_tokens.weight", "model.norm.weight"
@@ -76,7 +78,7 @@ def test_it_shares_the_storage_of_what_needs_no_change(lm_folders):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, LOW])
-def test_generating_leaves_every_trained_bit_and_its_place(adapted, dtype):
+def test_generation_leaves_every_weight_and_its_address(adapted, dtype):
     before = {name: tensor.clone() for name, tensor in adapted.state_dict().items()}
     pointers = {name: p.data_ptr() for name, p in adapted.named_parameters()}
     generate(adapted, dtype)
@@ -84,7 +86,7 @@ def test_generating_leaves_every_trained_bit_and_its_place(adapted, dtype):
     assert {name: p.data_ptr() for name, p in adapted.named_parameters()} == pointers
 
 
-def test_it_follows_the_adapters_as_they_are_trained(adapted):
+def test_the_view_follows_the_trained_adapters(adapted):
     first = generate(adapted, torch.float32).tokens.tolist()
     with torch.no_grad():
         for weight in (p for p in adapted.parameters() if p.requires_grad):
@@ -94,7 +96,7 @@ def test_it_follows_the_adapters_as_they_are_trained(adapted):
 
 # bf16 has 8 bits: a merged matrix is rounded once, the training forward rounds both parts.
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (LOW, 0.15)])
-def test_its_log_probs_are_those_of_the_adapted_training_forward(adapted, dtype, tolerance):
+def test_log_probs_equal_those_of_the_adapted_training_forward(adapted, dtype, tolerance):
     responses = generate(adapted, dtype)
     rows = [responses.row(index) for index in range(len(PROMPTS))]
     policy = Policy(adapted, pad_id=PAD_ID, compute_dtype=dtype)
@@ -106,7 +108,7 @@ def test_its_log_probs_are_those_of_the_adapted_training_forward(adapted, dtype,
 
 
 @pytest.mark.parametrize("build", [gpt2, llama])
-def test_making_it_draws_nothing_from_the_trainers_generator(build):
+def test_building_the_view_does_not_advance_the_generator(build):
     lm = build(len(build_tokenizer()))
     add_lora(lm, SFTArgs(lora_rank=2, zero_stage=0))
     torch.manual_seed(5)

@@ -1,4 +1,4 @@
-"""The CPU block function against `transformers`' own block: outputs and gradients."""
+"""The CPU block function compared with the block of `transformers`: outputs and gradients."""
 
 import copy
 
@@ -20,7 +20,7 @@ MASKS = {
 
 @pytest.fixture
 def models(tmp_path):
-    """transformers' model and the same one with our blocks."""
+    """A model of transformers, and a copy with our blocks."""
     tokenizer = build_tokenizer()
     path = write_lm(tmp_path, gpt2(len(tokenizer), seed=3), tokenizer)
     plain = load_causal_lm(path, tokenizer, device=CPU, dropout=0.0).train()
@@ -56,7 +56,7 @@ def run(model, mask, dtype):
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_outputs_and_gradients_are_those_of_transformers(models, calls, mask):
+def test_outputs_and_gradients_equal_those_of_transformers(models, calls, mask):
     plain, ours = (run(model, MASKS[mask], torch.float32) for model in models)
     assert len(calls) == 2
     assert_close(ours[0], plain[0], rtol=1e-5, atol=1e-5)
@@ -64,7 +64,7 @@ def test_outputs_and_gradients_are_those_of_transformers(models, calls, mask):
         assert_close(ours[1][name], gradient, rtol=1e-4, atol=1e-4, msg=name)
 
 
-def test_in_bf16_it_is_as_near_to_fp32_as_transformers_is(models):
+def test_bf16_is_as_close_to_fp32_as_transformers_is(models):
     exact = run(models[0], MASKS["right"], torch.float32)
     plain, ours = (run(model, MASKS["right"], torch.bfloat16) for model in models)
     for name, gradient in exact[1].items():
@@ -74,7 +74,7 @@ def test_in_bf16_it_is_as_near_to_fp32_as_transformers_is(models):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_padding_is_left_out_of_the_linear_layers_and_comes_out_as_0(models, monkeypatch, dtype):
+def test_linear_layers_skip_padding_and_its_output_is_0(models, monkeypatch, dtype):
     _, ours = models
     rows: list[int] = []
     original = torch.addmm
@@ -98,7 +98,7 @@ def test_padding_is_left_out_of_the_linear_layers_and_comes_out_as_0(models, mon
     assert ((hidden != 0).any(dim=2) == keep).all()
 
 
-def test_without_gradients_it_gives_the_same(models):
+def test_results_without_gradients_are_equal(models):
     keep = torch.ones_like(IDS)
     with torch.no_grad():
         plain, ours = (model(input_ids=IDS, attention_mask=keep).logits for model in models)
@@ -106,7 +106,7 @@ def test_without_gradients_it_gives_the_same(models):
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
-def test_gradient_checkpointing_computes_each_block_again_and_changes_nothing(models, calls):
+def test_gradient_checkpointing_recomputes_each_block_with_equal_results(models, calls):
     _, ours = models
     expected = run(ours, MASKS["right"], torch.float32)
     assert len(calls) == 2
@@ -116,7 +116,7 @@ def test_gradient_checkpointing_computes_each_block_again_and_changes_nothing(mo
     assert_close(found[1], expected[1])
 
 
-def test_dropout_at_work_and_a_cache_go_through_the_models_own_forward(models, calls):
+def test_active_dropout_and_a_cache_use_the_original_forward(models, calls):
     _, ours = models
     for block in ours.transformer.h:
         block.mlp.dropout.p = 0.5
@@ -130,7 +130,7 @@ def test_dropout_at_work_and_a_cache_go_through_the_models_own_forward(models, c
 @pytest.mark.parametrize(
     "changes", [{"activation_function": "relu"}, {"scale_attn_by_inverse_layer_idx": True}]
 )
-def test_other_variants_are_left_alone(tmp_path, calls, changes):
+def test_other_variants_keep_their_forward(tmp_path, calls, changes):
     tokenizer = build_tokenizer()
     path = write_lm(tmp_path, gpt2(len(tokenizer), seed=3, **changes), tokenizer)
     model = load_causal_lm(path, tokenizer, device=CPU, dropout=0.0)

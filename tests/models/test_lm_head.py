@@ -34,7 +34,7 @@ class TestLogProbs:
         assert_close(logprobs.double(), numbers["logprob"], **SINGLE)
         assert_close(entropies.double(), numbers["entropy"], **SINGLE)
 
-    def test_a_banned_token_has_no_probability_and_leaves_the_others_theirs(self):
+    def test_a_banned_token_has_probability_0_and_the_others_are_renormalized(self):
         logits = drawn(1, 6) * 3
         logits[0, 2] = 50.0
         every = torch.arange(6)
@@ -53,7 +53,7 @@ class TestLogProbs:
         assert logprobs[2].exp() == 0
         assert_close(entropies, alone_entropy[:1].expand(6))
 
-    def test_logits_of_lower_precision_are_taken_in_fp32(self):
+    def test_logits_of_lower_precision_are_converted_to_fp32(self):
         logits = drawn(2, 300).bfloat16()
         tokens = torch.tensor([3, 4])
         logprobs, _ = log_softmax_at(
@@ -65,7 +65,7 @@ class TestLogProbs:
 
     @pytest.mark.parametrize("banned_token", [None, 4])
     @pytest.mark.parametrize("rows", [1, 7, 16])
-    def test_chunks_of_any_size_give_the_same_numbers_and_gradients(
+    def test_numbers_and_gradients_do_not_depend_on_the_chunk_size(
         self, monkeypatch, rows, banned_token
     ):
         def run(limit):
@@ -96,13 +96,13 @@ class TestLogProbs:
 
 
 def clipped(logprobs, where):
-    """A loss of each token with a kink, as PPO's: its own weight, and flat beyond -2."""
+    """A loss with a kink, like PPO's: weighted by token, and flat beyond -2."""
     weights = torch.linspace(-1.0, 2.0, 1300)[where]
     return (weights * logprobs.clamp(min=-2.0).exp()).sum()
 
 
 def plainly(hidden, weight, tokens, token_loss, temperature, banned_token):
-    """The same by autograd, from full logits in float64."""
+    """Compute it by autograd, from full logits in float64."""
     hidden = hidden.detach().double().requires_grad_()
     weight = weight.detach().double().requires_grad_()
     logits = hidden @ weight.T / temperature
@@ -118,7 +118,7 @@ class TestHeadLoss:
     @pytest.mark.parametrize("token_loss", [cross_entropy, clipped])
     @pytest.mark.parametrize(("temperature", "banned_token"), [(1.0, None), (0.7, 4)])
     @pytest.mark.parametrize("count", [1, 512, 1300])
-    def test_it_is_the_loss_of_autograd_and_so_are_its_gradients(
+    def test_loss_and_gradients_equal_those_of_autograd(
         self, monkeypatch, count, temperature, banned_token, token_loss
     ):
         monkeypatch.setattr(lm_head, "LOSS_BLOCK", 11 * 500)  # 500 rows at a time
@@ -147,7 +147,7 @@ class TestHeadLoss:
         if banned_token is not None:
             assert (weight.grad[banned_token] == 0).all()
 
-    def test_without_gradients_the_numbers_are_the_same(self):
+    def test_numbers_without_gradients_are_equal(self):
         tokens = torch.tensor([1, 2, 3])
         run = partial(
             head_loss, drawn(3, 8), tokens=tokens, token_loss=cross_entropy, banned_token=4,
@@ -159,7 +159,7 @@ class TestHeadLoss:
         for found, expected in zip(run(weight=weight), plain, strict=True):
             assert_close(found, expected)
 
-    def test_gradients_add_to_those_of_a_tied_use_of_the_weight(self):
+    def test_gradients_add_to_those_of_a_tied_embedding(self):
         weight = drawn(11, 8, seed=1).requires_grad_()
         tokens = torch.tensor([1, 2, 3])
 
@@ -173,7 +173,7 @@ class TestHeadLoss:
         plain = nn.functional.cross_entropy(weight[tokens] @ weight.T, tokens, reduction="sum")
         assert_close(gradient(loss), gradient(plain))
 
-    def test_a_micro_batch_without_targets_is_zero_with_zero_gradients(self):
+    def test_a_micro_batch_without_targets_has_loss_and_gradients_0(self):
         hidden, weight = drawn(0, 8).requires_grad_(), drawn(11, 8).requires_grad_()
         tokens = torch.zeros(0, dtype=torch.long)
         loss, logprobs = head_loss(
@@ -184,7 +184,7 @@ class TestHeadLoss:
         assert logprobs.shape == (0,)
         assert (weight.grad == 0).all()
 
-    def test_bf16_products_stay_near_fp32(self):
+    def test_bf16_products_are_close_to_fp32(self):
         hidden, weight = drawn(600, 8), drawn(11, 8, seed=1)
         tokens = torch.arange(600) % 11
         losses = [

@@ -47,7 +47,7 @@ def loaded(path, tokenizer, dropout=None) -> Any:
 
 
 def dropout_probabilities(lm):
-    """What the modules really do, beside what the config says."""
+    """Dropout of the modules, which may differ from the config's."""
     modules = [module.p for module in lm.modules() if isinstance(module, nn.Dropout)]
     return modules + [
         module.attention_dropout for module in lm.modules() if hasattr(module, "attention_dropout")
@@ -55,7 +55,7 @@ def dropout_probabilities(lm):
 
 
 @pytest.mark.parametrize("build", [gpt2, llama])
-def test_a_model_without_a_row_for_pad_gets_one_and_its_old_logits_stay(tmp_path, build):
+def test_a_model_without_a_row_for_pad_gets_one_and_keeps_its_other_logits(tmp_path, build):
     without_pad = build_tokenizer(pad=None)
     path = write_lm(tmp_path, build(len(without_pad)), without_pad)
     plain = AutoModelForCausalLM.from_pretrained(path)
@@ -93,24 +93,26 @@ def test_dropout_is_off_in_llama(lm_folders, tokenizer):
 
 
 @pytest.mark.parametrize(("dropout", "expected"), [(None, 0.1), (0.3, 0.3)])
-def test_stage_1_keeps_the_models_dropout_or_takes_its_own(lm_folder, tokenizer, dropout, expected):
+def test_stage_1_keeps_the_models_dropout_or_sets_the_flags(
+    lm_folder, tokenizer, dropout, expected
+):
     lm = loaded(lm_folder, tokenizer, dropout)
     assert set(dropout_probabilities(lm)) == {expected}
 
 
-def test_without_dropout_training_mode_computes_what_evaluation_does(lm_folder):
+def test_without_dropout_training_and_evaluation_mode_give_equal_logits(lm_folder):
     lm = load_lm(lm_folder)
     with torch.no_grad():
         trained = lm(input_ids=INPUT).logits
     assert_close(trained, logits_of(lm), rtol=0, atol=0)
 
 
-def test_the_loaded_model_computes_what_plain_transformers_does(lm_folder):
+def test_a_loaded_model_gives_the_logits_of_plain_transformers(lm_folder):
     plain = AutoModelForCausalLM.from_pretrained(lm_folder)
     assert_close(logits_of(load_lm(lm_folder)), logits_of(plain), rtol=1e-5, atol=1e-5)
 
 
-def test_a_saved_model_gives_equal_outputs_by_our_loader_and_by_transformers(
+def test_a_saved_model_gives_equal_outputs_with_our_loader_and_transformers(
     lm_folder, tokenizer, tmp_path
 ):
     lm = load_lm(lm_folder)
@@ -129,7 +131,7 @@ def test_a_saved_model_gives_equal_outputs_by_our_loader_and_by_transformers(
     assert [file.suffix for file in tmp_path.glob("*.bin")] == []
 
 
-def test_generate_of_a_saved_model_never_draws_pad(lm_folders, tokenizer, tmp_path):
+def test_generate_of_a_saved_model_never_samples_pad(lm_folders, tokenizer, tmp_path):
     lm = load_lm(lm_folders["gpt2"])
     with torch.no_grad():  # PAD becomes the likeliest token everywhere
         lm.transformer.ln_f.bias.copy_(torch.ones(32))
@@ -141,7 +143,7 @@ def test_generate_of_a_saved_model_never_draws_pad(lm_folders, tokenizer, tmp_pa
     assert not drawn.eq(PAD_ID).any()
 
 
-def test_a_config_in_json_makes_a_model_of_the_tokenizers_size(tmp_path, tokenizer):
+def test_a_json_config_builds_a_model_of_the_tokenizers_size(tmp_path, tokenizer):
     file = tmp_path / "tiny.json"
     file.write_text(
         json.dumps({"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}),
@@ -154,14 +156,14 @@ def test_a_config_in_json_makes_a_model_of_the_tokenizers_size(tmp_path, tokeniz
 
 
 @pytest.mark.parametrize("text", ["no json", "{}", '{"model_type": "no-such-model"}'])
-def test_a_bad_config_is_one_line_that_names_the_flag(tmp_path, tokenizer, text):
+def test_a_bad_config_gives_one_line_that_names_the_flag(tmp_path, tokenizer, text):
     file = tmp_path / "tiny.json"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"--init_from_scratch: .*tiny\.json is not a model config"):
         read_config(str(file), tokenizer, flag="--init_from_scratch")
 
 
-def test_a_missing_model_says_what_to_run(tmp_path):
+def test_the_error_of_a_missing_model_names_the_command_to_run(tmp_path):
     with pytest.raises(UserError, match=r"--x: no model in .*; run that first"):
         load_config(str(tmp_path), flag="--x", hint="run that first")
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
@@ -182,7 +184,7 @@ def test_a_missing_model_says_what_to_run(tmp_path):
     ],
 )
 @pytest.mark.parametrize(("load", "end"), [("model", "run that first"), ("tokenizer", GIVE_ONE)])
-def test_a_path_that_is_not_there_is_one_line_without_a_word_of_hubs(
+def test_a_missing_path_gives_one_line_that_does_not_mention_the_hub(
     tmp_path, monkeypatch, path, why, load, end
 ):
     (tmp_path / "here").mkdir()
@@ -200,7 +202,7 @@ def test_a_path_that_is_not_there_is_one_line_without_a_word_of_hubs(
     assert str(caught.value) == f"--x: no {load} in {path}: there is no such folder{why}; {end}"
 
 
-def test_sequences_must_fit_the_position_table(lm_folder):
+def test_sequences_longer_than_the_position_table_are_refused(lm_folder):
     config = load_config(lm_folder, flag="--x", hint="")
     assert count_positions(config) == POSITIONS
     check_fits(config, POSITIONS, flags="--a 40 and --b 8")

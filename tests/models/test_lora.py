@@ -41,7 +41,7 @@ def logits(lm):
 
 
 def shake(lm):
-    """Adapters as training might leave them; they begin as zero."""
+    """Give adapters, which start as zero, values as after training."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for weight in trained(lm).values():
@@ -57,7 +57,7 @@ def weights_of(model):
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-def test_every_linear_layer_of_a_block_gets_one_and_the_head_none(name, lm):
+def test_every_linear_layer_but_the_head_gets_an_adapter(name, lm):
     assert list_linear_names(lm) == NAMES[name]
     add_lora(lm, ARGS)
     layers = [m for m in lm.modules() if hasattr(m, "base_layer")]
@@ -72,7 +72,7 @@ def test_rank_zero_changes_nothing(lm):
     assert all(p.requires_grad for p in lm.parameters())
 
 
-def test_it_begins_as_the_model_itself_and_the_same_for_every_draw_before(name, lm_folders):
+def test_a_new_adapter_changes_no_logits_and_depends_on_the_seed_alone(name, lm_folders):
     first, second = load_lm(lm_folders[name]), load_lm(lm_folders[name])
     expected = logits(first)
     add_lora(first, ARGS)
@@ -83,7 +83,7 @@ def test_it_begins_as_the_model_itself_and_the_same_for_every_draw_before(name, 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_adapters_alone_train_on_a_loss_that_goes_down(lm, dtype):
+def test_only_adapters_train_and_the_loss_decreases(lm, dtype):
     add_lora(lm, ARGS)
     policy = Policy(lm, pad_id=PAD_ID, compute_dtype=dtype)
     use_cpu_blocks(policy)
@@ -107,7 +107,7 @@ def test_adapters_alone_train_on_a_loss_that_goes_down(lm, dtype):
     assert all(".lora_" in name for name in changed)
 
 
-def test_a_merged_model_computes_what_the_adapted_one_does(name, lm, lm_folders):
+def test_a_merged_model_gives_the_logits_of_the_adapted_one(name, lm, lm_folders):
     add_lora(lm, ARGS)
     expected = logits(shake(lm))
     plain = load_lm(lm_folders[name])
@@ -120,7 +120,7 @@ def test_a_merged_model_computes_what_the_adapted_one_does(name, lm, lm_folders)
 
 
 def in_bf16(model):
-    """As the engine keeps what is frozen."""
+    """Convert frozen matrices to bf16, as the engine does."""
     for name, weight in model.named_parameters():
         if name.endswith(".base_layer.weight"):
             weight.data = weight.data.bfloat16()
@@ -128,7 +128,7 @@ def in_bf16(model):
 
 
 @pytest.mark.parametrize("kind", ["causal", "scalar"])
-def test_what_is_written_is_the_unrounded_base_and_the_adapter(name, lm, lm_folders, kind):
+def test_the_merged_model_is_the_unrounded_base_plus_the_adapter(name, lm, lm_folders, kind):
     if kind == "scalar":
         path = lm_folders[name]
         model: Any = build_scalar_model(
@@ -146,7 +146,7 @@ def test_what_is_written_is_the_unrounded_base_and_the_adapter(name, lm, lm_fold
         assert found[key].equal(weight), key
 
 
-def test_a_base_that_is_no_longer_what_was_trained_on_is_not_taken(lm, name, lm_folders, caplog):
+def test_a_base_that_changed_on_disk_is_not_merged(lm, name, lm_folders, caplog):
     add_lora(lm, ARGS)
     weights = weights_of(in_bf16(shake(lm)))
     first, *_, last = (key for key in weights if key.endswith(".base_layer.weight"))
@@ -164,7 +164,7 @@ def test_a_base_that_is_no_longer_what_was_trained_on_is_not_taken(lm, name, lm_
         assert f"as it was trained with, rounded: {path} {said}".strip() in caplog.text
 
 
-def test_alpha_scales_what_the_adapter_adds(lm):
+def test_alpha_scales_the_adapters_change(lm):
     add_lora(lm, SFTArgs(lora_rank=4, lora_alpha=2.0, zero_stage=0))
     shake(lm)
     layer = next(m for m in lm.modules() if hasattr(m, "base_layer"))
@@ -174,7 +174,7 @@ def test_alpha_scales_what_the_adapter_adds(lm):
     assert_close(found, product * 2.0 / 4)
 
 
-# peft's own model class asks transformers under an older name.
+# peft's model class uses an older name of transformers.
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_peft_reads_the_adapter_of_a_causal_model(name, lm, lm_folders, tmp_path):
     add_lora(lm, ARGS)
@@ -185,7 +185,7 @@ def test_peft_reads_the_adapter_of_a_causal_model(name, lm, lm_folders, tmp_path
     assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
 
 
-# peft's own model class asks transformers under an older name.
+# peft's model class uses an older name of transformers.
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_peft_reads_the_adapter_of_a_reward_model_with_its_head(name, lm_folders, tmp_path):
     path = lm_folders[name]

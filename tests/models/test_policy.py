@@ -61,7 +61,7 @@ def largest(tensors):
 
 @torch.no_grad()
 def plainly(lm, rows, targets):
-    """The same numbers from the model's own forward, each row alone and without padding."""
+    """Compute these numbers with the model's forward, each row alone and without padding."""
     found = []
     for row, count in zip(rows, targets, strict=True):
         logits = lm(input_ids=torch.tensor([row])).logits[0, -count - 1 : -1] / TEMPERATURE
@@ -73,7 +73,7 @@ def plainly(lm, rows, targets):
 
 
 @pytest.mark.parametrize(("left", "right"), [(0, 0), (7, 0), (0, 7), (3, 5)])
-def test_log_probs_depend_on_neither_padding_nor_neighbours(policy, lm, left, right):
+def test_log_probs_do_not_depend_on_padding_or_neighbours(policy, lm, left, right):
     expected = plainly(lm, ROWS, TARGETS)
     assert_close(list(read(policy, ROWS, TARGETS, left=left, right=right)), expected, **CLOSE)
     for index in range(len(ROWS)):
@@ -81,7 +81,7 @@ def test_log_probs_depend_on_neither_padding_nor_neighbours(policy, lm, left, ri
         assert_close(alone[0], expected[index], **CLOSE)
 
 
-def test_what_stands_in_the_padding_does_not_matter(policy):
+def test_the_content_of_padding_does_not_matter(policy):
     clean = read(policy, ROWS, TARGETS, left=4, right=4)
     for fill in (0, 31, EOS_ID):
         assert_close(read(policy, ROWS, TARGETS, left=4, right=4, fill=fill), clean, **CLOSE)
@@ -89,7 +89,7 @@ def test_what_stands_in_the_padding_does_not_matter(policy):
 
 @pytest.mark.parametrize("token_loss", [None, cross_entropy])
 @pytest.mark.parametrize(("left", "right"), [(0, 0), (5, 2)])
-def test_gradients_are_the_same_for_any_micro_batches_and_padding(policy, token_loss, left, right):
+def test_gradients_do_not_depend_on_micro_batches_or_padding(policy, token_loss, left, right):
     def accumulate(parts, **padding):
         for rows in parts:
             batch = batch_of([ROWS[i] for i in rows], [TARGETS[i] for i in rows], **padding)
@@ -105,7 +105,7 @@ def test_gradients_are_the_same_for_any_micro_batches_and_padding(policy, token_
         assert_close(split[name], gradient, rtol=1e-4, atol=1e-5 * largest(whole), msg=name)
 
 
-def test_the_summed_loss_and_its_gradients_are_those_of_the_log_probs(policy):
+def test_the_token_loss_and_its_gradients_equal_those_of_the_log_probs(policy):
     batch = batch_of(ROWS, TARGETS)
     logprobs, _ = policy(*batch)
     (-logprobs.sum()).backward()
@@ -119,14 +119,14 @@ def test_the_summed_loss_and_its_gradients_are_those_of_the_log_probs(policy):
         assert_close(summed[name], gradient, rtol=1e-4, atol=1e-5 * largest(one_by_one), msg=name)
 
 
-def test_every_token_but_pad_shares_the_probability(policy):
+def test_probabilities_of_all_tokens_but_pad_sum_to_1(policy):
     rows = [[*ROWS[0], token] for token in range(PAD_ID + 1)]
     logprobs = torch.cat(read(policy, rows, [1] * len(rows)))[:, 0]
     assert logprobs[:PAD_ID].exp().sum().item() == pytest.approx(1.0, abs=1e-5)
     assert logprobs[PAD_ID].exp() == 0
 
 
-def test_dropout_that_is_left_on_is_seen(lm_folders, tokenizer):
+def test_dropout_left_on_changes_the_log_probs(lm_folders, tokenizer):
     # The counterpart of all the above, which run in training mode: they could fail.
     noisy = load_causal_lm(lm_folders["gpt2"], tokenizer, device=CPU, dropout=None)
     policy = Policy(noisy, pad_id=PAD_ID, compute_dtype=torch.float32).train()
@@ -162,7 +162,7 @@ def conversation(tokenizer):
 
 
 @pytest.mark.parametrize("make", [demonstration, conversation])
-def test_eos_is_learnt_in_stage_1(lm_folders, tokenizer, make):
+def test_stage_1_trains_on_eos(lm_folders, tokenizer, make):
     """The loss is the cross-entropy of the responses with each EOS, and a step on it raises EOS."""
     encoded, targets = make(tokenizer)
     lm = load_lm(lm_folders["gpt2"])

@@ -48,19 +48,19 @@ def forwards(prompts, responses, token_budget=4096):
 
 class TestReadings:
     @pytest.mark.parametrize(("left", "right"), [(0, 0), (6, 0), (0, 6), (3, 4)])
-    def test_they_depend_on_neither_padding_nor_neighbours(self, model, left, right):
+    def test_they_do_not_depend_on_padding_or_neighbours(self, model, left, right):
         alone = [readings(model, [row])[0] for row in ROWS]
         assert_close(readings(model, ROWS, left=left, right=right), alone, **CLOSE)
         last = torch.stack([row[-1] for row in alone])
         assert_close(scores(model, ROWS, left=left, right=right), last, **CLOSE)
         assert last.std() > 0.05  # the rows do differ
 
-    def test_what_stands_in_the_padding_does_not_matter(self, model):
+    def test_the_content_of_padding_does_not_matter(self, model):
         clean = readings(model, ROWS, left=2, right=2)
         for fill in (0, EOS_ID):
             assert_close(readings(model, ROWS, left=2, right=2, fill=fill), clean, **CLOSE)
 
-    def test_gradients_are_the_same_for_any_micro_batches_and_padding(self, model):
+    def test_gradients_do_not_depend_on_micro_batches_or_padding(self, model):
         def accumulate(parts, **padding):
             for part in parts:
                 tokens, mask = padded([ROWS[i] for i in part], **padding)
@@ -75,7 +75,7 @@ class TestReadings:
         for name, gradient in whole.items():
             assert_close(split[name], gradient, rtol=1e-4, atol=1e-5 * size, msg=name)
 
-    def test_normalisation_is_taken_from_the_raw_reading(self, lm_folders):
+    def test_normalization_shifts_and_scales_the_raw_reading(self, lm_folders):
         raw = scalar_model(lm_folders["gpt2"], ScalarSettings())
         scaled = scalar_model(lm_folders["gpt2"], ScalarSettings(score_mean=0.3, score_std=1.7))
         assert_close(scores(scaled, ROWS), (scores(raw, ROWS) - 0.3) / 1.7, **CLOSE)
@@ -112,7 +112,7 @@ def values_of(model, responses):
 
 class TestCritic:
     @pytest.mark.parametrize("token_budget", [4096, 24])
-    def test_the_value_at_t_is_the_reading_of_what_stands_before_token_t(self, model, token_budget):
+    def test_the_value_at_t_is_the_reading_before_token_t(self, model, token_budget):
         values = values_of(model, forwards(PROMPTS, RESPONSES, token_budget))
         for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
             before = [[*prompt, *response[:t]] for t in range(len(response))]
@@ -120,7 +120,7 @@ class TestCritic:
             assert_close(values[row, : len(response)], expected, **CLOSE)
             assert (values[row, len(response) :] == 0).all()
 
-    def test_it_does_not_peek(self, model):
+    def test_values_do_not_depend_on_later_tokens(self, model):
         values = values_of(model, forwards(PROMPTS, RESPONSES))[0]
         for t in range(len(RESPONSES[0])):
             changed = [*RESPONSES[0][:t], *((token + 1) % 93 for token in RESPONSES[0][t:])]
@@ -132,17 +132,17 @@ class TestCritic:
 
 class TestScores:
     @pytest.mark.parametrize("token_budget", [4096, 24, 1])
-    def test_they_come_in_the_order_of_the_responses_for_any_micro_batches(
+    def test_they_are_in_the_order_of_the_responses_for_any_micro_batches(
         self, model, token_budget
     ):
         found = forwards(PROMPTS, RESPONSES, token_budget).compute_scores(model)
         assert_close(found, scores(model, ROWS), **CLOSE)
 
-    def test_a_response_is_judged_by_its_end(self, model):
+    def test_a_score_depends_on_the_last_token(self, model):
         unended = [[*row[:-1], (row[-1] + 1) % 93] for row in ROWS]
         assert (scores(model, unended) - scores(model, ROWS)).abs().max() > 0.01
 
-    def test_eos_is_learnt_in_stage_2(self, model, tokenizer):
+    def test_stage_2_trains_on_eos(self, model, tokenizer):
         record = ResponseGroup("w1 w2", ("w3 w4", "w5"), (Pair(0, 1),), "a:1")
         (outcome,) = encode_groups(
             [record], tokenizer, max_length=32, prompt_template="{prompt}", chat_template=None
@@ -173,7 +173,7 @@ class TestScores:
 
 
 class TestHeads:
-    def test_the_linear_head_starts_with_the_worked_spread(self):
+    def test_the_linear_head_starts_with_the_expected_spread(self):
         inputs, expected = worked("head_init")
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -183,7 +183,7 @@ class TestHeads:
         assert weights.std().item() == pytest.approx(expected["reward_head_std"], rel=0.02)
         assert weights.mean().abs() < 0.001
 
-    def test_the_mlp_is_the_one_of_the_tutorial_and_ends_likewise(self):
+    def test_the_mlp_head_has_one_hidden_layer_and_the_expected_spread(self):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             heads: list[Any] = [build_head("mlp", 32) for _ in range(40)]

@@ -1,4 +1,4 @@
-"""Scalar models on disk: by our loader, by plain transformers, and what neither may take."""
+"""Scalar models on disk: our loader, plain transformers, and folders that both refuse."""
 
 import json
 from typing import Any
@@ -54,7 +54,7 @@ def test_a_saved_model_gives_equal_readings(model, folder):
     assert_close(readings(again, ROWS), readings(model, ROWS), rtol=0, atol=0)
 
 
-def test_only_the_plain_kind_is_a_sequence_classifier(model, folder):
+def test_only_plain_settings_load_as_a_sequence_classifier(model, folder):
     if not model.settings.is_plain:
         with pytest.raises(ValueError, match="scalar_model"):
             AutoModelForSequenceClassification.from_pretrained(folder)
@@ -70,7 +70,7 @@ def test_only_the_plain_kind_is_a_sequence_classifier(model, folder):
     assert plain.config.num_labels == 1
 
 
-def test_a_plain_classifier_of_someone_else_is_taken_raw(lm_folders, tokenizer, tmp_path):
+def test_a_foreign_classifier_gives_raw_scores(lm_folders, tokenizer, tmp_path):
     model = scalar_model(lm_folders["gpt2"], ScalarSettings())
     torch.nn.init.ones_(model.head.weight)  # type: ignore[arg-type]
     save_scalar_model(model, collect_weights(model, WORLD), tokenizer, tmp_path)
@@ -81,17 +81,17 @@ def test_a_plain_classifier_of_someone_else_is_taken_raw(lm_folders, tokenizer, 
     assert_close(scores(again, ROWS), scores(model, ROWS), rtol=0, atol=0)
 
 
-def test_a_causal_lm_is_no_reward_model(lm_folder):
+def test_a_causal_lm_is_refused_as_reward_model(lm_folder):
     with pytest.raises(UserError, match=r"--x: .*LM.*, not a reward model; run that first"):
         read_settings(lm_folder, flag="--x", hint="run that first")
 
 
-def test_an_empty_folder_says_what_to_run(tmp_path):
+def test_the_error_of_an_empty_folder_names_the_command_to_run(tmp_path):
     with pytest.raises(UserError, match=r"--x: no reward model in .*; run that first"):
         read_settings(str(tmp_path), flag="--x", hint="run that first")
 
 
-def test_a_classifier_of_two_classes_is_no_reward_model(tmp_path):
+def test_a_classifier_of_two_classes_is_refused_as_reward_model(tmp_path):
     config = {"architectures": ["GPT2ForSequenceClassification"], "model_type": "gpt2"}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(UserError, match="not a reward model"):
@@ -99,7 +99,7 @@ def test_a_classifier_of_two_classes_is_no_reward_model(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"haed": "mlp"}'])
-def test_a_settings_file_that_is_none_is_named(tmp_path, text):
+def test_the_error_of_a_bad_settings_file_names_it(tmp_path, text):
     (tmp_path / "scalar_model.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"--x: .*scalar_model\.json"):
         read_settings(str(tmp_path), flag="--x", hint="")

@@ -57,7 +57,7 @@ def other_model(**changes) -> bytes:
     return written.getvalue()
 
 
-def test_ids_are_those_of_sentencepiece_and_decoding_gives_the_text_back(model, tmp_path):
+def test_ids_equal_sentencepieces_and_decoding_restores_the_text(model, tmp_path):
     tokenizer = make_tokenizer(model, name="")
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
@@ -100,7 +100,7 @@ def chinese_lines(count: int, seed: int) -> list[str]:
     ]
 
 
-def test_ten_thousand_chinese_lines_come_back_whole_with_the_same_ids_after_reload(tmp_path):
+def test_ten_thousand_chinese_lines_are_restored_with_equal_ids_after_reload(tmp_path):
     lines = chinese_lines(10_000, seed=3)
     model = train_sentencepiece(lines[:2000], vocab_size=1500)
     make_tokenizer(model, name="").save_pretrained(tmp_path)
@@ -111,7 +111,7 @@ def test_ten_thousand_chinese_lines_come_back_whole_with_the_same_ids_after_relo
     assert loaded.batch_decode(ids) == lines
 
 
-def test_of_more_characters_than_there_is_room_for_the_frequent_ones_are_pieces():
+def test_with_too_many_characters_the_frequent_ones_are_pieces():
     lines = [f"很好{chr(0x4E00 + n)}" for n in range(2000)]
     tokenizer = make_tokenizer(train_sentencepiece(lines, vocab_size=400), name="")
     assert len(tokenizer) <= 400
@@ -120,7 +120,7 @@ def test_of_more_characters_than_there_is_room_for_the_frequent_ones_are_pieces(
     assert tokenizer.decode(tokenizer(lines[1999]).input_ids) == lines[1999]
 
 
-def test_words_get_half_of_the_room_where_characters_would_take_all():
+def test_words_get_half_of_the_vocabulary_when_characters_could_fill_it():
     draw = random.Random(0)
     words = ["".join(chr(0x4E00 + draw.randrange(1500)) for _ in range(2)) for _ in range(400)]
     lines = ["".join(draw.choices(words, k=6)) for _ in range(3000)]
@@ -130,7 +130,7 @@ def test_words_get_half_of_the_room_where_characters_would_take_all():
     assert sum(len(piece) > 1 for piece in pieces) >= 300
 
 
-def test_a_run_of_one_sign_is_cut_in_one_way_only():
+def test_a_run_of_one_character_is_split_in_one_way_only():
     lines = [f"{word}{'！' * n}" for word in ("很好", "不错") for n in range(9)] * 40
     model = train_sentencepiece(lines, vocab_size=320)
     tokenizer = make_tokenizer(model, name="")
@@ -140,7 +140,7 @@ def test_a_run_of_one_sign_is_cut_in_one_way_only():
         assert tokenizer("好" + "！" * n).input_ids == processor.encode("好" + "！" * n)
 
 
-def test_eos_and_pad_are_pieces_of_their_own_that_no_text_makes(model):
+def test_no_text_encodes_to_eos_or_pad(model):
     tokenizer = make_tokenizer(model, name="")
     assert (tokenizer.eos_token, tokenizer.pad_token) == (EOS, PAD)
     assert tokenizer.eos_token_id != tokenizer.pad_token_id
@@ -157,7 +157,7 @@ def test_eos_and_pad_are_pieces_of_their_own_that_no_text_makes(model):
         {"model_type": "unigram", "add_dummy_prefix": False},
     ],
 )
-def test_a_model_from_elsewhere_keeps_its_ids_or_is_refused(changes, tmp_path):
+def test_a_foreign_model_keeps_its_ids_or_is_refused(changes, tmp_path):
     data = other_model(**changes)
     file = tmp_path / "own.model"
     file.write_bytes(data)
@@ -171,7 +171,7 @@ def test_a_model_from_elsewhere_keeps_its_ids_or_is_refused(changes, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x0a\xff\xff"])
-def test_a_file_that_is_no_model_is_named(tmp_path, content):
+def test_the_error_of_a_file_that_is_no_model_names_it(tmp_path, content):
     file = tmp_path / "broken.model"
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"--flag: .*broken\.model"):

@@ -33,13 +33,13 @@ def test_padding_with_eos_is_replaced(tmp_path):
     assert tokenizer.pad_token_id not in {EOS_ID, None}
 
 
-def test_a_pad_token_of_its_own_is_kept(tmp_path):
+def test_a_separate_pad_token_is_kept(tmp_path):
     tokenizer = load_tokenizer(saved(tmp_path, pad="w7"), flag="--x")
     assert tokenizer.pad_token_id == 7
     assert len(tokenizer) == len(build_tokenizer(pad=None))
 
 
-def test_what_was_saved_with_its_new_pad_loads_the_same(tmp_path):
+def test_a_tokenizer_saved_with_its_new_pad_loads_equal(tmp_path):
     first = load_tokenizer(saved(tmp_path / "a", pad=None), flag="--x")
     first.save_pretrained(tmp_path / "b")
     again = load_tokenizer(str(tmp_path / "b"), flag="--x")
@@ -55,18 +55,18 @@ def test_a_tokenizer_without_eos_is_refused(tmp_path):
         load_tokenizer(str(tmp_path), flag="--x")
 
 
-def test_a_folder_without_a_tokenizer_is_one_line_that_names_the_flag(tmp_path):
+def test_a_folder_without_a_tokenizer_gives_one_line_that_names_the_flag(tmp_path):
     with pytest.raises(UserError, match=r"--x: no tokenizer can be loaded from"):
         load_tokenizer(str(tmp_path), flag="--x")
 
 
-def test_tokenizers_that_number_a_token_otherwise_differ():
+def test_tokenizers_with_another_id_for_a_token_differ():
     ours, theirs = build_tokenizer(), build_tokenizer(pad="<p>")
     with pytest.raises(UserError, match="the tokenizers of a and b differ"):
         check_same_tokenizer(ours, theirs, "a", "b")
 
 
-def test_tokenizers_that_end_otherwise_differ():
+def test_tokenizers_with_another_eos_differ():
     ours, theirs = build_tokenizer(), build_tokenizer()
     theirs.eos_token = "w3"
     with pytest.raises(UserError, match="differ"):
