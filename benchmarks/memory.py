@@ -168,13 +168,13 @@ def run_sft(args: MemoryBenchmarkArgs, cell: Cell, flags: Any, world: Any) -> fl
     from training.models.tokenizers import load_tokenizer
     from training.preflight.stage_memory import estimate_sft
     from training.runtime import engine
-    from training.trainers.sft.setup import sft_engine
+    from training.trainers.sft.setup import build_engine
     from training.trainers.sft.step import SFTTrainer
 
     tokenizer = load_tokenizer(flags.model_name_or_path, flag="")
     with engine.shard_while_loading(flags, world):
         lm = load_causal_lm(flags.model_name_or_path, tokenizer, device=world.device, dropout=None)
-    actor = sft_engine(lm, flags, world, tokenizer)
+    actor = build_engine(lm, flags, world, tokenizer)
     rows = random_rows([args.length] * args.batch, vocabulary_of(cell.size), seed=3)
     texts = [EncodedText(row, [False] + [True] * (args.length - 1)) for row in rows]
     trainer = SFTTrainer(flags, world, actor, texts)

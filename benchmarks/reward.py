@@ -93,8 +93,8 @@ def stage_2(
     )
     world = side.join(settings)
     tokenizer = load_tokenizer(side.lm, flag="")
-    model = setup.new_reward_model(settings, world, tokenizer)
-    engine = setup.reward_engine(model, settings, world)
+    model = setup.make_reward_model(settings, world, tokenizer)
+    engine = setup.build_engine(model, settings, world)
     trainer = RewardTrainer(settings, world, engine, groups, tokenizer.pad_token_id)
 
     def run() -> float:

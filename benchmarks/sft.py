@@ -58,7 +58,7 @@ def ours(args: SFTBenchmarkArgs) -> Callable[[], float]:
     from training.data.encode import EncodedText
     from training.models.loading import load_causal_lm
     from training.models.tokenizers import load_tokenizer
-    from training.trainers.sft.setup import sft_engine
+    from training.trainers.sft.setup import build_engine
     from training.trainers.sft.step import SFTTrainer
 
     side = OurSide(args, args.answer)
@@ -72,7 +72,7 @@ def ours(args: SFTBenchmarkArgs) -> Callable[[], float]:
     world = side.join(settings)
     tokenizer = load_tokenizer(side.lm, flag="")
     model = load_causal_lm(side.lm, tokenizer, device=world.device, dropout=None)
-    engine = sft_engine(model, settings, world, tokenizer)
+    engine = build_engine(model, settings, world, tokenizer)
     learnt = [[place >= args.prompt for place in range(len(row))] for row in rows_of(args)]
     examples = [EncodedText(row, mask) for row, mask in zip(rows_of(args), learnt, strict=True)]
     trainer = SFTTrainer(settings, world, engine, examples)

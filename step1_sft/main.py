@@ -19,47 +19,29 @@ def main() -> None:
 
         return dry_run.check_sft(args)
     from training.data.stages import load_sft
-    from training.runtime import distributed, engine, publish
+    from training.runtime import distributed, publish
     from training.runtime.metrics import MetricLogger
     from training.runtime.resume import find_checkpoint
     from training.runtime.saver import CheckpointSaver
-    from training.trainers.fit import epochs, fit
+    from training.trainers.fit import fit
     from training.trainers.log_samples import sample_responses
     from training.trainers.saving import save_policy
     from training.trainers.sft import setup
-    from training.trainers.sft.setup import sft_engine, sft_schedule, stage1_tokenizer
-    from training.trainers.sft.step import SFTTrainer
 
     with distributed.join_ranks(args) as world:
-        found = find_checkpoint(args, world)
-        tokenizer = stage1_tokenizer(args, world)
+        checkpoint = find_checkpoint(args, world)
+        tokenizer = setup.load_or_train_tokenizer(args, world)
         setup.check_starting_model(args, tokenizer)
         data = load_sft(args, tokenizer)
-
-        with engine.shard_while_loading(
-            args, world
-        ):  # under ZeRO-3, weights are split as they load
-            lm = setup.starting_model(args, tokenizer, world.device)
-        actor = sft_engine(lm, args, world, tokenizer)
-        trainer = SFTTrainer(args, world, actor, data.train)
-        schedule = sft_schedule(args, world, trainer)
-        checkpoints = CheckpointSaver(args, world, {"policy": actor}, found)
+        trainer, schedule = setup.build_trainer(args, world, tokenizer, data.train)
+        checkpoints = CheckpointSaver(args, world, {"policy": trainer.engine}, checkpoint)
         checkpoints.restore_engines()
 
-        with MetricLogger(args, world, total_steps=schedule.total_steps, found=found) as log:
-            fit(
-                args,
-                world,
-                schedule,
-                log,
-                batches=epochs(trainer.batches),
-                step=trainer.step,
-                evaluate=partial(trainer.evaluate, data.held_out) if data.held_out else None,
-                sample=partial(sample_responses, actor, data, args, world, tokenizer),
-                save=partial(save_policy, actor, tokenizer, world),
-                eval_every=args.eval_every,
-                checkpoints=checkpoints,
-            )
+        evaluate = partial(trainer.evaluate, data.held_out) if data.held_out else None
+        sample = partial(sample_responses, trainer.engine, data, args, world, tokenizer)
+        save = partial(save_policy, trainer.engine, tokenizer, world)
+        with MetricLogger(args, world, total_steps=schedule.total_steps, found=checkpoint) as log:
+            fit(args, world, trainer, schedule, log, checkpoints, evaluate, sample, save)
         publish.mark_complete(args.output_dir, world)
 
 

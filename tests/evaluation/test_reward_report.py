@@ -17,7 +17,7 @@ from training.evaluation.reward_model.accuracy import full_report
 from training.evaluation.reward_model.baselines import learn_length_rule
 from training.evaluation.reward_model.held_out_pairs import held_out_pairs
 from training.evaluation.reward_model.page import write_reward_page
-from training.evaluation.reward_model.report import RewardRun, in_words
+from training.evaluation.reward_model.report import RewardRun, summarize
 from training.evaluation.reward_model.warnings import warnings_of
 from training.runtime.distributed import World
 
@@ -152,10 +152,10 @@ class Log:
     def __init__(self):
         self.texts, self.histograms = {}, []
 
-    def histogram(self, step, name, values):
+    def log_histogram(self, step, name, values):
         self.histograms.append((step, name, len(values)))
 
-    def text(self, name, markdown):
+    def log_text(self, name, markdown):
         self.texts[name] = markdown
 
 
@@ -218,14 +218,6 @@ def test_a_run_reports_the_model_that_it_keeps_and_all_its_evaluations(tmp_path)
         "a whole model on shuffled labels",
     ):
         assert expected in page
-    run.add_curve([(0.25, {"all": {"pairs": 600, "accuracy": 0.6, "interval": [0.5, 0.7]}})])
-    curve = said(tmp_path)["data_size_curve"]
-    assert [(point["share"], point["accuracy"]) for point in curve] == [
-        (0.25, 0.6),
-        (1.0, report["all"]["accuracy"]),
-    ]
-    assert "25% of the prompts" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert any(line.startswith("  25% of the prompts: 60.0% [") for line in in_words(run.report))
 
 
 def test_without_held_out_data_the_report_says_so(tmp_path):
@@ -234,7 +226,7 @@ def test_without_held_out_data_the_report_says_so(tmp_path):
     run.finish()
     report = said(tmp_path)
     assert report["all"] == {"pairs": 0, "accuracy": None, "interval": None}
-    (line,) = in_words(run.report)
+    (line,) = summarize(run.report)
     assert line.startswith("warning: no decided comparison is held out")
     page = " ".join(parsed(tmp_path / "report.html").words)
     assert "there is no accuracy" in page
@@ -260,8 +252,7 @@ def test_other_ranks_compute_and_write_nothing(tmp_path):
     assert run.add(1, by_group(world.quality)) == {}
     run.save(tmp_path)
     run.finish()
-    run.add_curve([])
-    run.say()
+    run.log_summary()
     assert list(tmp_path.iterdir()) == []
     assert log.texts == {}
 

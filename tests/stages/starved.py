@@ -20,7 +20,7 @@ from training.trainers.sft.step import SFTTrainer
 ROOM = 32 * 2**20  # bytes beyond what the process has
 
 BEGINNINGS: dict[str, tuple[Any, str]] = {
-    "load": (sft_setup, "starting_model"),
+    "load": (sft_setup, "load_starting_model"),
     "generate": (HybridEngine, "_generate"),
     "train": (SFTTrainer, "step"),
     "update": (PPOTrainer, "update"),

@@ -11,6 +11,7 @@ import pytest
 from tests.stages.processes import ROOT
 from training.arguments.chat import ChatArgs
 from training.arguments.collect import CollectArgs
+from training.arguments.data_size_curve import DataSizeCurveArgs
 from training.arguments.evaluate import EvaluateArgs
 from training.arguments.ppo import PPOArgs
 from training.arguments.reward import RewardArgs
@@ -20,6 +21,7 @@ PROGRAMS = {
     "step1_sft/main.py": SFTArgs,
     "step2_reward/main.py": RewardArgs,
     "step2_reward/collect.py": CollectArgs,
+    "step2_reward/data_size_curve.py": DataSizeCurveArgs,
     "step3_ppo/main.py": PPOArgs,
     "step3_ppo/evaluate.py": EvaluateArgs,
     "step3_ppo/chat.py": ChatArgs,

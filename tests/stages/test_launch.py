@@ -37,7 +37,7 @@ RUN = {
 MAIN = {stage: script.with_name("main.py") for stage, script in RUN.items()}
 FLAGS = {
     "sft": "--max_steps 3 --eval_every 2 --batch_size 8 --learning_rate 1e-3",
-    "reward": "--max_steps 3 --eval_every 2 --normalization_samples 8 --data_size_curve 0.5 1",
+    "reward": "--max_steps 3 --eval_every 2 --normalization_samples 8",
     "ppo": "--max_steps 2 --rollout_batch_size 8 --minibatch_size 4 --max_new_tokens 8",
 }
 STEPS = {"sft": 3, "reward": 3, "ppo": 2}
@@ -265,24 +265,6 @@ def test_stage_2_reports_how_far_its_model_can_be_trusted(chains, chain):
     board.Reload()
     assert board.Tags()["histograms"] == ["score/eval_difference"]
     assert {"warnings/text_summary", "reliability/text_summary"} <= set(board.Tags()["tensors"])
-
-
-@pytest.mark.parametrize("chain", ["one_rank", "two_ranks"])
-def test_a_data_size_curve_trains_in_a_folder_of_its_own(chains, chain):
-    run = chains[chain]["reward"]
-    report = json.loads((run.folder / "evaluation.json").read_text())
-    half, whole = report["data_size_curve"]
-    assert (half["share"], whole["share"]) == (0.5, 1.0)
-    assert whole == {"share": 1.0, **report["all"]}
-    assert half["pairs"] == whole["pairs"] == 10
-    folder = run.folder / "data_size_curve" / "0.5"
-    rows = [row for row in read_jsonl(folder / "metrics.jsonl") if "loss/train" in row]
-    assert [row["step"] for row in rows] == [1, 2]  # half of three steps, rounded up
-    written = {file.name for file in folder.iterdir()}
-    assert written == {
-        "args.json", "evaluation.json", "metrics.jsonl", "report.html", "samples.jsonl",
-        "tensorboard", "timing.jsonl",
-    }  # fmt: skip
 
 
 def test_ppo_moves_the_actor_away_from_stage_1(one_rank):

@@ -25,7 +25,7 @@ SINGLE = "--ppo_epochs 1 --minibatch_size 8"
 CELLS = [
     # Best at its first evaluation and stopped after it: what was published stays.
     (1, "sft", 2, "--lora_rank 2 --learning_rate 30", 5),
-    (1, "reward", 2, "--data_size_curve 0.5", 9),
+    (1, "reward", 2, "", 9),
     (1, "ppo", 0, "", 17),
     (2, "sft", 2, "--dropout 0.1", 5),
     # Rank 0 alone knows the judge's scores, yet all ranks save there.

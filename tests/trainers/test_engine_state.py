@@ -12,7 +12,7 @@ from training.models.loading import load_causal_lm
 from training.runtime import engine as engines
 from training.runtime.engine import collect_weights
 from training.runtime.engine_state import collect_engine_state, load_engine_state
-from training.trainers.sft.setup import sft_engine
+from training.trainers.sft.setup import build_engine
 from training.trainers.sft.step import SFTTrainer
 
 TEXTS = [
@@ -52,7 +52,7 @@ def trainer_of(world, folders):
         args = SFTArgs(**LAYOUTS[layout], dtype="fp32", learning_rate=1e-2, weight_decay=0.1)
         with engines.shard_while_loading(args, world):
             lm = load_causal_lm(folders[start], build_tokenizer(), device=CPU, dropout=0.0)
-        engine = sft_engine(lm, args, world, build_tokenizer())
+        engine = build_engine(lm, args, world, build_tokenizer())
         return engine, SFTTrainer(args, world, engine, TEXTS)
 
     return make

@@ -6,7 +6,7 @@ import pytest
 from training.arguments.parsing import UserError
 from training.arguments.sft import SFTArgs
 from training.models.tokenizers import load_tokenizer
-from training.trainers.sft.setup import stage1_tokenizer
+from training.trainers.sft.setup import load_or_train_tokenizer
 
 ROWS: dict[str, list[dict[str, Any]]] = {
     "response": [
@@ -33,7 +33,7 @@ def flags(folder, objective, **changes) -> SFTArgs:
 
 @pytest.mark.parametrize("objective", ["response", "lm"])
 def test_it_is_trained_on_the_stages_own_text(world, tmp_path, objective):
-    tokenizer = stage1_tokenizer(flags(tmp_path, objective), world)
+    tokenizer = load_or_train_tokenizer(flags(tmp_path, objective), world)
     for row in ROWS[objective]:
         for text in row.values():
             ids = tokenizer(text).input_ids
@@ -42,7 +42,7 @@ def test_it_is_trained_on_the_stages_own_text(world, tmp_path, objective):
 
 
 def test_a_saved_one_has_the_same_ids_in_the_next_stage(world, tmp_path):
-    tokenizer = stage1_tokenizer(flags(tmp_path, "response"), world)
+    tokenizer = load_or_train_tokenizer(flags(tmp_path, "response"), world)
     tokenizer.save_pretrained(tmp_path / "stage1")
     loaded = load_tokenizer(str(tmp_path / "stage1"), flag="")
     for row in ROWS["response"]:
@@ -55,7 +55,7 @@ def test_a_bad_row_is_named_before_anything_is_trained(world, tmp_path):
     with open(args.data_path[0], "a") as file:
         file.write('{"prompt": "x"}\n')
     with pytest.raises(UserError, match=r"rows.jsonl:41: a demonstration needs"):
-        stage1_tokenizer(args, world)
+        load_or_train_tokenizer(args, world)
 
 
 @pytest.mark.parametrize(

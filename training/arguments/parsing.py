@@ -15,6 +15,12 @@ from transformers.hf_argparser import HfArgumentParser
 
 T = TypeVar("T")
 
+# Flags that are gone, and what replaces them.
+REMOVED = {
+    "--data_size_curve": "the curve is a program of its own now: "
+    "python step2_reward/data_size_curve.py --shares 0.1 0.3 1 -- FLAGS OF STAGE 2",
+}
+
 USER_MISTAKE = 2  # exit status
 GUARD_STOP = 3  # exit status: a guard stopped the run, or a check of --self_check failed
 OTHER_RANKS_WAIT = 5.0  # seconds; launchers look for a dead rank every second
@@ -85,6 +91,9 @@ def parse_args(cls: type[T], argv: Sequence[str] | None = None, *, about: str = 
         )
     except UserError as error:
         parser.error(str(error))
+    for word in unknown:
+        if (flag := word.split("=")[0]) in REMOVED:
+            parser.error(f"{flag}: {REMOVED[flag]}")
     if unknown:
         meant = _meant(unknown, [flag.name for flag in fields(args)])
         suggestion = f"; did you mean {' '.join(meant)}?" if meant else ""

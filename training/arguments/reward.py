@@ -1,8 +1,6 @@
 """Flags of stage 2, the pairwise reward model."""
 
-import math
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
 from training.arguments.annotation import VoteArgs
@@ -46,9 +44,6 @@ class RewardArgs(CommonArgs, VoteArgs):
     )
     normalization_new_tokens: int = arg(40, "Tokens of each of those responses, at most.")
     shuffle_labels: bool = arg(False, "Control experiment: shuffle which side of a pair is better.")
-    data_size_curve: list[float] = arg(
-        [], "Also train on these shares of the prompts, such as 0.1 0.3, and compare accuracies."
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,22 +66,3 @@ class RewardArgs(CommonArgs, VoteArgs):
             self.normalization_samples != 1,
             "--normalization_samples 1 has no variance; use 0 (off) or at least 2",
         )
-        shares = self.data_size_curve
-        require(
-            all(0 < share <= 1 for share in shares) and len(set(shares)) == len(shares),
-            "--data_size_curve needs different shares of the training prompts, above 0 and at "
-            f"most 1, got {' '.join(f'{share:g}' for share in shares)}",
-        )
-
-
-def args_of_part(args: RewardArgs, share: float) -> RewardArgs:
-    """Flags of a run on a share of the prompts: as many passes, in a folder of its own."""
-    return replace(
-        args,
-        output_dir=str(Path(args.output_dir) / "data_size_curve" / f"{share:g}"),
-        max_steps=math.ceil(args.max_steps * share),
-        eval_every=math.ceil(args.eval_every * share),
-        profile_step=0,
-        data_size_curve=[],
-        resume="none" if args.resume == "none" else "auto",  # a folder is the whole run's
-    )

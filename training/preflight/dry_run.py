@@ -5,7 +5,6 @@ rank computes on its own, rank 0 logs, and nothing is written.
 """
 
 import logging
-import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -58,7 +57,7 @@ def check_sft(args: SFTArgs) -> None:
     """Dry run of stage 1."""
     with _open_session(args) as world:
         alone = World(0, 1, world.device)
-        tokenizer = sft_setup.stage1_tokenizer(args, alone)
+        tokenizer = sft_setup.load_or_train_tokenizer(args, alone)
         config = sft_setup.check_starting_model(args, tokenizer)
         data = load_sft(replace(args, data_cache=False), tokenizer)
         lm = _build_lm(config, tokenizer, args, dropout=args.dropout)
@@ -68,7 +67,7 @@ def check_sft(args: SFTArgs) -> None:
         samples = [Sample(0, (length,)) for length in lengths]
         rules = row_rules(args, lm, longest_row=args.max_length)
         largest = _find_largest_batch(batches, samples, rules, world, targets)
-        steps = args.max_steps or max(round(args.num_epochs * len(batches)), 1)
+        steps = sft_setup.count_steps(args, len(batches))
         shape, setting = read_shape(lm), make_setting(args, world, lm)
 
         report.log_lengths("sequences", lengths)
@@ -98,7 +97,7 @@ def check_reward(args: RewardArgs) -> None:
         rules = row_rules(args, lm.base_model, longest_row=args.micro_batch_tokens)
         largest = _find_largest_batch(batches, samples, rules, world)
         lengths = [sample.prompt + n for sample in samples for n in sample.responses]
-        steps = args.max_steps or max(math.ceil(args.num_epochs * len(batches)), 1)
+        steps = reward_setup.count_steps(args, len(batches))
         shape = read_shape(lm.base_model, extra=lm.config.hidden_size)
         setting = make_setting(args, world, lm)
 
@@ -109,7 +108,6 @@ def check_reward(args: RewardArgs) -> None:
         report.log_memory(estimate_reward(shape, setting, largest), setting)
         speed = Speed(lm.base_model, compute_dtype(args.dtype, world.device), world)
         epoch_s = speed.least_training(lengths, 0, optimizer_steps=len(batches))
-        epoch_s *= 1 + sum(share for share in args.data_size_curve if share < 1)
         report.log_time(steps / len(batches) * epoch_s, speed.machine)
 
 

@@ -191,7 +191,7 @@ def prepare_output(args: CommonArgs, found: Checkpoint | None = None) -> Path:
         if found is not None and found.is_in(folder):
             CheckpointStore(folder, keep=1).remove_newer(found.folder)
         else:
-            _clear(folder, is_new=found is None)
+            _clear(folder)
         for marker in (COMPLETE_FILE, STOPPED_FILE):
             (folder / marker).unlink(missing_ok=True)
         for name in JSON_LINES:
@@ -203,16 +203,12 @@ def prepare_output(args: CommonArgs, found: Checkpoint | None = None) -> Path:
     return folder
 
 
-def _clear(folder: Path, *, is_new: bool) -> None:
+def _clear(folder: Path) -> None:
     """Remove what another run has left. Killed at any moment, it leaves no checkpoint in use."""
     gone = folder / ".removed"
     shutil.rmtree(gone, ignore_errors=True)
     if (folder / CHECKPOINTS).is_dir():
         (folder / CHECKPOINTS).rename(gone)
-    for part in folder.glob(f"data_size_curve/*/{CHECKPOINTS}"):  # of stage 2
-        shutil.rmtree(part, ignore_errors=True)
-    if is_new:
-        shutil.rmtree(folder / "data_size_curve", ignore_errors=True)
     for adapter in (folder / "adapter", folder / "last/adapter", folder / "critic/adapter"):
         if (adapter / "adapter_config.json").is_file():
             shutil.rmtree(adapter)  # this run may have none

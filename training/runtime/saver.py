@@ -53,15 +53,11 @@ class CheckpointSaver:
         world: World,
         engines: Mapping[str, TrainingEngine],
         found: Checkpoint | None,
-        *,
-        launched_in: str = "",
     ) -> None:
-        """`launched_in` is the program's output_dir where this run is a part of it."""
         self._args = args
         self._world = world
         self._engines = engines
         self._found = found
-        self._launched_in = launched_in or args.output_dir
         self._store = CheckpointStore(
             args.output_dir,
             keep=args.keep_checkpoints,
@@ -130,7 +126,7 @@ class CheckpointSaver:
         except StopRequested as stop:
             stop.is_saved = self.save(step())
             if stop.is_saved:
-                mark_stopped(self._launched_in, self._world)
+                mark_stopped(self._args.output_dir, self._world)
                 again = "--resume auto" if self._args.resume == "none" else "the same command"
                 logger.info(
                     "stopped by %s after step %d, and saved; %s goes on from there",
@@ -155,9 +151,9 @@ class CheckpointSaver:
         elif self._args.keep_best and self._world.is_main:
             logger.warning("--best_metric %s is not among %s", name, ", ".join(sorted(metrics)))
 
-    def save_if_due(self, step: int, *, always: bool = False) -> None:
+    def save_if_due(self, step: int) -> None:
         """Call before each step and after the last, on every rank."""
-        if self._world.broadcast(self._is_due(step, always=always)):  # rank 0 decides for all
+        if self._world.broadcast(self._is_due(step)):  # rank 0 decides for all
             self._begin(step)
         self._value = None
 
@@ -224,12 +220,12 @@ class CheckpointSaver:
         except SafetensorError as error:
             raise UserError(f"{file}: {error}; pass --resume none to start anew") from error
 
-    def _is_due(self, step: int, *, always: bool) -> bool:
+    def _is_due(self, step: int) -> bool:
         """Whether to save here; a judge's value is known to rank 0 alone."""
         every, minutes = self._args.save_every, self._args.save_minutes
         if step == self._saved_step and self._value is None:
             return False  # it is there already
-        if always or (every and step and step % every == 0):
+        if every and step and step % every == 0:
             return True
         if minutes > 0 and time.monotonic() - self._last_saved >= 60.0 * minutes:
             return True

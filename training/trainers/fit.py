@@ -1,4 +1,4 @@
-"""The loop that stages 1 and 2 share: steps, evaluations, and which model is kept."""
+"""Training loop of stages 1 and 2: steps, evaluations, and keeping the best model."""
 
 import itertools
 import math
@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
 import torch
 
-from training.arguments.common import CommonArgs
 from training.arguments.parsing import GuardStop
+from training.arguments.reward import RewardArgs
+from training.arguments.sft import SFTArgs
 from training.draws import hash_key
 from training.launching import stopping
 from training.runtime.distributed import World
@@ -22,12 +23,23 @@ from training.runtime.saver import CheckpointSaver
 from training.trainers.guards import Guard
 from training.trainers.schedule import Schedule
 
-Batch = TypeVar("Batch")
+Args = SFTArgs | RewardArgs
+Sampler = Callable[[], Sequence[Mapping[str, Any]]]
+
+
+class Trainer(Protocol):
+    """The step of a stage, and the batches it takes."""
+
+    def batches(self, epoch: int) -> Sequence[Any]:
+        """Return the batches of an epoch, equal on every rank."""
+
+    def step(self, batch: Any, lr_scale: float, /) -> Metrics:
+        """Make one optimizer step; raises `SkipStep` if its numbers are not finite."""
 
 
 @dataclass
 class Kept:
-    """Which model is kept, and whether the one that has just been trained was evaluated yet."""
+    """Loss of the best model so far, and whether the current one still has to be evaluated."""
 
     best: float = float("inf")
     is_eval_due: bool = False
@@ -40,26 +52,22 @@ class Kept:
 
 
 def fit(
-    args: CommonArgs,
+    args: Args,
     world: World,
+    trainer: Trainer,
     schedule: Schedule,
     log: MetricLogger,
-    *,
-    batches: Iterator[tuple[Batch, bool]],
-    step: Callable[[Batch, float], Metrics],
-    evaluate: Callable[[], Metrics] | None,
-    sample: Callable[[], Sequence[Mapping[str, Any]]],
-    save: Callable[[Path], None],
-    eval_every: int,
     checkpoints: CheckpointSaver,
-    more_follows: bool = False,
+    evaluate: Callable[[], Metrics] | None,
+    sample: Sampler,
+    save: Callable[[Path], None],
 ) -> None:
-    """Train to the end of the schedule, and save that too where `more_follows` in this run.
+    """Train to the end of the schedule.
 
-    `batches` yields each batch and whether it ends an epoch. The model with the lowest
-    `loss/eval` is kept in --output_dir, the last one in `last/` there; without held-out data
-    both are the last. `sample` gives the examples that go to samples.jsonl at each evaluation. A
-    run that goes on from a checkpoint passes over the batches that it has had.
+    Saves the model with the lowest `loss/eval` in --output_dir and the last one in `last/` there.
+    Without held-out data `evaluate` is None, and both are the last one. `sample` gives the
+    examples written to samples.jsonl at each evaluation. A resumed run skips the batches that it
+    has consumed.
     """
     kept, guard = Kept(), Guard(args, schedule)
     checkpoints.register(LOG, log.state_dict)
@@ -67,27 +75,23 @@ def fit(
     checkpoints.restore_and_register("kept", kept)
     checkpoints.restore_and_register("guard", guard)
     if not checkpoints.is_in_place:
-        kept.best = float("inf")  # that model lies in the other folder
-    for _ in range(schedule.step + guard.skipped):
-        next(batches)
+        kept.best = float("inf")  # the best model is in the other folder
+    batches = itertools.islice(iterate_epochs(trainer), schedule.step + guard.skipped, None)
     with checkpoints.save_on_stop(lambda: schedule.step):
         while True:
             if kept.is_eval_due and evaluate is not None:
                 with explain_out_of_memory("evaluate", args):
-                    held_out = evaluate()
-                checkpoints.record_evaluation(held_out)
+                    metrics = evaluate()
+                checkpoints.record_evaluation(metrics)
                 with stopping.delay_stop():
-                    _keep_if_best(args, schedule, log, kept, held_out, sample, save)
-            checkpoints.save_if_due(schedule.step, always=more_follows and schedule.is_done)
+                    _keep_if_best(args, schedule, log, kept, metrics, sample, save)
+            checkpoints.save_if_due(schedule.step)
             if schedule.is_done:
                 break
             batch, ends_epoch = next(batches)
-            _seed(args.seed, schedule.step + 1, world.rank)
-            with profile_step(args, world, schedule.step + 1), explain_out_of_memory("train", args):
-                metrics = guard.step(f"step {schedule.step + 1}", partial(step, batch))
-            is_made = metrics is not None
-            log.log(schedule.step + (not is_made), {**(metrics or {}), **guard.metrics})
-            is_due = is_made and schedule.step % eval_every == 0 if eval_every else ends_epoch
+            is_made = _make_step(args, world, trainer, guard, schedule, log, batch)
+            every = args.eval_every
+            is_due = is_made and schedule.step % every == 0 if every else ends_epoch
             kept.is_eval_due = is_due or schedule.is_done
     save(Path(args.output_dir) / "last")
     if kept.best == float("inf"):
@@ -95,41 +99,60 @@ def fit(
         log.log_samples(schedule.step, sample())
 
 
+def _make_step(
+    args: Args,
+    world: World,
+    trainer: Trainer,
+    guard: Guard,
+    schedule: Schedule,
+    log: MetricLogger,
+    batch: Any,
+) -> bool:
+    """Make and log one optimizer step. Returns False if the guard skipped it."""
+    number = schedule.step + 1
+    _seed(args.seed, number, world.rank)
+    with profile_step(args, world, number), explain_out_of_memory("train", args):
+        metrics = guard.step(f"step {number}", partial(trainer.step, batch))
+    log.log(number, {**(metrics or {}), **guard.metrics})
+    return metrics is not None
+
+
 def _keep_if_best(
-    args: CommonArgs,
+    args: Args,
     schedule: Schedule,
     log: MetricLogger,
     kept: Kept,
-    held_out: Metrics,
-    sample: Callable[[], Sequence[Mapping[str, Any]]],
+    metrics: Metrics,
+    sample: Sampler,
     save: Callable[[Path], None],
 ) -> None:
-    """Log an evaluation, and publish the model if none before it was as good.
+    """Log an evaluation, and publish the model if it is the best so far.
 
-    Raises `GuardStop` for a loss that is not finite: nothing says what such a model is worth.
+    Raises `GuardStop` if the loss is not finite: such a model cannot be ranked.
     """
-    log.log(schedule.step, held_out, always_show=True)
-    if not math.isfinite(held_out["loss/eval"]):
+    log.log(schedule.step, metrics, always_show=True)
+    loss = metrics["loss/eval"]
+    if not math.isfinite(loss):
         raise GuardStop(
-            f"after step {schedule.step} the loss of the held-out data is {held_out['loss/eval']}: "
+            f"after step {schedule.step} the loss of the held-out data is {loss}: "
             "lower the learning rate, or look at the held-out rows; the model is not saved, and "
             "the best one before it stays"
         )
     log.log_samples(schedule.step, sample())
-    if held_out["loss/eval"] < kept.best:
-        kept.best = held_out["loss/eval"]
+    if loss < kept.best:
+        kept.best = loss
         save(Path(args.output_dir))
     kept.is_eval_due = False
 
 
 def _seed(seed: int, step: int, rank: int) -> None:
-    """Dropout's draws are the step's own, so that a resumed run draws the same."""
+    """Seed dropout by step, so that a resumed run draws the same masks."""
     torch.manual_seed(hash_key(seed, step, rank) >> 1)
 
 
-def epochs(make: Callable[[int], Sequence[Batch]]) -> Iterator[tuple[Batch, bool]]:
-    """Batches of epoch 0, 1, 2, ... for ever, each with whether it is its epoch's last."""
+def iterate_epochs(trainer: Trainer) -> Iterator[tuple[Any, bool]]:
+    """Yield the batches of epoch 0, 1, 2, ... without end, each with "is the last of its epoch"."""
     for epoch in itertools.count():
-        batches = make(epoch)
+        batches = trainer.batches(epoch)
         for index, batch in enumerate(batches):
             yield batch, index == len(batches) - 1

@@ -42,11 +42,10 @@ REWARD_STAGE: Cases = {
         lambda p: ["--normalization_samples", "1"],
         ["--normalization_samples 1"],
     ),
-    "a share above the whole": (
-        lambda p: ["--data_size_curve", "0.3", "1.5"],
-        ["--data_size_curve", "at most 1", "0.3 1.5"],
+    "the data-size curve is another program": (
+        lambda p: ["--data_size_curve", "0.3", "1"],
+        ["--data_size_curve", "step2_reward/data_size_curve.py"],
     ),
-    "a share twice": (lambda p: ["--data_size_curve", "0.3", "0.3"], ["--data_size_curve"]),
     "a vote for nobody": (
         use_data(make_reward_rows(votes={"ann": 1, "bob": 2})),
         ["data.jsonl:2", "'votes' of 'bob'", "2"],
@@ -76,7 +75,6 @@ REWARD_STAGE: Cases = {
         ties="keep",
         annotator_error="0.7",
         label_config="no.xml",
-        data_size_curve="0",
         max_length="2",
     ),
     "an error in words": (use_flags("--annotator_error", "some"), ["--annotator_error", "'some'"]),

@@ -66,7 +66,6 @@ def write_reward_page(report: Report, worst: Rows, metrics: Rows, path: Path) ->
     if "calibration" in report:
         body += [_baselines(report), _calibration(report), *_slices(report)]
     body += [
-        _data_sizes(report),
         render_learning_curves({"": metrics}, charts=DRIFT, heading="Score drift over evaluations"),
         render_learning_curves({"": metrics}),
         _worst(worst),
@@ -122,11 +121,11 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _row(label: str, part: Report) -> Interval:
+def accuracy_row(label: str, part: Report) -> Interval:
     return Interval(label, part["accuracy"], *part["interval"])
 
 
-def _accuracies(title: str, rows: Iterable[Interval]) -> str:
+def accuracy_chart(title: str, rows: Iterable[Interval]) -> str:
     found = list(rows)
     if not found:
         return ""
@@ -136,14 +135,14 @@ def _accuracies(title: str, rows: Iterable[Interval]) -> str:
 
 
 def _baselines(report: Report) -> str:
-    rows = [_row(f"all {report['all']['pairs']:,} comparisons", report["all"])]
+    rows = [accuracy_row(f"all {report['all']['pairs']:,} comparisons", report["all"])]
     if "gap1" in report:
-        rows.append(_row("rated at least one point apart", report["gap1"]))
+        rows.append(accuracy_row("rated at least one point apart", report["gap1"]))
     rule = report["baselines"]["length"]
-    rows.append(_row(f"rule: prefer the {rule['prefers']}", rule))
-    rows.append(_row("luck", report["baselines"]["chance"]))
+    rows.append(accuracy_row(f"rule: prefer the {rule['prefers']}", rule))
+    rows.append(accuracy_row("luck", report["baselines"]["chance"]))
     title = "Accuracy with 95 % intervals; 0.5 is guessing"
-    return "<h2>Against its baselines</h2>" + _accuracies(title, rows)
+    return "<h2>Against its baselines</h2>" + accuracy_chart(title, rows)
 
 
 def _calibration(report: Report) -> str:
@@ -173,7 +172,7 @@ def _slices(report: Report) -> list[str]:
         others = "" if agree is None else f", others agree {agree:.0%}"
         people.append((f"{_short(name)} ({part['pairs']} votes{others})", part))
     found = [
-        _accuracies(title, (_row(_counted(label, part), part) for label, part in rows))
+        accuracy_chart(title, (accuracy_row(_counted(label, part), part) for label, part in rows))
         for title, rows in (
             ("By the size of the score difference: should rise", sure),
             ("By how far apart people rated the two", gaps),
@@ -195,16 +194,6 @@ def _range(part: Report, form: str) -> str:
 
 def _short(name: str) -> str:
     return name if len(name) <= 14 else f"{name[:13]}…"
-
-
-def _data_sizes(report: Report) -> str:
-    rows = [
-        _row(f"{point['share']:.0%} of the prompts", point)
-        for point in report.get("data_size_curve", ())
-        if point["pairs"]
-    ]
-    title = "Accuracy on the same held-out comparisons, trained on nested shares of the prompts"
-    return "<h2>Would more comparisons help?</h2>" + _accuracies(title, rows) if rows else ""
 
 
 def _worst(pairs: Rows) -> str:

@@ -116,21 +116,13 @@ class RewardRun:
         if "calibration" in report:
             self._log.log_text("reliability", _reliability_table(report))
 
-    def add_curve(self, points: Sequence[tuple[float, Report]]) -> None:
-        """Add the accuracies of models trained on shares of the prompts, and of this one."""
+    def log_summary(self) -> None:
+        """Log the outcome for a terminal."""
         if not self._world.is_main:
             return
-        parts = [*points, (1.0, self.report)]
-        curve = [{"share": share, **part["all"]} for share, part in parts]
-        self.report["data_size_curve"] = sorted(curve, key=lambda point: point["share"])
-        self._write()
-
-    def say(self) -> None:
-        """The outcome for a terminal."""
-        for line in in_words(self.report) if self._world.is_main else ():
+        for line in summarize(self.report):
             logger.info(line)
-        if self._world.is_main:
-            logger.info("report: %s", Path(self._args.output_dir) / PAGE_FILE)
+        logger.info("report: %s", Path(self._args.output_dir) / PAGE_FILE)
 
     def _judged(self) -> Report:
         if self._kept is None:
@@ -159,7 +151,7 @@ class RewardRun:
         return {**pair, **texts, "prompt": decode(groups[group].prompt_ids)}
 
 
-def in_words(report: Report) -> list[str]:
+def summarize(report: Report) -> list[str]:
     """Accuracy beside its baselines in a line or two, then the warnings."""
     lines = []
     if report["all"]["pairs"]:
@@ -176,10 +168,6 @@ def in_words(report: Report) -> list[str]:
             f"{rule['accuracy']:.1%}; calibration error {calibration['ece']:.3f}, Brier score "
             f"{calibration['brier']:.3f}"
         )
-    for point in report.get("data_size_curve", ()):
-        low, high = point["interval"] or (0.0, 1.0)
-        accuracy = "none" if point["accuracy"] is None else f"{point['accuracy']:.1%}"
-        lines.append(f"  {point['share']:.0%} of the prompts: {accuracy} [{low:.1%}, {high:.1%}]")
     return lines + [f"warning: {warning['text']}" for warning in report["warnings"]]
 
 

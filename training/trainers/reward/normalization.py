@@ -1,13 +1,12 @@
-"""The scale of a reward model's scores, set on the SFT model's own responses."""
+"""Set the scale of a reward model's scores on responses of the SFT model."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from training.arguments.parsing import UserError
 from training.arguments.reward import RewardArgs
-from training.data.encode import EncodedPrompt
+from training.data.stages import load_normalization_prompts
 from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import SampleKey, Sampling
 from training.inference import Model, ResponseForwards
@@ -18,26 +17,30 @@ from training.objectives.reward import compute_normalization
 from training.runtime import engine
 from training.runtime.distributed import World
 
+BATCH_SIZE = 128  # responses decoded together
+
 
 @dataclass(frozen=True)
-class OwnResponses:
-    """This rank's share of the SFT model's responses, and the prompts they answer."""
+class Samples:
+    """Prompts and the SFT model's responses to them, on this rank."""
 
     prompts: list[list[int]]
     responses: list[list[int]]
 
 
-def sample_own_responses(
-    args: RewardArgs, world: World, tokenizer: Tokenizer, prompts: Sequence[EncodedPrompt]
-) -> OwnResponses:
-    """Draw --normalization_samples responses from the stage-1 model, then let go of it.
+def sample_responses(args: RewardArgs, world: World, tokenizer: Tokenizer) -> Samples | None:
+    """Draw --normalization_samples responses from the stage-1 model, then free it; None if 0.
 
-    Prompts are evenly spaced over the data; with fewer prompts than samples they come round again
-    with another draw.
+    Prompts are evenly spaced over the data. With fewer prompts than samples they are reused, each
+    time with another draw.
     """
-    if args.normalization_samples < world.size:
+    wanted = args.normalization_samples
+    if not wanted:
+        return None
+    prompts = load_normalization_prompts(args, tokenizer)
+    if wanted < world.size:
         raise UserError(
-            f"--normalization_samples ({args.normalization_samples}) must be at least one for each "
+            f"--normalization_samples ({wanted}) must be at least one for each "
             f"of the {world.size} ranks"
         )
     with engine.shard_while_loading(args, world):
@@ -50,42 +53,41 @@ def sample_own_responses(
         pad_id=tokenizer.pad_token_id,
         device=world.device,
         dtype=engine.compute_dtype(args.dtype, world.device),
-        batch_size=128,
+        batch_size=BATCH_SIZE,
         gather=engine.gather_parameters,
     )
-    wanted = args.normalization_samples
     stride = max(len(prompts) // wanted, 1)
     jobs = [
         (prompts[index * stride % len(prompts)], index * stride // len(prompts))
         for index in range(world.rank, wanted, world.size)
     ]
     inputs = [prompt.input_ids for prompt, _ in jobs]
-    keys = [SampleKey(args.seed, 0, prompt.prompt_id, sample) for prompt, sample in jobs]
+    keys = [SampleKey(args.seed, 0, prompt.prompt_id, draw) for prompt, draw in jobs]
     with hybrid.generation() as generate:
         drawn = generate(inputs, keys)
-    return OwnResponses(inputs, [drawn.row(row) for row in range(len(jobs))])
+    return Samples(inputs, [drawn.row(row) for row in range(len(jobs))])
 
 
 def normalize(
     model: ScalarModel,
-    reader: Model,
-    own: OwnResponses,
+    forward: Model,
+    samples: Samples,
     args: RewardArgs,
     world: World,
     pad_id: int,
 ) -> None:
-    """Make the scores of these responses mean 0 and variance 1 from now on; all ranks call this.
+    """Scale the model's scores to mean 0 and variance 1 on these samples; all ranks call this.
 
-    `reader` is what to call for the model's readings: its engine, where it has one.
+    `forward` computes the model's outputs: its engine, or the model itself.
     """
     forwards = ResponseForwards(
-        own.prompts,
-        own.responses,
+        samples.prompts,
+        samples.responses,
         token_budget=args.micro_batch_tokens,
         pad_id=pad_id,
         world=world,
     )
-    scores = torch.cat(world.gather(forwards.compute_scores(reader).cpu()))
+    scores = torch.cat(world.gather(forwards.compute_scores(forward).cpu()))
     mean, std = compute_normalization(scores)
     if not std > 1e-6:
         raise UserError(

@@ -1,8 +1,6 @@
-"""Stage 2 from flags to parts: what the backbone must be, the engine, the schedule, saving."""
+"""Set-up of stage 2: checks of the backbone, the engine, the schedule, saving."""
 
-import logging
 import math
-import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,21 +19,23 @@ from training.models.scalar import (
 )
 from training.models.tokenizers import Tokenizer, load_tokenizer
 from training.runtime import optim, publish
-from training.runtime.checkpoint_store import FOLDER as CHECKPOINTS
 from training.runtime.distributed import World
-from training.runtime.engine import TrainingEngine, compute_dtype, wrap_trainable
-from training.trainers.reward.normalization import OwnResponses, normalize
+from training.runtime.engine import (
+    TrainingEngine,
+    compute_dtype,
+    shard_while_loading,
+    wrap_trainable,
+)
+from training.trainers.reward.normalization import Samples, normalize
 from training.trainers.reward.step import RewardTrainer
 from training.trainers.saving import save_scalar
 from training.trainers.schedule import Schedule
-
-logger = logging.getLogger(__name__)
 
 RUN_STAGE_1 = "run step1_sft/run.sh first, or set --model_name_or_path"
 
 
 def check_backbone(args: RewardArgs) -> Tokenizer:
-    """The stage-1 model's tokenizer, after what its files alone can tell has been checked."""
+    """Check the files of the stage-1 model, and return its tokenizer."""
     flag = "--model_name_or_path"
     config = load_config(args.model_name_or_path, flag=flag, hint=RUN_STAGE_1)
     refuse_scalar_model(args.model_name_or_path, flag=flag, hint=RUN_STAGE_1)
@@ -47,8 +47,8 @@ def check_backbone(args: RewardArgs) -> Tokenizer:
     return load_tokenizer(args.model_name_or_path, flag=flag)
 
 
-def new_reward_model(args: RewardArgs, world: World, tokenizer: Tokenizer) -> ScalarModel:
-    """The stage-1 backbone with a new head, dropout off."""
+def make_reward_model(args: RewardArgs, world: World, tokenizer: Tokenizer) -> ScalarModel:
+    """Put a new head on the stage-1 backbone, dropout off."""
     return build_scalar_model(
         args.model_name_or_path,
         ScalarSettings(head=args.head, pooling=args.pooling),
@@ -59,8 +59,8 @@ def new_reward_model(args: RewardArgs, world: World, tokenizer: Tokenizer) -> Sc
     )
 
 
-def reward_engine(model: ScalarModel, args: RewardArgs, world: World) -> TrainingEngine:
-    """A training engine around the reward model; with LoRA its head is trained in full."""
+def build_engine(model: ScalarModel, args: RewardArgs, world: World) -> TrainingEngine:
+    """Build the training engine of the reward model; with LoRA its head is trained in full."""
     add_lora(model.backbone, args)
     if args.cpu_blocks:
         use_cpu_blocks(model)
@@ -69,41 +69,36 @@ def reward_engine(model: ScalarModel, args: RewardArgs, world: World) -> Trainin
     )
 
 
-def reward_schedule(args: RewardArgs, world: World, trainer: RewardTrainer) -> Schedule:
-    """As many steps as --max_steps says, else as --num_epochs makes."""
-    steps = args.max_steps or max(math.ceil(args.num_epochs * len(trainer.batches(0))), 1)
-    return Schedule(args, world, total_steps=steps)
+def build_trainer(
+    args: RewardArgs, world: World, tokenizer: Tokenizer, groups: Sequence[EncodedGroup]
+) -> tuple[RewardTrainer, Schedule]:
+    """Load the backbone and build what trains it on these groups."""
+    with shard_while_loading(args, world):  # under ZeRO-3, weights are split as they load
+        model = make_reward_model(args, world, tokenizer)
+    engine = build_engine(model, args, world)
+    trainer = RewardTrainer(args, world, engine, groups, tokenizer.pad_token_id)
+    steps = count_steps(args, len(trainer.batches(0)))
+    return trainer, Schedule(args, world, total_steps=steps)
 
 
-def drop_part_checkpoints(args: RewardArgs, world: World) -> None:
-    """Once the whole run is complete, nothing goes on from the points of its curve."""
-    if world.is_main:
-        for folder in Path(args.output_dir).glob(f"data_size_curve/*/{CHECKPOINTS}"):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def announce_part(
-    share: float, part: Sequence[EncodedGroup], whole: Sequence[EncodedGroup]
-) -> None:
-    """Say what the run that follows is trained on."""
-    logger.info(
-        "data-size curve: %.3g %% of the prompts, %d of %d rows", 100 * share, len(part), len(whole)
-    )
+def count_steps(args: RewardArgs, batches: int) -> int:
+    """Count optimizer steps: --max_steps, else --num_epochs of `batches` each."""
+    return args.max_steps or max(math.ceil(args.num_epochs * batches), 1)
 
 
 def save_normalized(
     engine: TrainingEngine,
-    own: OwnResponses | None,
+    samples: Samples | None,
     args: RewardArgs,
     tokenizer: Tokenizer,
     world: World,
     folder: Path,
 ) -> None:
-    """Publish the reward model with the scale that `own` sets; training goes on without it."""
+    """Publish the reward model with the scale set on `samples`; training continues without it."""
     model = engine.module
-    as_trained = model.settings
-    if own is not None:
+    settings = model.settings
+    if samples is not None:
         model.eval()
-        normalize(model, engine, own, args, world, tokenizer.pad_token_id)
+        normalize(model, engine, samples, args, world, tokenizer.pad_token_id)
     save_scalar(engine, tokenizer, world, folder)
-    model.settings = as_trained
+    model.settings = settings

@@ -35,7 +35,7 @@ class RewardTrainer:
     ) -> None:
         self._args = args
         self._world = world
-        self._engine = engine
+        self.engine = engine
         self._groups = groups
         self._pad_id = pad_id
         backbone = engine.module.backbone
@@ -54,7 +54,7 @@ class RewardTrainer:
     def step(self, groups: Sequence[EncodedGroup], lr_scale: float) -> dict[str, float]:
         """One optimizer step on these groups (the same list on every rank)."""
         started = time.monotonic()
-        self._engine.module.train()
+        self.engine.module.train()
         weight_sum = sum(self._pair_weights(group).sum().item() for group in groups)
         plan = self._plan([_sample(group) for group in groups])
         by_place = dict(enumerate(groups))
@@ -67,10 +67,10 @@ class RewardTrainer:
                 readings.add("score", scores, partial(_sources, chosen))
             loss, counts = self._loss(chosen, scores, weight_sum)
             totals += torch.stack([loss.detach().double(), *counts])
-            self._engine.backward(loss, last=index == len(plan) - 1)
+            self.engine.backward(loss, last=index == len(plan) - 1)
         loss_sum, correct, counted = self._world.sum_over_ranks(totals).tolist()
         norms = step_together(
-            {"reward model": self._engine},
+            {"reward model": self.engine},
             lr_scale,
             losses={"loss": loss_sum},
             readings=readings,
@@ -91,7 +91,7 @@ class RewardTrainer:
     @cached_property
     def _speed(self) -> Speed:
         dtype = compute_dtype(self._args.dtype, self._world.device)
-        return Speed(self._engine.module.backbone, dtype, self._world)
+        return Speed(self.engine.module.backbone, dtype, self._world)
 
     @torch.no_grad()
     def evaluate(self, groups: Sequence[EncodedGroup]) -> dict[str, float]:
@@ -108,7 +108,7 @@ class RewardTrainer:
     @torch.no_grad()
     def score(self, groups: Sequence[EncodedGroup]) -> list[list[float]]:
         """Scores of each group's responses, on every rank; all ranks call this."""
-        self._engine.module.eval()
+        self.engine.module.eval()
         places, samples = _parts(groups, self._args.responses_per_group)
         own: dict[tuple[int, int], float] = {}
         for micro_batch in self._world.iterate_stoppable(self._plan(samples)):
@@ -132,7 +132,7 @@ class RewardTrainer:
             pad_id=self._pad_id,
             device=self._world.device,
         )
-        readings = self._engine(batch.input_ids, batch.attention_mask)
+        readings = self.engine(batch.input_ids, batch.attention_mask)
         order = [(n, k) for n in micro_batch.samples for k in range(len(groups[n].response_ids))]
         width = batch.input_ids.shape[1]
         found = [row * width + i for row, i in map(ends.__getitem__, order)] or [0]

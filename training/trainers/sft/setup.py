@@ -1,7 +1,8 @@
-"""What stage 1 starts from: a model, a config for a new one, or the embedded example's base."""
+"""Set-up of stage 1: the starting model and tokenizer, the engine, the schedule."""
 
 import logging
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch.optim import Optimizer
 
 from training.arguments.parsing import UserError
 from training.arguments.sft import SFTArgs
+from training.data.encode import EncodedText
 from training.data.stages import iterate_texts
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.loading import (
@@ -34,18 +36,23 @@ from training.paths import (
 )
 from training.runtime import optim
 from training.runtime.distributed import World
-from training.runtime.engine import TrainingEngine, compute_dtype, wrap_trainable
+from training.runtime.engine import (
+    TrainingEngine,
+    compute_dtype,
+    shard_while_loading,
+    wrap_trainable,
+)
 from training.trainers.schedule import Schedule
 from training.trainers.sft.step import SFTTrainer
 
 logger = logging.getLogger(__name__)
 
 
-def base_model(args: SFTArgs) -> str:
-    """The model to start from; empty when a new one is to be made.
+def find_base_model(args: SFTArgs) -> str:
+    """Return the model to start from; empty for a new one.
 
     With neither --model_name_or_path nor --init_from_scratch it is the base that quickstart.sh
-    pretrained, and before there is one a tiny model from scratch.
+    pretrained, if there is one, else a tiny model from scratch.
     """
     if args.model_name_or_path or args.init_from_scratch:
         return args.model_name_or_path
@@ -53,8 +60,8 @@ def base_model(args: SFTArgs) -> str:
 
 
 def load_starting_tokenizer(args: SFTArgs) -> Tokenizer:
-    """The named tokenizer, else the model's own, else the embedded example's."""
-    named = args.tokenizer_name_or_path or base_model(args)
+    """Load the named tokenizer, else that of the model, else that of the embedded example."""
+    named = args.tokenizer_name_or_path or find_base_model(args)
     if named:
         flag = "--tokenizer_name_or_path" if args.tokenizer_name_or_path else "--model_name_or_path"
         return load_tokenizer(named, flag=flag)
@@ -67,9 +74,9 @@ def load_starting_tokenizer(args: SFTArgs) -> Tokenizer:
     return load_tokenizer(str(folder), flag="--tokenizer_name_or_path")
 
 
-def starting_model(args: SFTArgs, tokenizer: Tokenizer, device: torch.device) -> nn.Module:
-    """The causal LM that stage 1 trains."""
-    base = base_model(args)
+def load_starting_model(args: SFTArgs, tokenizer: Tokenizer, device: torch.device) -> nn.Module:
+    """Load or make the causal LM that stage 1 trains."""
+    base = find_base_model(args)
     dropout = None if args.dropout < 0 else args.dropout
     if base:
         logger.info("model: starting from %s", base)
@@ -77,30 +84,30 @@ def starting_model(args: SFTArgs, tokenizer: Tokenizer, device: torch.device) ->
     config = check_starting_model(args, tokenizer)
     if dropout is not None:
         set_dropout(config, dropout)
-    logger.info("model: a new %s from %s", config.model_type, _config_file(args))
+    logger.info("model: a new %s from %s", config.model_type, _find_config(args))
     return build_causal_lm(config, tokenizer, device=device)
 
 
-def _config_file(args: SFTArgs) -> str:
+def _find_config(args: SFTArgs) -> str:
     return args.init_from_scratch or str(EXAMPLE_CONFIG)
 
 
 def check_starting_model(args: SFTArgs, tokenizer: Tokenizer) -> Config:
-    """The config of the model, of which nothing more is read, after it was checked."""
-    base = base_model(args)
+    """Check and return the config of the model; its weights are not read."""
+    base = find_base_model(args)
     if base:
         hint = "give a folder with config.json and safetensors, or a name such as gpt2"
         config = load_config(base, flag="--model_name_or_path", hint=hint)
         refuse_scalar_model(base, flag="--model_name_or_path", hint=hint)
     else:
-        config = read_config(_config_file(args), tokenizer, flag="--init_from_scratch")
+        config = read_config(_find_config(args), tokenizer, flag="--init_from_scratch")
     check_packing(config, args.packing)
     check_fits(config, args.max_length, flags=f"--max_length {args.max_length} can")
     return config
 
 
-def stage1_tokenizer(args: SFTArgs, world: World) -> Tokenizer:
-    """The tokenizer that the flags name, or a new one of the stage's own text."""
+def load_or_train_tokenizer(args: SFTArgs, world: World) -> Tokenizer:
+    """Load the tokenizer that the flags name, or train one on the stage's text."""
     if args.tokenizer == "given":
         return load_starting_tokenizer(args)
     model, mistake = b"", ""
@@ -116,15 +123,17 @@ def stage1_tokenizer(args: SFTArgs, world: World) -> Tokenizer:
     return make_tokenizer(model, name="--tokenizer sentencepiece")
 
 
-def sft_engine(lm: nn.Module, args: SFTArgs, world: World, tokenizer: Tokenizer) -> TrainingEngine:
-    """A training engine around the policy, with the optimizer that the flags name."""
+def build_engine(
+    lm: nn.Module, args: SFTArgs, world: World, tokenizer: Tokenizer
+) -> TrainingEngine:
+    """Build the training engine of the policy, with the optimizer that the flags name."""
     dtype = compute_dtype(args.dtype, world.device)
     add_lora(lm, args)
     policy = Policy(lm, pad_id=tokenizer.pad_token_id, compute_dtype=dtype)
     if args.cpu_blocks:
         use_cpu_blocks(policy)
 
-    def optimizer(module: nn.Module) -> Optimizer:
+    def make_optimizer(module: nn.Module) -> Optimizer:
         if args.optimizer == "adamw":
             return optim.make_adamw(module, args, args.learning_rate)
         embeddings = [m for m in module.modules() if isinstance(m, nn.Embedding)]
@@ -138,11 +147,20 @@ def sft_engine(lm: nn.Module, args: SFTArgs, world: World, tokenizer: Tokenizer)
             muon_lr=args.muon_lr,
         )
 
-    return wrap_trainable(policy, args, world, optimizer)
+    return wrap_trainable(policy, args, world, make_optimizer)
 
 
-def sft_schedule(args: SFTArgs, world: World, trainer: SFTTrainer) -> Schedule:
-    """As many steps as --max_steps says, else as --num_epochs makes."""
-    a_pass = math.ceil(len(trainer.lengths) / args.batch_size)
-    steps = args.max_steps or max(round(args.num_epochs * a_pass), 1)
-    return Schedule(args, world, total_steps=steps, max_seconds=args.max_seconds)
+def build_trainer(
+    args: SFTArgs, world: World, tokenizer: Tokenizer, examples: Sequence[EncodedText]
+) -> tuple[SFTTrainer, Schedule]:
+    """Load the model and build what trains it on these examples."""
+    with shard_while_loading(args, world):  # under ZeRO-3, weights are split as they load
+        lm = load_starting_model(args, tokenizer, world.device)
+    trainer = SFTTrainer(args, world, build_engine(lm, args, world, tokenizer), examples)
+    steps = count_steps(args, math.ceil(len(examples) / args.batch_size))
+    return trainer, Schedule(args, world, total_steps=steps, max_seconds=args.max_seconds)
+
+
+def count_steps(args: SFTArgs, batches: int) -> int:
+    """Count optimizer steps: --max_steps, else --num_epochs of `batches` each."""
+    return args.max_steps or max(round(args.num_epochs * batches), 1)

@@ -29,7 +29,7 @@ class SFTTrainer:
     ) -> None:
         self._args = args
         self._world = world
-        self._engine = engine
+        self.engine = engine
         self._examples = examples
         self.lengths = measure_texts(examples)
         self._rules = row_rules(args, engine.module.lm, longest_row=args.max_length)
@@ -42,7 +42,7 @@ class SFTTrainer:
     def step(self, batch: Sequence[int], lr_scale: float) -> dict[str, float]:
         """One optimizer step on these examples (the same list on every rank)."""
         started = time.monotonic()
-        self._engine.module.train()
+        self.engine.module.train()
         examples = [self._examples[index] for index in batch]
         token_count = sum(sum(example.loss_mask) for example in examples)
         plan = self._plan(examples)
@@ -53,10 +53,10 @@ class SFTTrainer:
             readings.add("log-prob", logprobs, partial(_sources, rows, examples))
             loss = summed / token_count
             total += loss.detach()
-            self._engine.backward(loss, last=index == len(plan) - 1)
+            self.engine.backward(loss, last=index == len(plan) - 1)
         loss_sum = self._world.sum_over_ranks(total).item()
         norms = step_together(
-            {"model": self._engine},
+            {"model": self.engine},
             lr_scale,
             losses={"loss": loss_sum},
             readings=readings,
@@ -74,12 +74,12 @@ class SFTTrainer:
     @cached_property
     def _speed(self) -> Speed:
         dtype = compute_dtype(self._args.dtype, self._world.device)
-        return Speed(self._engine.module.lm, dtype, self._world)
+        return Speed(self.engine.module.lm, dtype, self._world)
 
     @torch.no_grad()
     def evaluate(self, examples: Sequence[EncodedText]) -> dict[str, float]:
         """Cross-entropy per target token and its exponential, over all ranks."""
-        self._engine.module.eval()
+        self.engine.module.eval()
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
         for rows in self._world.iterate_stoppable(self._plan(examples)):
             total += self._summed_loss(rows, examples)[0]
@@ -101,10 +101,10 @@ class SFTTrainer:
             rows,
             {sample: example.input_ids for sample, example in held.items()},
             {sample: example.loss_mask for sample, example in held.items()},
-            pad_id=self._engine.module.pad_id,
+            pad_id=self.engine.module.pad_id,
             device=self._world.device,
         )
-        found: tuple[Tensor, Tensor] = self._engine(
+        found: tuple[Tensor, Tensor] = self.engine(
             batch.input_ids, batch.attention_mask, batch.target_mask, token_loss=cross_entropy
         )
         return found
