@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# From a fresh clone to a judged before and after, on a CPU: environment, data, SFT, reward model, PPO.
+# Set up the environment and run a whole example on a CPU: data, SFT, reward model, PPO, evaluation.
 #   bash quickstart.sh              six minutes on two cores
-#   bash quickstart.sh --base smollm2    from a real small model, with LoRA; more time, 8 GB of memory
+#   bash quickstart.sh --base smollm2    train a real small model with LoRA; slower, needs 8 GB of memory
 #   bash quickstart.sh --example chinese_reviews    in Chinese, with a SentencePiece tokenizer
-#   bash quickstart.sh --smoke      two minutes, the same path in small
+#   bash quickstart.sh --smoke      two minutes: a small version
 #   bash quickstart.sh --controls --seed 1
 set -euo pipefail
 

@@ -1,10 +1,10 @@
-"""Does a long PPO run grow? Memory, open files and threads of stage 3, sampled at every step.
+"""Check that a long PPO run does not grow: sample its memory, open files and threads per step.
 
 python -m benchmarks.endurance --minutes 60 --json PATH --model output/step1_sft \\
     --reward_model output/step2_reward --data_path example:movie_reviews
 
-Without models it runs on tiny random ones. The program is stage 3 as it is, watched from outside;
-exit status 1 says that something grew.
+Without models it uses tiny random ones. Stage 3 runs unchanged and is watched from outside. The
+exit status is 1 if something grew.
 """
 
 import contextlib
@@ -25,25 +25,25 @@ import numpy as np
 from training.arguments.parsing import arg, parse_args, require
 
 ROOT = Path(__file__).resolve().parents[1]
-WARM_UP = 0.25  # share of the samples that are left out: caches and pools fill
+WARM_UP = 0.25  # fraction of the samples to skip: caches and pools fill
 POLL_SECONDS = 0.2
-# Growth, over the samples that count, that is no growth.
-ALLOWED = {"rss_mb": 0.02, "open_files": 0.0, "threads": 0.0}  # share of the mean
+# Growth over the other samples that is tolerated, as a fraction of the mean.
+ALLOWED = {"rss_mb": 0.02, "open_files": 0.0, "threads": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnduranceArgs:
-    """What is run, and for how long."""
+    """What to run, and for how long."""
 
     minutes: float = arg(60.0, "How long to run.")
     ranks: int = arg(1, "Processes.")
     model: str = arg("", "Stage 1's output; default: a tiny random GPT-2.")
     reward_model: str = arg("", "Stage 2's output; default: a random head on the tiny one.")
     data_path: list[str] = arg([], "Prompts; default: a few questions.")
-    rollout_batch_size: int = arg(32, "Prompts of a step.")
+    rollout_batch_size: int = arg(32, "Prompts per step.")
     max_prompt_length: int = arg(64, "Tokens of a prompt, its last ones.")
     max_new_tokens: int = arg(24, "Tokens of a response.")
-    json: str = arg("", "File for the result; nothing is written without.")
+    json: str = arg("", "File for the result; default: none is written.")
 
     def __post_init__(self) -> None:
         require(self.minutes > 0, f"--minutes must be positive, got {self.minutes}")
@@ -68,8 +68,9 @@ class Sample:
 def main() -> int:
     args = parse_args(EnduranceArgs)
     with tempfile.TemporaryDirectory() as scratch:
-        samples = watch(command(args, Path(scratch)), Path(scratch) / "output", args.minutes * 60)
-    result = {"arguments": asdict(args), **judge(samples)}
+        folder = Path(scratch)
+        samples = watch_run(build_command(args, folder), folder / "output", args.minutes * 60)
+    result = {"arguments": asdict(args), **fit_growth(samples)}
     text = json.dumps(result, indent=2)
     print(text)
     if args.json:
@@ -77,8 +78,8 @@ def main() -> int:
     return 0 if result["grew"] == [] else 1
 
 
-def command(args: EnduranceArgs, scratch: Path) -> list[str]:
-    """Stage 3 with more steps than it can make in the time."""
+def build_command(args: EnduranceArgs, scratch: Path) -> list[str]:
+    """Build the command of stage 3, with more steps than fit in the time."""
     model, reward_model, data = args.model, args.reward_model, args.data_path
     if not model:
         from training.models.tiny import write_random_scorer, write_tiny_lm
@@ -105,14 +106,14 @@ def command(args: EnduranceArgs, scratch: Path) -> list[str]:
         "overlong_prompts": "truncate_left",
         "max_new_tokens": args.max_new_tokens,
         "max_steps": 10**7,
-        "actor_lr": 1e-6,  # the text should stay as it is, and with it the work
+        "actor_lr": 1e-6,  # the text, and so the work, should stay the same
         "log_every": 10**6,
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     return [*launcher, str(ROOT / "step3_ppo/main.py"), *words, "--data_path", *data]
 
 
-def watch(words: Sequence[str], output: Path, seconds: float) -> list[Sample]:
+def watch_run(words: Sequence[str], output: Path, seconds: float) -> list[Sample]:
     """Run a stage for some time and sample its processes whenever it has logged a step."""
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
     samples: list[Sample] = []
@@ -121,22 +122,22 @@ def watch(words: Sequence[str], output: Path, seconds: float) -> list[Sample]:
         while time.monotonic() - started < seconds:
             if process.poll() is not None:
                 raise SystemExit(f"the run ended with status {process.returncode}")
-            step = last_step(output / "metrics.jsonl")
+            step = read_last_step(output / "metrics.jsonl")
             if step > (samples[-1].step if samples else 0):
                 now = time.monotonic() - started
-                samples.append(Sample(step, now, *usage(family(process.pid))))
+                samples.append(Sample(step, now, *measure_usage(list_family(process.pid))))
             time.sleep(POLL_SECONDS)
     finally:
         for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in family(process.pid):
+            for pid in list_family(process.pid):
                 signal_if_alive(pid, number)
             time.sleep(1.0)
         process.wait()
     return samples
 
 
-def last_step(metrics: Path) -> int:
-    """The step of the last whole row; 0 before there is one."""
+def read_last_step(metrics: Path) -> int:
+    """Read the step of the last complete row; 0 if there is none."""
     if not metrics.is_file():
         return 0
     with metrics.open("rb") as file:
@@ -145,22 +146,22 @@ def last_step(metrics: Path) -> int:
     return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
-def family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
+def list_family(pid: int) -> list[int]:
+    """List a process and its descendants."""
     parents: dict[int, int] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
         except OSError:
-            continue  # gone in the meantime
-    found = [pid]
-    for parent in found:  # grows as it goes
-        found += [child for child, of in parents.items() if of == parent]
-    return found
+            continue  # it has just ended
+    pids = [pid]
+    for parent in pids:  # grows in the loop
+        pids += [child for child, its_parent in parents.items() if its_parent == parent]
+    return pids
 
 
-def usage(pids: Sequence[int]) -> tuple[float, float, float]:
-    """Resident memory in MB, open files and threads of these processes."""
+def measure_usage(pids: Sequence[int]) -> tuple[float, float, float]:
+    """Measure resident memory in MB, open files and threads of these processes."""
     memory = files = threads = 0
     for pid in pids:
         folder = Path(f"/proc/{pid}")
@@ -169,7 +170,7 @@ def usage(pids: Sequence[int]) -> tuple[float, float, float]:
             files += len(list((folder / "fd").iterdir()))
             threads += len(list((folder / "task").iterdir()))
         except OSError:
-            continue  # gone in the meantime
+            continue  # it has just ended
     return memory * 4096 / 2**20, float(files), float(threads)
 
 
@@ -178,8 +179,8 @@ def signal_if_alive(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def judge(samples: Sequence[Sample]) -> dict[str, Any]:
-    """What each measure was at first and at last, and how it grew, by a straight line."""
+def fit_growth(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Fit a line to each measure; returns its first and last values and its growth."""
     kept = list(samples)[int(WARM_UP * len(samples)) :]
     if len(kept) < 8:
         raise SystemExit(f"{len(samples)} steps are too few to tell; run it for longer (--minutes)")
@@ -198,7 +199,7 @@ def judge(samples: Sequence[Sample]) -> dict[str, Any]:
             "slope_per_hour": round(slope, 3),
             "slope_per_step": round(growth / max(kept[-1].step - kept[0].step, 1), 6),
         }
-        # The line alone would take one late jump for nothing and noise for growth.
+        # The line alone would miss a late jump and take noise for growth.
         if min(growth, last - first) > max(allowed * float(values.mean()), 0.5):
             grew.append(name)
     return {**result, "grew": grew}

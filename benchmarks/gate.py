@@ -1,10 +1,12 @@
-"""Runs a library's training loop a few steps at a time, so that it can be timed in turn."""
+"""Run a library's training loop a few steps at a time, to time it in turn with ours."""
 
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback
+
+from benchmarks.arguments import BenchmarkArgs
 
 STEPS = 10**6  # more than a benchmark ever takes
 EPOCHS = 10**4
@@ -13,15 +15,15 @@ EPOCHS = 10**4
 class Gate(TrainerCallback):
     """Holds a `Trainer` at the end of every `steps` optimizer steps until the next `run`."""
 
-    def __init__(self, steps: int = 1) -> None:
-        self.steps = steps
+    def __init__(self) -> None:
+        self.steps = 1
         self._taken = 0
         self._go = threading.Semaphore(0)
         self._done = threading.Semaphore(0)
         self._error: BaseException | None = None
 
     def start(self, train: Callable[[], Any]) -> None:
-        """Begin `train` in a thread of its own; it waits before its first step."""
+        """Start `train` in a thread; it waits before its first step."""
 
         def target() -> None:
             try:
@@ -33,7 +35,7 @@ class Gate(TrainerCallback):
         threading.Thread(target=target, daemon=True).start()
 
     def run(self) -> None:
-        """Let it take `steps` steps."""
+        """Let the trainer run `steps` steps."""
         self._go.release()
         self._done.acquire()
         if self._error is not None:
@@ -49,8 +51,38 @@ class Gate(TrainerCallback):
             self._go.acquire()
 
 
-def dataset_of(columns: dict[str, Any]) -> Any:
-    """What the library's trainer reads its rows from."""
+def gate_trainer(
+    make: Callable[[Gate], Any], amount: float, *, steps: int | None = 1
+) -> Callable[[], float]:
+    """Start a library's trainer and return a run of it, which returns `amount`.
+
+    `steps` are the optimizer steps of a run; None: an epoch.
+    """
+    gate = Gate()
+    trainer = make(gate)
+    gate.steps = len(trainer.get_train_dataloader()) if steps is None else steps
+    gate.start(trainer.train)
+
+    def run() -> float:
+        gate.run()
+        return amount
+
+    return run
+
+
+def make_epoch_settings(args: BenchmarkArgs) -> dict[str, Any]:
+    """Make the settings of a TRL trainer that runs over the same rows epoch after epoch."""
+    return {
+        "per_device_train_batch_size": args.batch,
+        "num_train_epochs": EPOCHS,
+        "max_length": args.answer,
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+    }
+
+
+def make_dataset(columns: dict[str, Any]) -> Any:
+    """Make the dataset that the library's trainer reads."""
     from datasets import Dataset
 
     return Dataset.from_dict(columns)

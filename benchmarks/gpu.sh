@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The GPU tests and every benchmark, in one call of at most nine minutes.
+# Run the GPU tests and every benchmark, in at most nine minutes.
 #   OUT=folder bash benchmarks/gpu.sh     results as JSON in the folder, default benchmarks/results
-# Needs the package's environment; what a peer lacks is left out with a line that says so.
+# Needs the package's environment; without TRL our side alone is timed.
 set -euo pipefail
 
 repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -11,7 +11,7 @@ mkdir -p "$out"
 deadline=$((SECONDS + 520))
 failed=0
 
-run() { # name, seconds at most, module, flags...
+run() { # name, most seconds, module, flags...
     local name="$1" limit="$2" left=$((deadline - SECONDS))
     shift 2
     [ "$left" -gt 20 ] || { echo "gpu.sh: no time left for $name"; failed=1; return; }

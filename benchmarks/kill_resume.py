@@ -1,10 +1,9 @@
-"""Kill a run at random moments, start it again until it is done, compare it with one left alone.
+"""Kill a run at random moments, restart it until it is done, compare it with an undisturbed one.
 
 python -m benchmarks.kill_resume --stage ppo --ranks 2 --kills 50 --json result.json
 
-Each kill is SIGKILL to one process of the launch, whichever: a rank, a launcher, run.sh's own; the
-phases of a run take turns. The final weights, metrics.jsonl and samples.jsonl must be the same to
-the last byte.
+Each kill is SIGKILL to a random process of the launch: a rank, a launcher or run.sh. The phases of
+a run take turns. The final weights, metrics.jsonl and samples.jsonl must be equal byte for byte.
 """
 
 import itertools
@@ -33,9 +32,9 @@ COMPARED = ("metrics.jsonl", "samples.jsonl", "evaluation.json", "model.safetens
             "config.json", "scalar_model.json", "adapter_model.safetensors",
             "adapter_config.json")  # fmt: skip
 ORPHAN_SECONDS = 30.0  # how long a process may outlive its launch
-LAUNCH_SECONDS = 3600.0  # on a machine that is busy
-MOST_KILLS = 8  # of one run, which is then let finish
-MOMENTS = 30  # a kill waits for up to so many sightings of its phase
+LAUNCH_SECONDS = 3600.0  # on a busy machine
+MOST_KILLS = 8  # per run, which may then finish
+MOMENTS = 30  # a kill waits for at most this many sightings of its phase
 PHASES_OF = {
     "sft": ("load", "update", "score", "save", "report"),
     "reward": ("load", "generate", "update", "score", "save", "report"),
@@ -55,12 +54,12 @@ FLAGS = {
 class KillArgs:
     """Flags of the harness."""
 
-    stage: Literal["sft", "reward", "ppo"] = arg("ppo", "Which stage is run.")
+    stage: Literal["sft", "reward", "ppo"] = arg("ppo", "Stage to run.")
     ranks: int = arg(1, "Processes that train.")
     zero_stage: Literal[0, 1, 2, 3] = arg(2, "ZeRO stage of the run.")
     kills: int = arg(5, "How many times a process is killed.")
-    seed: int = arg(0, "Of the moments and of which process.")
-    json: str = arg("", "File for the result; nothing is written without.")
+    seed: int = arg(0, "Seed of the moments and the processes.")
+    json: str = arg("", "File for the result; default: none is written.")
 
     def __post_init__(self) -> None:
         for name in ("ranks", "kills"):
@@ -70,7 +69,7 @@ class KillArgs:
 
 @dataclass
 class Result:
-    """What came of it so far."""
+    """Counts over all runs so far."""
 
     kills: Counter[str] = field(default_factory=Counter)  # by phase
     runs: int = 0
@@ -81,7 +80,7 @@ class Result:
 
 
 class Runs:
-    """Launches of one command in one place, with all that they leave behind."""
+    """Launches of one stage's command in one folder."""
 
     def __init__(self, args: KillArgs, folder: Path) -> None:
         self._args = args
@@ -103,18 +102,18 @@ class Runs:
         ]
 
     def run(self, output: Path, phase: str | None, draw: random.Random) -> tuple[int, str, bool]:
-        """A launch that is killed in `phase`, if it comes to that.
+        """Launch the stage and kill one process in `phase`, if the run reaches it.
 
-        Its exit status, what was killed, and whether a process had to be swept up after it.
+        Returns the exit status, the killed command, and whether processes were left behind.
         """
         mark = uuid.uuid4().hex
-        told = self._folder / f"phase_{mark}"
-        told.write_bytes(b" " * phases.WIDTH)
+        phase_file = self._folder / f"phase_{mark}"
+        phase_file.write_bytes(b" " * phases.WIDTH)
         paths = (str(self._hook), str(REPOSITORY), os.environ.get("PYTHONPATH", ""))
         environment = {
             **os.environ,
             MARK: mark,
-            phases.FILE: str(told),
+            phases.FILE: str(phase_file),
             "PYTHONPATH": ":".join(filter(None, paths)),
             "NUM_GPUS": str(self._args.ranks),
             "OMP_NUM_THREADS": "1",
@@ -128,22 +127,22 @@ class Runs:
                 stderr=log,
                 start_new_session=True,
             )
-            if phase is not None and wait_for(phase, told, process, draw):
+            if phase is not None and wait_for_phase(phase, phase_file, process, draw):
                 killed = kill_one(mark, draw)
             status = process.wait(LAUNCH_SECONDS)
         return status, killed, sweep(mark)
 
 
-def wait_for(
-    phase: str, told: Path, process: "subprocess.Popen[bytes]", draw: random.Random
+def wait_for_phase(
+    phase: str, phase_file: Path, process: "subprocess.Popen[bytes]", draw: random.Random
 ) -> bool:
-    """Wait for a moment within a phase; whether it came before the run's end."""
+    """Wait for a moment within a phase; returns False if the run ends first."""
     left = draw.randrange(MOMENTS) + 1
     if phase == phases.LOAD:
         time.sleep(draw.uniform(0.0, 12.0))  # launchers and imports are most of it
         left = 1
     while process.poll() is None:
-        left -= phase.encode() in told.read_bytes().split() or phase == phases.LOAD
+        left -= phase.encode() in phase_file.read_bytes().split() or phase == phases.LOAD
         if not left:
             return True
         time.sleep(0.002)
@@ -151,8 +150,8 @@ def wait_for(
 
 
 def kill_one(mark: str, draw: random.Random) -> str:
-    """SIGKILL one living process of a launch; its command."""
-    while living := family(mark):
+    """Kill one living process of a launch; returns its command."""
+    while living := list_family(mark):
         chosen = draw.choice(living)
         try:
             command = Path(f"/proc/{chosen}/cmdline").read_bytes().decode(errors="replace")
@@ -164,7 +163,7 @@ def kill_one(mark: str, draw: random.Random) -> str:
 
 
 def write_data(folder: Path) -> dict[str, Path]:
-    """Rows of every stage in the benchmarks' words."""
+    """Write rows for every stage in the words of the benchmarks' tokenizer."""
     draw = random.Random(0)
 
     def text(most: int) -> str:
@@ -185,55 +184,55 @@ def write_data(folder: Path) -> dict[str, Path]:
     return files
 
 
-def family(mark: str) -> list[int]:
-    """Every living process of a launch."""
-    found = []
+def list_family(mark: str) -> list[int]:
+    """List the living processes of a launch."""
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             is_ours = f"{MARK}={mark}".encode() in (folder / "environ").read_bytes()
             if is_ours and (folder / "cmdline").read_bytes():  # a zombie has none
-                found.append(int(folder.name))
+                pids.append(int(folder.name))
         except OSError:
             continue
-    return sorted(found)
+    return sorted(pids)
 
 
 def sweep(mark: str) -> bool:
-    """Wait until a launch has no process left; kill those that stay, and say that there were."""
+    """Wait until a launch has no process left; kills those that stay and returns True if any."""
     deadline = time.monotonic() + ORPHAN_SECONDS
-    while family(mark):
+    while list_family(mark):
         if time.monotonic() > deadline:
-            for pid in family(mark):
+            for pid in list_family(mark):
                 os.kill(pid, signal.SIGKILL)
             return True
         time.sleep(0.1)
     return False
 
 
-def differences(found: Path, expected: Path) -> list[str]:
-    """Files that are not the same to the last byte, or of one side alone."""
+def list_differences(actual: Path, expected: Path) -> list[str]:
+    """List files that differ or exist on one side only."""
     names = {
         str(path.relative_to(folder))
-        for folder in (found, expected)
+        for folder in (actual, expected)
         for path in folder.rglob("*")
         if path.name in COMPARED and "checkpoints" not in path.parts
     }
     return [
         name
         for name in sorted(names)
-        if not (found / name).is_file()
+        if not (actual / name).is_file()
         or not (expected / name).is_file()
-        or (found / name).read_bytes() != (expected / name).read_bytes()
+        or (actual / name).read_bytes() != (expected / name).read_bytes()
     ]
 
 
-def torture(args: KillArgs, folder: Path) -> dict[str, object]:
-    """Kill until --kills is reached and the last run is done; what came of it."""
+def kill_and_compare(args: KillArgs, folder: Path) -> dict[str, object]:
+    """Kill until --kills is reached and the last run is done; returns the result."""
     runs, draw = Runs(args, folder), random.Random(args.seed)
-    expected = folder / "alone"
+    expected = folder / "undisturbed"
     status, _, _ = runs.run(expected, None, draw)
     if status:
-        raise SystemExit(f"kill_resume: the run left alone ended with status {status}")
+        raise SystemExit(f"kill_resume: the undisturbed run ended with status {status}")
     turns = itertools.cycle(PHASES_OF[args.stage])
     result = Result()
     while sum(result.kills.values()) < args.kills:
@@ -247,12 +246,12 @@ def torture(args: KillArgs, folder: Path) -> dict[str, object]:
                 result.kills[phase] += 1
                 print(f"kill {sum(result.kills.values())} in {phase}: {killed}", flush=True)
             if (output / "complete.json").is_file():
-                found = differences(output, expected)
-                result.mismatches += bool(found)
-                result.differing = sorted({*result.differing, *found})
+                differing = list_differences(output, expected)
+                result.mismatches += bool(differing)
+                result.differing = sorted({*result.differing, *differing})
                 break
             if not killed or status in (0, 2):
-                result.lost_runs += 1  # it ended by itself undone, or says what is not true
+                result.lost_runs += 1  # it ended without a kill, or with a wrong status
                 break
         result.runs += 1
         shutil.rmtree(output, ignore_errors=True)
@@ -267,7 +266,7 @@ def torture(args: KillArgs, folder: Path) -> dict[str, object]:
 def main() -> None:
     args = parse_args(KillArgs)
     with tempfile.TemporaryDirectory() as folder:
-        result = torture(args, Path(folder))
+        result = kill_and_compare(args, Path(folder))
         failed = result["mismatches"] or result["lost_runs"] or result["orphans"]
         if failed:
             log = (Path(folder) / "launches.log").read_text(encoding="utf-8", errors="replace")

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.models import random_rows, vocabulary_of, write_models
+from benchmarks.models import get_vocabulary_size, make_rows, write_models
 from training.arguments.common import check_can_write
 from training.arguments.parsing import arg, parse_args, require
 
@@ -175,7 +175,7 @@ def run_sft(args: MemoryBenchmarkArgs, cell: Cell, flags: Any, world: Any) -> fl
     with engine.shard_while_loading(flags, world):
         lm = load_causal_lm(flags.model_name_or_path, tokenizer, device=world.device, dropout=None)
     actor = build_engine(lm, flags, world, tokenizer)
-    rows = random_rows([args.length] * args.batch, vocabulary_of(cell.size), seed=3)
+    rows = make_rows([args.length] * args.batch, get_vocabulary_size(cell.size), seed=3)
     texts = [EncodedText(row, [False] + [True] * (args.length - 1)) for row in rows]
     trainer = SFTTrainer(flags, world, actor, texts)
     for _ in range(STEPS):
@@ -201,7 +201,7 @@ def run_ppo(args: MemoryBenchmarkArgs, cell: Cell, flags: Any, world: Any) -> fl
     trainer = PPOTrainer(flags, world, tokenizer, models)
     Speed(models.actor.module.lm, models.actor.module.compute_dtype, world)
     half = args.length // 2
-    rows = random_rows([half] * args.batch, vocabulary_of(cell.size), seed=1)
+    rows = make_rows([half] * args.batch, get_vocabulary_size(cell.size), seed=1)
     prompts = [EncodedPrompt(n, row, "", {}) for n, row in enumerate(rows)]
     for step in range(1, STEPS + 1):
         trainer.train_step(step, prompts)

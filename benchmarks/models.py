@@ -1,4 +1,4 @@
-"""Random GPT-2 models of known sizes, on disk as a user would bring them."""
+"""Write GPT-2 models of known sizes with random weights, and make random data for them."""
 
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,17 @@ SHAPES = {  # layers, width, heads, vocabulary
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 
 
-def vocabulary_of(size: str) -> int:
-    """Tokens without PAD; the last is EOS."""
+def get_vocabulary_size(size: str) -> int:
+    """Return the number of tokens without PAD; the last one is EOS."""
     return SHAPES[size][3]
 
 
-def model_shape(size: str) -> ModelShape:
+def make_shape(size: str) -> ModelShape:
     return make_gpt2_shape(*SHAPES[size], positions=1024)
 
 
 def build_tokenizer(size: str) -> Any:
-    """Words `w0`, `w1`, ..., EOS as the last one of GPT-2's vocabulary, and a PAD beyond it."""
+    """Build a tokenizer of the words `w0`, `w1`, ..., then EOS, then PAD."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast as Fast
 
@@ -37,7 +37,7 @@ def build_tokenizer(size: str) -> Any:
 
 
 def write_models(size: str, positions: int, folder: Path) -> tuple[str, str]:
-    """A causal LM and a reward model on the same backbone, with random weights; their folders."""
+    """Write a causal LM and a reward model with the same random backbone; returns their folders."""
     import torch
     from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
@@ -68,8 +68,8 @@ def write_models(size: str, positions: int, folder: Path) -> tuple[str, str]:
     return paths[0], paths[1]
 
 
-def random_rows(lengths: list[int], vocabulary: int, seed: int) -> list[list[int]]:
-    """Token ids below EOS, one row for each length."""
+def make_rows(lengths: list[int], vocabulary: int, seed: int) -> list[list[int]]:
+    """Make a row of random token ids, without EOS, of each length."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -79,8 +79,8 @@ def random_rows(lengths: list[int], vocabulary: int, seed: int) -> list[list[int
     ]
 
 
-def ragged_lengths(count: int, shortest: int, longest: int, seed: int) -> list[int]:
-    """Uniform over the range, both ends included."""
+def make_lengths(count: int, shortest: int, longest: int, seed: int) -> list[int]:
+    """Draw lengths uniformly from the range, both ends included."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)

@@ -1,6 +1,6 @@
-"""Two sides timed in turn, each in a process of its own: A B A B, medians, peak memory.
+"""Time two sides in turn (A B A B), each in its own process: medians and peak memory.
 
-Separate processes keep the sides' memory and thread pools apart; only one of them works at a time.
+Separate processes keep memory and thread pools apart; only one of them works at a time.
 """
 
 import json
@@ -14,18 +14,19 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
+from functools import partial
 from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arguments import BenchmarkArgs
-from benchmarks.setting import our_dtype
+from benchmarks.arguments import BenchmarkArgs, TrainingBenchmarkArgs
+from benchmarks.setting import choose_dtype
 from training.estimates.roofline import Machine, measure_machine
 
 LIBRARIES = ("torch", "transformers", "deepspeed", "trl")
 
-# A side prepares itself and returns what one timed run is; a run returns how much it has done.
+# A side prepares itself and returns a run, which is timed and returns the amount of work done.
 Side = Callable[[Any], Callable[[], float]]
 
 
@@ -39,11 +40,10 @@ def compare(
     with_memory: bool = True,
     details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run both sides in turn and print, return and perhaps write the result.
+    """Time both sides in turn; print and return the result, and write it to --json.
 
-    `least_seconds` is the roofline's time of one of our runs, from the `Machine` it is given.
-    Peak memory is that of a side's one process: `with_memory` False for a side of several.
-    `details` go into the result as they are.
+    `least_seconds` estimates the roofline's time of one of our runs. Peak memory is that of one
+    process: `with_memory` is False for a side of several. `details` are added to the result.
     """
     sides = {"ours": ours} | ({"peer": peer} if peer is not None else {})
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -53,13 +53,13 @@ def compare(
             name: stack.enter_context(closing(_Worker(side, args))) for name, side in sides.items()
         }
         for worker in workers.values():
-            worker.run()  # left out: the first run allocates and compiles
+            worker.run()  # not timed: the first run allocates and compiles
         for _ in range(args.pairs):
             for name, worker in workers.items():
-                taken, amounts[name] = worker.run()
-                seconds[name].append(taken)
-        memory = {name: worker.peak_memory() for name, worker in workers.items()}
-    result = _result(args, seconds, amounts, unit, least_seconds)
+                duration, amounts[name] = worker.run()
+                seconds[name].append(duration)
+        memory = {name: worker.finish() for name, worker in workers.items()}
+    result = _summarize(args, seconds, amounts, unit, least_seconds)
     if with_memory:
         result["peak_memory_mb"] = memory
     result |= details or {}
@@ -69,7 +69,24 @@ def compare(
     return result
 
 
-def _result(
+def compare_with_trl(
+    args: TrainingBenchmarkArgs,
+    ours: Side,
+    trl: Side,
+    unit: str,
+    least_seconds: Callable[[Any, Machine], float],
+) -> None:
+    """Time our side, beside TRL's with --peer trl."""
+    compare(
+        args,
+        ours=ours,
+        peer=trl if args.peer == "trl" else None,
+        unit=unit,
+        least_seconds=partial(least_seconds, args),
+    )
+
+
+def _summarize(
     args: BenchmarkArgs,
     seconds: dict[str, list[float]],
     amounts: dict[str, float],
@@ -81,7 +98,7 @@ def _result(
         median = statistics.median(times)
         result[name] = {
             "median_s": round(median, 4),
-            "all_s": [round(taken, 4) for taken in times],
+            "all_s": [round(duration, 4) for duration in times],
             "per_s": round(amounts[name] / median, 2),
             "amount": amounts[name],
         }
@@ -93,19 +110,19 @@ def _result(
         import torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        machine = measure_machine(device, our_dtype(args))
+        machine = measure_machine(device, choose_dtype(args))
         least = least_seconds(machine)
         result["roofline_share"] = round(least / statistics.median(seconds["ours"]), 3)
         result["machine"] = {name: float(f"{value:.3g}") for name, value in asdict(machine).items()}
     result["unit"] = unit
-    result["versions"] = {name: _version(name) for name in LIBRARIES}
-    result["processor"] = processor()
+    result["versions"] = {name: _find_version(name) for name in LIBRARIES}
+    result["processor"] = describe_processor()
     result["date"] = time.strftime("%Y-%m-%d")
     return result
 
 
 class _Worker:
-    """One side in a process of its own."""
+    """One side in its own process."""
 
     def __init__(self, side: Side, args: BenchmarkArgs) -> None:
         context = multiprocessing.get_context("spawn")
@@ -113,26 +130,26 @@ class _Worker:
         self._process = context.Process(target=_serve, args=(side, args, theirs))
         self._process.start()
         theirs.close()
-        self._answer()  # it is ready
+        self._receive()  # it is ready
 
     def run(self) -> tuple[float, float]:
-        """Seconds and amount of one run."""
+        """Run once; returns seconds and amount."""
         self._pipe.send("run")
-        seconds, amount = self._answer()
+        seconds, amount = self._receive()
         return seconds, amount
 
-    def peak_memory(self) -> float:
-        """In MB; nothing runs after it."""
+    def finish(self) -> float:
+        """Stop running; returns the peak memory in MB."""
         self._pipe.send("end")
-        peak: float = self._answer()
+        peak: float = self._receive()
         return peak
 
     def close(self) -> None:
-        """End the process."""
+        """Wait for the process to end."""
         self._pipe.close()
         self._process.join()
 
-    def _answer(self) -> Any:
+    def _receive(self) -> Any:
         try:
             return self._pipe.recv()
         except EOFError:
@@ -157,8 +174,8 @@ def _serve(side: Side, args: BenchmarkArgs, pipe: Connection) -> None:
         pipe.send(round(torch.cuda.max_memory_allocated() / 2**20 if is_cuda else peak, 1))
 
 
-def processor() -> str:
-    """The accelerator's name or the processor's, with the number of cores."""
+def describe_processor() -> str:
+    """Return the accelerator's name, or the processor's with its number of cores."""
     import torch
 
     if torch.cuda.is_available():
@@ -171,7 +188,7 @@ def processor() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
-def _version(library: str) -> str:
+def _find_version(library: str) -> str:
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""One PPO step, rollout to update: stage 3's own parts beside TRL's PPOTrainer.
+"""Time one PPO step, from rollout to update: stage 3 beside TRL's PPOTrainer.
 
 python -m benchmarks.ppo --size small --batch 16 --prompt 64 --answer 64 --peer trl
 """
@@ -12,9 +12,21 @@ from typing import Any, Literal
 
 from benchmarks import rollout
 from benchmarks.arguments import TrainingBenchmarkArgs
-from benchmarks.models import build_tokenizer, model_shape, random_rows, vocabulary_of, write_models
-from benchmarks.paired import compare
-from benchmarks.setting import LEARNING_RATE, OurSide, peer_dtype, training_seconds, trl_common
+from benchmarks.models import (
+    build_tokenizer,
+    get_vocabulary_size,
+    make_rows,
+    make_shape,
+    write_models,
+)
+from benchmarks.paired import compare_with_trl
+from benchmarks.setting import (
+    LEARNING_RATE,
+    OurSide,
+    choose_peer_dtype,
+    estimate_training_seconds,
+    make_trl_settings,
+)
 from training.arguments.parsing import arg, parse_args, require
 from training.estimates.roofline import Machine
 
@@ -38,18 +50,18 @@ class PPOBenchmarkArgs(TrainingBenchmarkArgs):
         )
 
 
-def ours(args: PPOBenchmarkArgs) -> Callable[[], float]:
-    """A step of stage 3."""
+def prepare_ours(args: PPOBenchmarkArgs) -> Callable[[], float]:
+    """Return a run of one step of stage 3: collect and update."""
     from training.trainers.ppo import setup
     from training.trainers.ppo.update import PPOTrainer
 
     side = OurSide(args, args.prompt + args.answer)
-    settings = our_settings(args, side)
+    settings = make_settings(args, side)
     world = side.join(settings)
     tokenizer, scalar = setup.check_stages(settings, world)
     models = setup.load_models(settings, world, tokenizer, scalar)
     trainer = PPOTrainer(settings, world, tokenizer, models)
-    prompts = encoded_prompts(args)
+    prompts = make_prompts(args)
     steps = iter(range(1, settings.max_steps + 1))
 
     def run() -> float:
@@ -60,12 +72,12 @@ def ours(args: PPOBenchmarkArgs) -> Callable[[], float]:
     return run
 
 
-def our_settings(args: PPOBenchmarkArgs, side: OurSide) -> Any:
-    """Stage 3's flags for the work that TRL is given."""
+def make_settings(args: PPOBenchmarkArgs, side: OurSide) -> Any:
+    """Make stage 3's flags for the work that TRL does."""
     from training.arguments.ppo import PPOArgs
 
     return PPOArgs(
-        **side.common(args),
+        **side.make_common_flags(args),
         actor_model_name_or_path=side.lm,
         reward_model_name_or_path=side.reward_model,
         critic=args.critic,
@@ -83,68 +95,65 @@ def our_settings(args: PPOBenchmarkArgs, side: OurSide) -> Any:
     )
 
 
-def encoded_prompts(args: PPOBenchmarkArgs) -> list[Any]:
-    """Prompts of random tokens, as stage 3 takes them."""
+def make_prompts(args: PPOBenchmarkArgs) -> list[Any]:
+    """Make prompts of random tokens for stage 3."""
     from training.data.encode import EncodedPrompt
 
-    rows = random_rows([args.prompt] * args.batch, vocabulary_of(args.size), seed=1)
+    rows = make_rows([args.prompt] * args.batch, get_vocabulary_size(args.size), seed=1)
     return [EncodedPrompt(n, row, "", {}) for n, row in enumerate(rows)]
 
 
-def trl(args: PPOBenchmarkArgs) -> Callable[[], float]:
-    """TRL's PPOTrainer with the same four models, one optimizer step an epoch."""
+def prepare_trl(args: PPOBenchmarkArgs) -> Callable[[], float]:
+    """Return a run of TRL's PPOTrainer with four models, one optimizer step per epoch."""
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    from benchmarks.gate import STEPS, Gate, dataset_of
+    from benchmarks.gate import STEPS, Gate, gate_trainer, make_dataset
 
-    models = four_models(args)
+    models = load_four_models(args)
     tokenizer = build_tokenizer(args.size)
     tokenizer.padding_side = "left"
-    rows = random_rows([args.prompt] * args.batch, vocabulary_of(args.size), seed=1)
+    rows = make_rows([args.prompt] * args.batch, get_vocabulary_size(args.size), seed=1)
     micro_batch = args.peer_micro_batch or args.batch
-    gate = Gate()
-    trainer = PPOTrainer(
-        args=PPOConfig(
-            **trl_common(),
-            eval_strategy="no",
-            num_sample_generations=0,
-            num_mini_batches=1,
-            per_device_train_batch_size=micro_batch,
-            gradient_accumulation_steps=args.batch // micro_batch,
-            num_ppo_epochs=args.epochs,
-            total_episodes=args.batch * STEPS,
-            local_rollout_forward_batch_size=args.batch,
-            response_length=args.answer,
-            temperature=1.0,
-            stop_token="eos",
-            missing_eos_penalty=None,
-            kl_coef=KL_COEF,
-            whiten_rewards=False,
-            gamma=1.0,
-            lam=0.95,
-            vf_coef=1.0,
-        ),
-        processing_class=tokenizer,
-        train_dataset=dataset_of({"input_ids": rows}),
-        callbacks=[gate],
-        **models,
+    config = PPOConfig(
+        **make_trl_settings(),
+        eval_strategy="no",
+        num_sample_generations=0,
+        num_mini_batches=1,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=args.batch // micro_batch,
+        num_ppo_epochs=args.epochs,
+        total_episodes=args.batch * STEPS,
+        local_rollout_forward_batch_size=args.batch,
+        response_length=args.answer,
+        temperature=1.0,
+        stop_token="eos",
+        missing_eos_penalty=None,
+        kl_coef=KL_COEF,
+        whiten_rewards=False,
+        gamma=1.0,
+        lam=0.95,
+        vf_coef=1.0,
     )
-    gate.start(trainer.train)
 
-    def run() -> float:
-        gate.run()
-        return float(args.batch)
+    def make(gate: Gate) -> Any:
+        return PPOTrainer(
+            args=config,
+            processing_class=tokenizer,
+            train_dataset=make_dataset({"input_ids": rows}),
+            callbacks=[gate],
+            **models,
+        )
 
-    return run
+    return gate_trainer(make, float(args.batch))
 
 
-def four_models(args: PPOBenchmarkArgs) -> dict[str, Any]:
-    """By the names of TRL's parameters."""
+def load_four_models(args: PPOBenchmarkArgs) -> dict[str, Any]:
+    """Load the models, by the names of TRL's parameters."""
     from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
     with TemporaryDirectory() as folder:
         lm, scalar = write_models(args.size, args.prompt + args.answer, Path(folder))
-        load: dict[str, Any] = {"dtype": peer_dtype(args)}
+        load: dict[str, Any] = {"dtype": choose_peer_dtype(args)}
         return {
             "model": GPT2LMHeadModel.from_pretrained(lm, **load),
             "ref_model": GPT2LMHeadModel.from_pretrained(lm, **load),
@@ -153,31 +162,25 @@ def four_models(args: PPOBenchmarkArgs) -> dict[str, Any]:
         }
 
 
-def least_seconds(args: PPOBenchmarkArgs, machine: Machine) -> float:
-    """Roofline of a step: decoding's reads, the forwards and backwards, one pass of each Adam."""
+def estimate_least_seconds(args: PPOBenchmarkArgs, machine: Machine) -> float:
+    """Estimate the roofline of a step: decoding, forward and backward passes, and Adam."""
     generation = rollout.RolloutBenchmarkArgs(
         size=args.size, dtype=args.dtype, batch=args.batch, prompt=args.prompt, answer=args.answer
     )
     lengths, answers = [args.prompt + args.answer] * args.batch, args.batch * args.answer
-    shape = model_shape(args.size)
+    shape = make_shape(args.size)
     head, trunk = shape.count_forward_flops(lengths, answers), shape.count_forward_flops(lengths, 0)
     is_shared = args.critic == "shared"
     scoring = head + trunk * (2 if is_shared else 1)  # a shared trunk reads values beforehand
-    training = partial(training_seconds, args.size, machine, lengths * args.epochs)
-    seconds = rollout.least_seconds(generation, machine) + machine.seconds(flops=scoring)
+    training = partial(estimate_training_seconds, args.size, machine, lengths * args.epochs)
+    seconds = rollout.estimate_least_seconds(generation, machine) + machine.seconds(flops=scoring)
     seconds += training(targets=answers * args.epochs, steps=args.epochs)
     return seconds if is_shared else seconds + training(targets=0, steps=args.epochs)
 
 
 def main() -> None:
     args = parse_args(PPOBenchmarkArgs)
-    compare(
-        args,
-        ours=ours,
-        peer=trl if args.peer == "trl" else None,
-        unit="samples",
-        least_seconds=lambda machine: least_seconds(args, machine),
-    )
+    compare_with_trl(args, prepare_ours, prepare_trl, "samples", estimate_least_seconds)
 
 
 if __name__ == "__main__":

@@ -1,47 +1,44 @@
-"""Reward-model training on rankings: a prompt's responses together, beside pair by pair.
+"""Time reward-model training on rankings: all responses of a prompt together, or pair by pair.
 
 python -m benchmarks.rankings --size small --responses 4
 
-Both sides are stage 2 and have the same comparisons in each optimizer step, so the same loss; ours
-scores a response once, the peer once for each of its pairs.
+Both sides are stage 2, with the same comparisons in each optimizer step and so the same loss. Ours
+scores each response once, the peer once for each of its pairs.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
-from benchmarks.arguments import TrainingBenchmarkArgs
-from benchmarks.models import ragged_lengths, random_rows, vocabulary_of
+from benchmarks.arguments import RaggedBenchmarkArgs
+from benchmarks.models import get_vocabulary_size, make_lengths, make_rows
 from benchmarks.paired import compare
-from benchmarks.reward import STEPS, stage_2
-from benchmarks.setting import require_ragged
+from benchmarks.reward import STEPS, prepare_stage_2
 from training.arguments.parsing import arg, parse_args, require
 from training.data.encode import EncodedGroup
 from training.data.records import Pair
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankingsBenchmarkArgs(TrainingBenchmarkArgs):
-    """Flags of this benchmark; --peer stays none, the other side is ours too."""
+class RankingsBenchmarkArgs(RaggedBenchmarkArgs):
+    """Flags of this benchmark; --peer stays none, since the other side is ours too."""
 
-    batch: int = arg(4, "Prompts of one step.")
+    batch: int = arg(4, "Prompts per step.")
     responses: int = arg(4, "Ranked responses of a prompt.")
-    answer: int = arg(256, "Longest sequence, prompt included.")
-    shortest: int = arg(80, "Shortest sequence, prompt included.")
+    shortest: int = arg(80, "Tokens of the shortest sequence, prompt included.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_ragged(self.prompt, self.shortest, self.answer)
         require(self.responses >= 2, f"--responses must be at least 2, got {self.responses}")
         require(self.peer == "none", f"--peer {self.peer}: the other side is ours, pair by pair")
 
 
-def rankings(args: RankingsBenchmarkArgs) -> list[EncodedGroup]:
-    """The groups of one run: all K(K-1)/2 comparisons of K responses of random tokens."""
-    count, vocabulary = args.batch * STEPS, vocabulary_of(args.size)
-    prompts = random_rows([args.prompt] * count, vocabulary, seed=1)
-    lengths = ragged_lengths(count * args.responses, args.shortest, args.answer, seed=2)
-    rows = random_rows([n - args.prompt for n in lengths], vocabulary, seed=3)
+def make_rankings(args: RankingsBenchmarkArgs) -> list[EncodedGroup]:
+    """Make the groups of one run: all K(K-1)/2 comparisons of K responses of random tokens."""
+    count, vocabulary = args.batch * STEPS, get_vocabulary_size(args.size)
+    prompts = make_rows([args.prompt] * count, vocabulary, seed=1)
+    lengths = make_lengths(count * args.responses, args.shortest, args.answer, seed=2)
+    rows = make_rows([n - args.prompt for n in lengths], vocabulary, seed=3)
     pairs = tuple(Pair(i, j) for i, j in combinations(range(args.responses), 2))
     starts = range(0, len(rows), args.responses)
     return [
@@ -50,8 +47,8 @@ def rankings(args: RankingsBenchmarkArgs) -> list[EncodedGroup]:
     ]
 
 
-def separated(groups: list[EncodedGroup]) -> list[EncodedGroup]:
-    """Each comparison a group of its own."""
+def split_pairs(groups: list[EncodedGroup]) -> list[EncodedGroup]:
+    """Make each comparison a group."""
     return [
         EncodedGroup(
             group.prompt_ids,
@@ -64,26 +61,26 @@ def separated(groups: list[EncodedGroup]) -> list[EncodedGroup]:
     ]
 
 
-def sequence_tokens(groups: list[EncodedGroup]) -> int:
-    """Tokens of all sequences, a prompt counted with each of its responses."""
+def count_tokens(groups: list[EncodedGroup]) -> int:
+    """Count the tokens of all sequences; a prompt counts with each of its responses."""
     return sum(len(g.prompt_ids) + len(ids) for g in groups for ids in g.response_ids)
 
 
-def together(args: RankingsBenchmarkArgs) -> Callable[[], float]:
-    return stage_2(args, rankings(args), batch_size=args.batch)
+def prepare_together(args: RankingsBenchmarkArgs) -> Callable[[], float]:
+    return prepare_stage_2(args, make_rankings(args), batch_size=args.batch)
 
 
-def pair_by_pair(args: RankingsBenchmarkArgs) -> Callable[[], float]:
+def prepare_pairs(args: RankingsBenchmarkArgs) -> Callable[[], float]:
     pairs = args.responses * (args.responses - 1) // 2
-    return stage_2(args, separated(rankings(args)), batch_size=args.batch * pairs)
+    return prepare_stage_2(args, split_pairs(make_rankings(args)), batch_size=args.batch * pairs)
 
 
 def main() -> None:
     args = parse_args(RankingsBenchmarkArgs)
-    groups = rankings(args)
-    tokens = {"ours": sequence_tokens(groups), "peer": sequence_tokens(separated(groups))}
+    groups = make_rankings(args)
+    tokens = {"ours": count_tokens(groups), "peer": count_tokens(split_pairs(groups))}
     details = {"sequence_tokens": {**tokens, "ratio": round(tokens["peer"] / tokens["ours"], 3)}}
-    compare(args, ours=together, peer=pair_by_pair, unit="comparisons", details=details)
+    compare(args, ours=prepare_together, peer=prepare_pairs, unit="comparisons", details=details)
 
 
 if __name__ == "__main__":

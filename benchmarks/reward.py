@@ -1,4 +1,4 @@
-"""Reward-model training on ragged pairs: stage 2's trainer beside TRL's RewardTrainer.
+"""Time reward-model training on pairs of random lengths: stage 2 beside TRL's RewardTrainer.
 
 python -m benchmarks.reward --size small --batch 16 --answer 256 --peer trl
 """
@@ -7,24 +7,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.arguments import TrainingBenchmarkArgs
+from benchmarks.arguments import RaggedBenchmarkArgs, TrainingBenchmarkArgs
 from benchmarks.models import (
     build_tokenizer,
-    ragged_lengths,
-    random_rows,
-    vocabulary_of,
+    get_vocabulary_size,
+    make_lengths,
+    make_rows,
     write_models,
 )
-from benchmarks.paired import compare
+from benchmarks.paired import compare_with_trl
 from benchmarks.setting import (
     LEARNING_RATE,
     OurSide,
-    peer_dtype,
-    require_ragged,
-    training_seconds,
-    trl_common,
+    choose_peer_dtype,
+    estimate_training_seconds,
+    make_trl_settings,
 )
 from training.arguments.parsing import arg, parse_args
 from training.estimates.roofline import Machine
@@ -34,50 +33,43 @@ if TYPE_CHECKING:
 
 STEPS = 2  # optimizer steps of a run
 
-
-@dataclass(frozen=True, kw_only=True)
-class RewardBenchmarkArgs(TrainingBenchmarkArgs):
-    """Flags of this benchmark."""
-
-    prompt: int = arg(16, "Tokens of the prompt that a pair shares.")
-    answer: int = arg(256, "Longest sequence, prompt included.")
-    shortest: int = arg(32, "Shortest sequence, prompt included.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_ragged(self.prompt, self.shortest, self.answer)
-
-
 Pairs = list[tuple[list[int], list[int], list[int]]]  # prompt, chosen, rejected
 
 
-def pairs_of(args: RewardBenchmarkArgs) -> Pairs:
-    """The pairs of one run, of random tokens and lengths."""
-    count, vocabulary = args.batch * STEPS, vocabulary_of(args.size)
-    prompts = random_rows([args.prompt] * count, vocabulary, seed=1)
+@dataclass(frozen=True, kw_only=True)
+class RewardBenchmarkArgs(RaggedBenchmarkArgs):
+    """Flags of this benchmark."""
+
+    prompt: int = arg(16, "Tokens of the prompt that a pair shares.")
+
+
+def make_pairs(args: RewardBenchmarkArgs) -> Pairs:
+    """Make the pairs of one run, of random tokens and lengths."""
+    count, vocabulary = args.batch * STEPS, get_vocabulary_size(args.size)
+    prompts = make_rows([args.prompt] * count, vocabulary, seed=1)
     sides = []
     for seed in (2, 3):
-        lengths = ragged_lengths(count, args.shortest, args.answer, seed)
-        sides.append(random_rows([n - args.prompt for n in lengths], vocabulary, seed=10 + seed))
+        lengths = make_lengths(count, args.shortest, args.answer, seed)
+        sides.append(make_rows([n - args.prompt for n in lengths], vocabulary, seed=10 + seed))
     return list(zip(prompts, *sides, strict=True))
 
 
-def ours(args: RewardBenchmarkArgs) -> Callable[[], float]:
-    """Optimizer steps of stage 2."""
+def prepare_ours(args: RewardBenchmarkArgs) -> Callable[[], float]:
+    """Return a run of stage 2's optimizer steps."""
     from training.data.encode import EncodedGroup
     from training.data.records import Pair
 
     groups = [
         EncodedGroup(prompt, [chosen, rejected], (Pair(0, 1),), str(n))
-        for n, (prompt, chosen, rejected) in enumerate(pairs_of(args))
+        for n, (prompt, chosen, rejected) in enumerate(make_pairs(args))
     ]
-    return stage_2(args, groups, batch_size=args.batch)
+    return prepare_stage_2(args, groups, batch_size=args.batch)
 
 
-def stage_2(
+def prepare_stage_2(
     args: TrainingBenchmarkArgs, groups: "list[EncodedGroup]", *, batch_size: int
 ) -> Callable[[], float]:
-    """An epoch of stage 2 over these groups; a run returns how many comparisons it had."""
+    """Return a run of an epoch over these groups; it returns the number of comparisons."""
     from training.arguments.reward import RewardArgs
     from training.models.tokenizers import load_tokenizer
     from training.trainers.reward import setup
@@ -85,7 +77,7 @@ def stage_2(
 
     side = OurSide(args, args.answer)
     settings = RewardArgs(
-        **side.common(args),
+        **side.make_common_flags(args),
         model_name_or_path=side.lm,
         batch_size=batch_size,
         max_length=args.answer,
@@ -96,74 +88,50 @@ def stage_2(
     model = setup.make_reward_model(settings, world, tokenizer)
     engine = setup.build_engine(model, settings, world)
     trainer = RewardTrainer(settings, world, engine, groups, tokenizer.pad_token_id)
-
-    def run() -> float:
-        for batch in trainer.batches(0):
-            trainer.step(batch, 1.0)
-        assert side.folder.exists()
-        return float(sum(len(group.pairs) for group in groups))
-
-    return run
+    return side.make_run(trainer, float(sum(len(group.pairs) for group in groups)))
 
 
-def trl(args: RewardBenchmarkArgs) -> Callable[[], float]:
-    """The same pairs through TRL."""
+def prepare_trl(args: RewardBenchmarkArgs) -> Callable[[], float]:
+    """Return a run of TRL's trainer on the same pairs."""
     from transformers import GPT2ForSequenceClassification
     from trl.trainer.reward_config import RewardConfig
     from trl.trainer.reward_trainer import RewardTrainer
 
-    from benchmarks.gate import EPOCHS, Gate, dataset_of
+    from benchmarks.gate import Gate, gate_trainer, make_dataset, make_epoch_settings
 
     with TemporaryDirectory() as folder:
         _, path = write_models(args.size, args.answer, Path(folder))
-        model = GPT2ForSequenceClassification.from_pretrained(path, dtype=peer_dtype(args))
-    pairs = pairs_of(args)
-    rows = {
-        "chosen_ids": [prompt + chosen for prompt, chosen, _ in pairs],
-        "rejected_ids": [prompt + rejected for prompt, _, rejected in pairs],
-    }
-    gate = Gate(STEPS)
-    trainer = RewardTrainer(
-        model=model,
-        args=RewardConfig(
-            **trl_common(),
-            per_device_train_batch_size=args.batch,
-            num_train_epochs=EPOCHS,
-            max_length=args.answer,
-            center_rewards_coefficient=None,
-            logging_strategy="no",
-            disable_tqdm=True,
-        ),
-        processing_class=build_tokenizer(args.size),
-        train_dataset=dataset_of(rows),
-        callbacks=[gate],
-    )
-    gate.start(trainer.train)
+        dtype = choose_peer_dtype(args)
+        model = GPT2ForSequenceClassification.from_pretrained(path, dtype=dtype)
+    rows: dict[str, Any] = {"chosen_ids": [], "rejected_ids": []}
+    for prompt, chosen, rejected in make_pairs(args):
+        rows["chosen_ids"].append(prompt + chosen)
+        rows["rejected_ids"].append(prompt + rejected)
+    settings = {**make_trl_settings(), **make_epoch_settings(args)}
 
-    def run() -> float:
-        gate.run()
-        return float(args.batch * STEPS)
+    def make(gate: Gate) -> Any:
+        return RewardTrainer(
+            model=model,
+            args=RewardConfig(**settings, center_rewards_coefficient=None),
+            processing_class=build_tokenizer(args.size),
+            train_dataset=make_dataset(rows),
+            callbacks=[gate],
+        )
 
-    return run
+    return gate_trainer(make, float(args.batch * STEPS), steps=STEPS)
 
 
-def least_seconds(args: RewardBenchmarkArgs, machine: Machine) -> float:
-    """Roofline of a run: forwards and backwards over real tokens, one pass of Adam a step."""
+def estimate_least_seconds(args: RewardBenchmarkArgs, machine: Machine) -> float:
+    """Estimate the roofline of a run: forward and backward over real tokens, Adam per step."""
     lengths = []
-    for _, chosen, rejected in pairs_of(args):
+    for _, chosen, rejected in make_pairs(args):
         lengths += [args.prompt + len(chosen), len(rejected)]  # a shared prompt is computed once
-    return training_seconds(args.size, machine, lengths, targets=0, steps=STEPS)
+    return estimate_training_seconds(args.size, machine, lengths, targets=0, steps=STEPS)
 
 
 def main() -> None:
     args = parse_args(RewardBenchmarkArgs)
-    compare(
-        args,
-        ours=ours,
-        peer=trl if args.peer == "trl" else None,
-        unit="pairs",
-        least_seconds=lambda machine: least_seconds(args, machine),
-    )
+    compare_with_trl(args, prepare_ours, prepare_trl, "pairs", estimate_least_seconds)
 
 
 if __name__ == "__main__":

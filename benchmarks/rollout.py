@@ -1,4 +1,4 @@
-"""Generation alone: the hybrid engine beside `transformers` generate.
+"""Time generation alone: the hybrid engine beside `transformers` generate.
 
 python -m benchmarks.rollout --size small --batch 32 --prompt 64 --answer 64 --peer transformers
 """
@@ -6,13 +6,14 @@ python -m benchmarks.rollout --size small --batch 32 --prompt 64 --answer 64 --p
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.arguments import BenchmarkArgs
-from benchmarks.models import model_shape, random_rows, vocabulary_of, write_models
+from benchmarks.models import get_vocabulary_size, make_rows, make_shape, write_models
 from benchmarks.paired import compare
-from benchmarks.setting import our_dtype
+from benchmarks.setting import choose_dtype
 from training.arguments.parsing import arg, parse_args
 from training.estimates.roofline import Machine
 
@@ -22,9 +23,9 @@ class RolloutBenchmarkArgs(BenchmarkArgs):
     """Flags of this benchmark."""
 
     peer: Literal["transformers", "ours", "none"] = arg(
-        "none", "What runs beside ours; ours: the same decoder in fixed batches."
+        "none", "What to compare with; ours: the same decoder in fixed batches."
     )
-    batch: int = arg(32, "Sequences that are decoded at a time.")
+    batch: int = arg(32, "Sequences decoded together.")
     lengths: Literal["full", "geometric"] = arg(
         "full", "geometric: responses end at random, after --mean_answer tokens on average."
     )
@@ -36,8 +37,8 @@ class RolloutBenchmarkArgs(BenchmarkArgs):
         return self.responses or self.batch * (4 if self.lengths == "geometric" else 1)
 
 
-def ours(args: RolloutBenchmarkArgs, fixed_batches: bool = False) -> Callable[[], float]:
-    """A rollout through the hybrid engine's scheduler, weights taken anew each time."""
+def prepare_ours(args: RolloutBenchmarkArgs, fixed_batches: bool = False) -> Callable[[], float]:
+    """Return a run of a rollout by the hybrid engine's scheduler, which reloads the weights."""
     import torch
 
     from training.hybrid_engine.engine import choose_decoder
@@ -46,8 +47,8 @@ def ours(args: RolloutBenchmarkArgs, fixed_batches: bool = False) -> Callable[[]
     from training.runtime.engine import compute_dtype
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    lm = _model(args).to(device)
-    vocabulary = vocabulary_of(args.size)
+    lm = _load_model(args).to(device)
+    vocabulary = get_vocabulary_size(args.size)
     sampling = Sampling(max_new_tokens=args.answer)
     decoder = choose_decoder(lm, compute_dtype(args.dtype, device))
     scheduler = Scheduler(
@@ -59,7 +60,7 @@ def ours(args: RolloutBenchmarkArgs, fixed_batches: bool = False) -> Callable[[]
         device=device,
         fixed_batches=fixed_batches,
     )
-    prompts = random_rows([args.prompt] * args.count, vocabulary, seed=1)
+    prompts = make_rows([args.prompt] * args.count, vocabulary, seed=1)
     keys = [SampleKey(0, 1, row, 0) for row in range(args.count)]
 
     def run() -> float:
@@ -71,21 +72,21 @@ def ours(args: RolloutBenchmarkArgs, fixed_batches: bool = False) -> Callable[[]
     return run
 
 
-def fixed_batches(args: RolloutBenchmarkArgs) -> Callable[[], float]:
-    """Our decoder without continuous batching: each batch runs until its last row has ended."""
-    return ours(args, fixed_batches=True)
+def prepare_fixed_batches(args: RolloutBenchmarkArgs) -> Callable[[], float]:
+    """Return a run without continuous batching: each batch runs until its last row has ended."""
+    return prepare_ours(args, fixed_batches=True)
 
 
-def transformers_generate(args: RolloutBenchmarkArgs) -> Callable[[], float]:
-    """The library's own sampling, batch after batch."""
+def prepare_transformers(args: RolloutBenchmarkArgs) -> Callable[[], float]:
+    """Return a run of the library's sampling, batch after batch."""
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    lm = _model(args).to(device).eval()
+    lm = _load_model(args).to(device).eval()
     if args.peer_dtype == "bf16":
         lm = lm.to(torch.bfloat16)
-    vocabulary = vocabulary_of(args.size)
-    prompts = torch.tensor(random_rows([args.prompt] * args.count, vocabulary, seed=1))
+    vocabulary = get_vocabulary_size(args.size)
+    prompts = torch.tensor(make_rows([args.prompt] * args.count, vocabulary, seed=1))
     is_full = args.lengths == "full"
     eos = {"eos_token_id": None if is_full else vocabulary - 1}
 
@@ -109,19 +110,19 @@ def transformers_generate(args: RolloutBenchmarkArgs) -> Callable[[], float]:
     return run
 
 
-def _model(args: RolloutBenchmarkArgs) -> Any:
+def _load_model(args: RolloutBenchmarkArgs) -> Any:
     from transformers import AutoModelForCausalLM
 
     with tempfile.TemporaryDirectory() as folder:
         path, _ = write_models(args.size, args.prompt + args.answer + 8, Path(folder))
         lm = AutoModelForCausalLM.from_pretrained(path)
     if args.lengths == "geometric":
-        _make_stopping(lm, 1.0 / args.mean_answer)
+        _set_stop_probability(lm, 1.0 / args.mean_answer)
     return lm
 
 
-def _make_stopping(lm: Any, probability: float) -> None:
-    """Give EOS nearly this probability everywhere: its row points along the final norm's bias."""
+def _set_stop_probability(lm: Any, probability: float) -> None:
+    """Give EOS about this probability everywhere: its embedding is along the final norm's bias."""
     import torch
 
     vocabulary = lm.config.vocab_size - 1
@@ -137,9 +138,9 @@ def _make_stopping(lm: Any, probability: float) -> None:
         lm.transformer.wte.weight[vocabulary - 1, 0] = (others + odds) / 40.0
 
 
-def least_seconds(args: RolloutBenchmarkArgs, machine: Machine) -> float:
-    """Roofline of full-length rollouts: prompts at once, then weights and cache at each step."""
-    shape, itemsize = model_shape(args.size), our_dtype(args).itemsize
+def estimate_least_seconds(args: RolloutBenchmarkArgs, machine: Machine) -> float:
+    """Estimate the roofline of full-length rollouts: prefill, then weights and cache per step."""
+    shape, itemsize = make_shape(args.size), choose_dtype(args).itemsize
     prompts, answers = [args.prompt] * args.count, [args.answer] * args.count
     read, flops = shape.count_decoding(prompts, answers, slots=args.batch, itemsize=itemsize)
     prefill = machine.seconds(
@@ -151,14 +152,14 @@ def least_seconds(args: RolloutBenchmarkArgs, machine: Machine) -> float:
 
 def main() -> None:
     args = parse_args(RolloutBenchmarkArgs)
-    peers = {"transformers": transformers_generate, "ours": fixed_batches, "none": None}
+    peers = {"transformers": prepare_transformers, "ours": prepare_fixed_batches, "none": None}
     is_full = args.lengths == "full"
     compare(
         args,
-        ours=ours,
+        ours=prepare_ours,
         peer=peers[args.peer],
         unit="new tokens",
-        least_seconds=(lambda machine: least_seconds(args, machine)) if is_full else None,
+        least_seconds=partial(estimate_least_seconds, args) if is_full else None,
     )
 
 

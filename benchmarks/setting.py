@@ -1,20 +1,20 @@
-"""What both sides of a training benchmark are set up with."""
+"""Set up both sides of a training benchmark."""
 
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from benchmarks.arguments import BenchmarkArgs, TrainingBenchmarkArgs
-from benchmarks.models import model_shape, write_models
-from training.arguments.parsing import require
+from benchmarks.models import make_shape, write_models
 from training.estimates.roofline import ADAM_BYTES, TRAINING, Machine
 
 LEARNING_RATE = 1e-6
 
 
 class OurSide:
-    """A stage's process group and models on disk, kept for as long as this object is."""
+    """A stage's process group, and models on disk that live as long as this object."""
 
     def __init__(self, args: BenchmarkArgs, positions: int) -> None:
         self._stack = ExitStack()
@@ -22,13 +22,13 @@ class OurSide:
         self.lm, self.reward_model = write_models(args.size, positions, self.folder)
 
     def join(self, settings: Any) -> Any:
-        """The one rank's `World`."""
+        """Join the process group; returns the rank's `World`."""
         from training.runtime import distributed
 
         return self._stack.enter_context(distributed.join_ranks(settings))
 
-    def common(self, args: TrainingBenchmarkArgs) -> dict[str, Any]:
-        """Flags that any stage gets."""
+    def make_common_flags(self, args: TrainingBenchmarkArgs) -> dict[str, Any]:
+        """Make the flags that every stage gets."""
         return {
             "output_dir": str(self.folder / "out"),
             "zero_stage": 0,
@@ -37,9 +37,20 @@ class OurSide:
             "weight_decay": 0.0,
         }
 
+    def make_run(self, trainer: Any, amount: float) -> Callable[[], float]:
+        """Return a run of one epoch of the stage's trainer, which returns `amount`."""
 
-def trl_common() -> dict[str, Any]:
-    """Settings of any TRL trainer: nothing in the timing but the training."""
+        def run() -> float:
+            for batch in trainer.batches(0):
+                trainer.step(batch, 1.0)
+            assert self.folder.exists()
+            return amount
+
+        return run
+
+
+def make_trl_settings() -> dict[str, Any]:
+    """Make the settings of any TRL trainer, so that training alone is timed."""
     import torch
 
     is_cuda = torch.cuda.is_available()
@@ -54,35 +65,26 @@ def trl_common() -> dict[str, Any]:
     }
 
 
-def peer_dtype(args: BenchmarkArgs) -> Any:
+def choose_peer_dtype(args: BenchmarkArgs) -> Any:
     import torch
 
     return torch.bfloat16 if args.peer_dtype == "bf16" else torch.float32
 
 
-def training_seconds(
+def estimate_training_seconds(
     size: str, machine: Machine, lengths: list[int], *, targets: int, steps: int
 ) -> float:
-    """The roofline's time of optimizer steps: forward and backward of real tokens, then AdamW."""
-    shape = model_shape(size)
+    """Estimate the roofline's time of optimizer steps: forward, backward and AdamW."""
+    shape = make_shape(size)
     flops = TRAINING * shape.count_forward_flops(lengths, targets)
     adam = steps * ADAM_BYTES * shape.active_parameters
     return machine.seconds(flops=flops) + machine.seconds(bytes_read=adam)
 
 
-def our_dtype(args: BenchmarkArgs) -> Any:
-    """What our matrix products run in on this machine."""
+def choose_dtype(args: BenchmarkArgs) -> Any:
+    """Choose the data type of our matrix products on this machine."""
     import torch
 
     from training.runtime.engine import compute_dtype
 
     return compute_dtype(args.dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def require_ragged(prompt: int, shortest: int, longest: int) -> None:
-    """The flags of ragged data fit together."""
-    require(
-        prompt < shortest <= longest,
-        "--prompt must be below --shortest, and that at most --answer; got "
-        f"{prompt}, {shortest}, {longest}",
-    )

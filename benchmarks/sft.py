@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on ragged rows: stage 1's trainer beside TRL's SFTTrainer.
+"""Time supervised fine-tuning on rows of random lengths: stage 1's trainer beside TRL's SFTTrainer.
 
 python -m benchmarks.sft --size small --batch 16 --answer 256 --peer trl --peer_packing
 """
@@ -7,23 +7,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from benchmarks.arguments import TrainingBenchmarkArgs
+from benchmarks.arguments import RaggedBenchmarkArgs
 from benchmarks.models import (
     build_tokenizer,
-    ragged_lengths,
-    random_rows,
-    vocabulary_of,
+    get_vocabulary_size,
+    make_lengths,
+    make_rows,
     write_models,
 )
-from benchmarks.paired import compare
+from benchmarks.paired import compare_with_trl
 from benchmarks.setting import (
     LEARNING_RATE,
     OurSide,
-    peer_dtype,
-    require_ragged,
-    training_seconds,
-    trl_common,
+    choose_peer_dtype,
+    estimate_training_seconds,
+    make_trl_settings,
 )
 from training.arguments.parsing import arg, parse_args, require
 from training.estimates.roofline import Machine
@@ -32,28 +32,27 @@ STEPS = 2  # optimizer steps of a run
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTBenchmarkArgs(TrainingBenchmarkArgs):
+class SFTBenchmarkArgs(RaggedBenchmarkArgs):
     """Flags of this benchmark."""
 
-    prompt: int = arg(1, "Tokens of a row that are not learnt; TRL learns all but the first.")
+    prompt: int = arg(1, "Tokens of a row without a loss; TRL trains on all but the first.")
     answer: int = arg(256, "Tokens of the longest row.")
     shortest: int = arg(16, "Tokens of the shortest row.")
     peer_packing: bool = arg(False, "The peer packs rows into blocks of the longest row's length.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_ragged(self.prompt, self.shortest, self.answer)
         require(self.prompt == 1 or self.peer == "none", "--prompt above 1 needs --peer none")
 
 
-def rows_of(args: SFTBenchmarkArgs) -> list[list[int]]:
-    """The rows of one run, of random tokens and lengths."""
-    lengths = ragged_lengths(args.batch * STEPS, args.shortest, args.answer, seed=2)
-    return random_rows(lengths, vocabulary_of(args.size), seed=3)
+def make_training_rows(args: SFTBenchmarkArgs) -> list[list[int]]:
+    """Make the rows of one run, of random tokens and lengths."""
+    lengths = make_lengths(args.batch * STEPS, args.shortest, args.answer, seed=2)
+    return make_rows(lengths, get_vocabulary_size(args.size), seed=3)
 
 
-def ours(args: SFTBenchmarkArgs) -> Callable[[], float]:
-    """Optimizer steps of stage 1."""
+def prepare_ours(args: SFTBenchmarkArgs) -> Callable[[], float]:
+    """Return a run of stage 1's optimizer steps."""
     from training.arguments.sft import SFTArgs
     from training.data.encode import EncodedText
     from training.models.loading import load_causal_lm
@@ -63,7 +62,7 @@ def ours(args: SFTBenchmarkArgs) -> Callable[[], float]:
 
     side = OurSide(args, args.answer)
     settings = SFTArgs(
-        **side.common(args),
+        **side.make_common_flags(args),
         model_name_or_path=side.lm,
         batch_size=args.batch,
         max_length=args.answer,
@@ -73,73 +72,51 @@ def ours(args: SFTBenchmarkArgs) -> Callable[[], float]:
     tokenizer = load_tokenizer(side.lm, flag="")
     model = load_causal_lm(side.lm, tokenizer, device=world.device, dropout=None)
     engine = build_engine(model, settings, world, tokenizer)
-    learnt = [[place >= args.prompt for place in range(len(row))] for row in rows_of(args)]
-    examples = [EncodedText(row, mask) for row, mask in zip(rows_of(args), learnt, strict=True)]
+    examples = [
+        EncodedText(row, [index >= args.prompt for index in range(len(row))])
+        for row in make_training_rows(args)
+    ]
     trainer = SFTTrainer(settings, world, engine, examples)
-
-    def run() -> float:
-        for batch in trainer.batches(0):
-            trainer.step(batch, 1.0)
-        assert side.folder.exists()
-        return float(sum(trainer.lengths))
-
-    return run
+    return side.make_run(trainer, float(sum(trainer.lengths)))
 
 
-def trl(args: SFTBenchmarkArgs) -> Callable[[], float]:
-    """The same rows through TRL, padded or packed."""
+def prepare_trl(args: SFTBenchmarkArgs) -> Callable[[], float]:
+    """Return a run of TRL's trainer on the same rows, padded or packed."""
     from transformers import GPT2LMHeadModel
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    from benchmarks.gate import EPOCHS, Gate, dataset_of
+    from benchmarks.gate import Gate, gate_trainer, make_dataset, make_epoch_settings
 
     with TemporaryDirectory() as folder:
         path, _ = write_models(args.size, args.answer, Path(folder))
-        model = GPT2LMHeadModel.from_pretrained(path, dtype=peer_dtype(args))
-    rows = rows_of(args)
-    gate = Gate()
-    trainer = SFTTrainer(
-        model=model,
-        args=SFTConfig(
-            **trl_common(),
-            per_device_train_batch_size=args.batch,
-            num_train_epochs=EPOCHS,
-            max_length=args.answer,
-            packing=args.peer_packing,
-            logging_strategy="no",
-            disable_tqdm=True,
-        ),
-        processing_class=build_tokenizer(args.size),
-        train_dataset=dataset_of({"input_ids": rows}),
-        callbacks=[gate],
-    )
-    gate.steps = len(trainer.get_train_dataloader())  # packed rows are fewer
-    gate.start(trainer.train)
+        model = GPT2LMHeadModel.from_pretrained(path, dtype=choose_peer_dtype(args))
+    rows = make_training_rows(args)
+    settings = {**make_trl_settings(), **make_epoch_settings(args)}
 
-    def run() -> float:
-        gate.run()
-        return float(sum(map(len, rows)))
+    def make(gate: Gate) -> Any:
+        return SFTTrainer(
+            model=model,
+            args=SFTConfig(**settings, packing=args.peer_packing),
+            processing_class=build_tokenizer(args.size),
+            train_dataset=make_dataset({"input_ids": rows}),
+            callbacks=[gate],
+        )
 
-    return run
+    # Packed rows are fewer, so the number of steps is known only from the trainer.
+    return gate_trainer(make, float(sum(map(len, rows))), steps=None)
 
 
-def least_seconds(args: SFTBenchmarkArgs, machine: Machine) -> float:
-    """Roofline of a run: forwards and backwards over real tokens, one pass of Adam a step."""
-    lengths = list(map(len, rows_of(args)))
+def estimate_least_seconds(args: SFTBenchmarkArgs, machine: Machine) -> float:
+    """Estimate the roofline of a run: forward and backward over real tokens, Adam per step."""
+    lengths = list(map(len, make_training_rows(args)))
     targets = sum(lengths) - args.prompt * len(lengths)
-    return training_seconds(args.size, machine, lengths, targets=targets, steps=STEPS)
+    return estimate_training_seconds(args.size, machine, lengths, targets=targets, steps=STEPS)
 
 
 def main() -> None:
     args = parse_args(SFTBenchmarkArgs)
-    compare(
-        args,
-        ours=ours,
-        peer=trl if args.peer == "trl" else None,
-        unit="real tokens",
-        least_seconds=lambda machine: least_seconds(args, machine),
-    )
+    compare_with_trl(args, prepare_ours, prepare_trl, "real tokens", estimate_least_seconds)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A rollout on several ranks under a ZeRO stage, beside the same under ZeRO 0.
+"""Time a rollout on several ranks under a ZeRO stage beside one under ZeRO 0.
 
 python -m benchmarks.zero --size small --batch 32 --ranks 2 --zero_stage 3
 """
@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from benchmarks.arguments import BenchmarkArgs
-from benchmarks.models import random_rows, vocabulary_of
+from benchmarks.models import get_vocabulary_size, make_rows
 from benchmarks.paired import compare
 from benchmarks.setting import OurSide
 from training.arguments.parsing import arg, parse_args, require
@@ -24,8 +24,8 @@ class ZeroBenchmarkArgs(BenchmarkArgs):
     """Flags of this benchmark."""
 
     batch: int = arg(32, "Responses of a rollout, over all ranks.")
-    ranks: int = arg(2, "Processes of each side, on this machine.")
-    zero_stage: Literal[1, 2, 3] = arg(3, "Our side's stage; the peer is ZeRO 0.")
+    ranks: int = arg(2, "Processes per side, on this machine.")
+    zero_stage: Literal[1, 2, 3] = arg(3, "ZeRO stage of our side; the peer has 0.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,18 +35,18 @@ class ZeroBenchmarkArgs(BenchmarkArgs):
         )
 
 
-def side(args: ZeroBenchmarkArgs, stage: int | None = None) -> Callable[[], float]:
-    """A rollout on all ranks, the weights taken anew from the training engine."""
+def start_ranks(args: ZeroBenchmarkArgs, stage: int | None = None) -> Callable[[], float]:
+    """Start the ranks and return a run of a rollout, with weights from the training engine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     pipes = []
     for rank in range(args.ranks):
-        own, theirs = context.Pipe()
+        ours, theirs = context.Pipe()
         target = (args, args.zero_stage if stage is None else stage, rank, port, theirs)
         context.Process(target=serve_rank, args=target, daemon=True).start()
-        pipes.append(own)
+        pipes.append(ours)
 
     def run() -> float:
         for pipe in pipes:
@@ -61,11 +61,11 @@ def serve_rank(args: ZeroBenchmarkArgs, stage: int, rank: int, port: int, pipe: 
     """One rank: a rollout of its share whenever it is told."""
     import torch
 
-    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": args.ranks, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in places.items()})
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": args.ranks, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in variables.items()})
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     torch.set_num_threads(max((os.cpu_count() or 1) // args.ranks, 1))
-    run = rollouts(args, stage, rank)
+    run = prepare_rollouts(args, stage, rank)
     while True:
         try:
             pipe.recv()
@@ -74,8 +74,8 @@ def serve_rank(args: ZeroBenchmarkArgs, stage: int, rank: int, port: int, pipe: 
         pipe.send(run())
 
 
-def rollouts(args: ZeroBenchmarkArgs, stage: int, rank: int) -> Callable[[], float]:
-    """This rank's share of a rollout, through the hybrid engine around a training engine."""
+def prepare_rollouts(args: ZeroBenchmarkArgs, stage: int, rank: int) -> Callable[[], float]:
+    """Return a run of this rank's part of a rollout, by the hybrid engine of a training engine."""
     from training.arguments.ppo import PPOArgs
     from training.hybrid_engine.sampling import SampleKey
     from training.models.loading import load_causal_lm
@@ -101,8 +101,8 @@ def rollouts(args: ZeroBenchmarkArgs, stage: int, rank: int) -> Callable[[], flo
     optimizer = partial(setup.make_actor_optimizer, args=settings)
     engine.wrap_trainable(policy, settings, world, optimizer)
     hybrid = setup.make_hybrid_engine(policy.lm, settings, world, tokenizer)
-    vocabulary = vocabulary_of(args.size)
-    prompts = random_rows([args.prompt] * args.batch, vocabulary, seed=1)[rank :: args.ranks]
+    vocabulary = get_vocabulary_size(args.size)
+    prompts = make_rows([args.prompt] * args.batch, vocabulary, seed=1)[rank :: args.ranks]
     keys = [SampleKey(0, 1, rank + row * args.ranks, 0) for row in range(len(prompts))]
 
     def run() -> float:
@@ -116,8 +116,8 @@ def rollouts(args: ZeroBenchmarkArgs, stage: int, rank: int) -> Callable[[], flo
 
 def main() -> None:
     args = parse_args(ZeroBenchmarkArgs)
-    peer = partial(side, stage=0)
-    compare(args, ours=side, peer=peer, unit="new tokens", with_memory=False)
+    peer = partial(start_ranks, stage=0)
+    compare(args, ours=start_ranks, peer=peer, unit="new tokens", with_memory=False)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Processes of a run are killed at random, and it ends as if it had been left alone."""
 
+import ast
 import json
 import subprocess
 import sys
 
 import pytest
 
-from benchmarks.kill_resume import differences
+from benchmarks import phases
+from benchmarks.kill_resume import list_differences
 from training.paths import REPOSITORY
 
 
@@ -43,9 +45,16 @@ def test_a_missing_and_a_changed_file_differ(tmp_path):
         (tmp_path / name / "metrics.jsonl").write_text("{}\n")
         (tmp_path / name / "critic" / "model.safetensors").write_bytes(b"weights")
         (tmp_path / name / "timing.jsonl").write_text(name)
-    assert differences(tmp_path / "one", tmp_path / "other") == []
+    assert list_differences(tmp_path / "one", tmp_path / "other") == []
     (tmp_path / "one" / "metrics.jsonl").write_text("{}")
     (tmp_path / "one" / "critic" / "model.safetensors").unlink()
-    assert differences(tmp_path / "one", tmp_path / "other") == [
+    assert list_differences(tmp_path / "one", tmp_path / "other") == [
         "critic/model.safetensors", "metrics.jsonl",
     ]  # fmt: skip
+
+
+def test_phases_name_files_and_functions_that_exist():
+    for file, function in [*phases.PHASES, (phases.WRITER, "")]:
+        tree = ast.parse((REPOSITORY / "training" / file).read_text(encoding="utf-8"))
+        names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        assert not function or function in names, (file, function)
