@@ -17,6 +17,7 @@ from training.arguments.annotation import AnnotationArgs, PullArgs, PushArgs
 from training.arguments.chat import ChatArgs
 from training.arguments.collect import CollectArgs
 from training.arguments.common import CommonArgs
+from training.arguments.data_size_curve import DataSizeCurveArgs
 from training.arguments.evaluate import EvaluateArgs
 from training.arguments.inspection import InspectArgs
 from training.arguments.ppo import PPOArgs
@@ -28,6 +29,7 @@ MADE = "<!-- made by `python .ci/make_pages.py`; do not edit -->\n\n"
 PROGRAMS: dict[str, tuple[str, type]] = {
     "Stage 1, SFT": ("bash step1_sft/run.sh", SFTArgs),
     "Stage 2, reward model": ("bash step2_reward/run.sh", RewardArgs),
+    "Data-size curve": ("python step2_reward/data_size_curve.py", DataSizeCurveArgs),
     "Stage 3, PPO": ("bash step3_ppo/run.sh", PPOArgs),
     "Evaluation": ("python step3_ppo/evaluate.py", EvaluateArgs),
     "Chat": ("python step3_ppo/chat.py", ChatArgs),

@@ -16,6 +16,7 @@ from tests.docs.pages import PAGES, ROOT, read_blocks, read_commands
 from training.arguments.annotation import AnnotationArgs, PullArgs, PushArgs
 from training.arguments.chat import ChatArgs
 from training.arguments.collect import CollectArgs
+from training.arguments.data_size_curve import DataSizeCurveArgs
 from training.arguments.evaluate import EvaluateArgs
 from training.arguments.inspection import InspectArgs
 from training.arguments.ppo import PPOArgs
@@ -36,10 +37,12 @@ class Program:
 
 LAUNCH, TOOLS = "tests/stages/test_launch.py", "tests/stages/test_tools.py"
 STAGES = {"step1_sft": SFTArgs, "step2_reward": RewardArgs, "step3_ppo": PPOArgs}
+CURVE = "step2_reward/data_size_curve.py"
 PROGRAMS = {
     **{f"{stage}/run.sh": Program(flags, LAUNCH) for stage, flags in STAGES.items()},
     **{f"{stage}/main.py": Program(flags, LAUNCH) for stage, flags in STAGES.items()},
     "step2_reward/collect.sh": Program(CollectArgs, "tests/label_studio/test_round_trip.py"),
+    CURVE: Program(DataSizeCurveArgs, "tests/stages/test_data_size_curve.py"),
     "step3_ppo/evaluate.py": Program(EvaluateArgs, TOOLS),
     "step3_ppo/chat.py": Program(ChatArgs, TOOLS),
     "training.data.inspect": Program(InspectArgs, "tests/data/test_inspect.py"),
@@ -93,6 +96,10 @@ def find_faults(command: str) -> list[str]:
         return []
     if program in SLURM:
         return find_slurm_faults(program, words)
+    if program == CURVE:  # behind the --, flags of stage 2
+        split = words.index("--")
+        stage = find_flag_faults(RewardArgs, words[split + 1 :])
+        return find_flag_faults(DataSizeCurveArgs, words[:split]) + stage
     if program not in PROGRAMS:
         return [f"{program} is in no table of this test"]
     flags = PROGRAMS[program].flags
@@ -170,6 +177,7 @@ def test_no_command_is_in_an_indented_block():
         ("bash slurm/submit.sh step3_ppo --nodes 2 -- --kl_coeff 1", "--kl_coeff"),
         ("bash slurm/pipeline.sh -- --zero_stage 3 -- step2_reward --kl_coef 1", "--kl_coef"),
         ("python -m training.data.inspect x.jsonl --kl_coef 1", "--kl_coef"),
+        (f"python {CURVE} --shares 0.1 -- --kl_coef 1", "--kl_coef"),
     ],
 )
 def test_a_planted_mistake_is_caught(command, expected):
