@@ -41,7 +41,7 @@ def main() -> None:
         if args.self_check and checkpoints.is_new:  # KL is 0 before the first update alone
             run_self_check(args, world, tokenizer, models, prompts.train[:CHECKED_PROMPTS])
 
-        with MetricLogger(args, world, total_steps=args.max_steps, found=found) as log:
+        with MetricLogger(args, world, total_steps=args.max_steps, checkpoint=found) as log:
             run_ppo(args, world, tokenizer, prompts, models, log, checkpoints, judge)
 
         output = Path(args.output_dir)

@@ -137,7 +137,7 @@ def test_success_beside_the_first_host_needs_a_new_marker(
     if now:
         complete.write_bytes(now)
     launched = launch._Launched(status=status)
-    assert launch._status_beside(launched, complete, before) == expected
+    assert launch._decide_status_beside(launched, complete, before) == expected
 
 
 def test_remote_ranks_get_what_counts_and_the_users_own_lines(two_hosts, tmp_path, monkeypatch):

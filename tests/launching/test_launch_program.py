@@ -216,7 +216,7 @@ def test_two_signals_before_the_launcher_is_started_do_not_reach_our_own_group(m
     launched.receive(signal.SIGINT)
     assert sent == []
     launched.group = 4_194_305  # above any process id
-    launched.hand_on()
+    launched.forward_signal()
     assert sent == [(4_194_305, signal.SIGKILL)]
 
 

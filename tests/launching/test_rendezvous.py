@@ -50,13 +50,13 @@ def args(seconds: float) -> EngineArgs:
 
 def test_one_rank_waits_for_nobody(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
-    with rendezvous.met(args(1)):
+    with rendezvous.meet_ranks(args(1)):
         pass
 
 
 def test_rank_0_names_the_ranks_that_did_not_come(rank_of, capfd, find_free_port):
     rank_of(0, find_free_port)
-    with pytest.raises(SystemExit) as ended, rendezvous.met(args(0.5)):
+    with pytest.raises(SystemExit) as ended, rendezvous.meet_ranks(args(0.5)):
         pytest.fail("met")
     assert ended.value.code == 4
     error = capfd.readouterr().err
@@ -66,7 +66,7 @@ def test_rank_0_names_the_ranks_that_did_not_come(rank_of, capfd, find_free_port
 
 def test_another_rank_names_the_address_where_rank_0_is_not(rank_of, capfd, find_free_port):
     rank_of(1, find_free_port)
-    with pytest.raises(SystemExit) as ended, rendezvous.met(args(0.5)):
+    with pytest.raises(SystemExit) as ended, rendezvous.meet_ranks(args(0.5)):
         pytest.fail("met")
     assert ended.value.code == 4
     lines = [line for line in capfd.readouterr().err.splitlines() if ": error: " in line]
@@ -78,7 +78,7 @@ def test_another_rank_names_the_address_where_rank_0_is_not(rank_of, capfd, find
 def test_a_taken_port_is_named(rank_of, capfd):
     taken = server()
     rank_of(0, taken.port)
-    with pytest.raises(SystemExit) as ended, rendezvous.met(args(5)):
+    with pytest.raises(SystemExit) as ended, rendezvous.meet_ranks(args(5)):
         pytest.fail("met")
     assert ended.value.code == 4
     assert f"rank 0 cannot listen on port {taken.port}" in capfd.readouterr().err
@@ -104,9 +104,9 @@ def other_rank(port: int, address: str = "10.0.0.2", name: str = "beta") -> thre
 @pytest.mark.parametrize("is_elsewhere", [True, False])
 def test_only_other_hosts_are_watched(rank_of, find_free_port, is_elsewhere):
     rank_of(0, find_free_port)
-    here = (rendezvous._address_towards("127.0.0.1"), socket.gethostname())
+    here = (rendezvous._find_address_towards("127.0.0.1"), socket.gethostname())
     other = other_rank(find_free_port, *(() if is_elsewhere else here))
-    with rendezvous.met(args(30)):
+    with rendezvous.meet_ranks(args(30)):
         names = {thread.name for thread in threading.enumerate()}
         assert ("host-watch" in names) is is_elsewhere
     other.join()
@@ -114,10 +114,10 @@ def test_only_other_hosts_are_watched(rank_of, find_free_port, is_elsewhere):
 
 @pytest.mark.parametrize("own", ["127.0.1.1", "127.0.0.1", ""])
 def test_a_host_whose_own_name_means_loopback_looks_towards_another(own, monkeypatch):
-    monkeypatch.setattr(rendezvous, "_address_towards", {"10.0.0.2": "10.0.0.1"}.get)
+    monkeypatch.setattr(rendezvous, "_find_address_towards", {"10.0.0.2": "10.0.0.1"}.get)
     ranks = [Rank(0, own, "alpha"), Rank(1, "10.0.0.2", "beta")]
-    assert rendezvous._address_towards_others(ranks[0], ranks) == "10.0.0.1"
-    assert rendezvous._address_towards_others(ranks[1], ranks) == "10.0.0.2"
+    assert rendezvous._find_shared_address(ranks[0], ranks) == "10.0.0.1"
+    assert rendezvous._find_shared_address(ranks[1], ranks) == "10.0.0.2"
 
 
 @pytest.mark.parametrize(
@@ -133,10 +133,10 @@ def test_a_host_whose_own_name_means_loopback_looks_towards_another(own, monkeyp
 def test_a_broken_connection_is_one_line_and_our_own_mistakes_are_none(
     rank_of, find_free_port, capfd, monkeypatch, error, expected
 ):
-    monkeypatch.setattr(rendezvous._Watch, "_look", lambda _: None)
+    monkeypatch.setattr(rendezvous._Watch, "_watch", lambda _: None)
     rank_of(0, find_free_port)
     other = other_rank(find_free_port)
-    with pytest.raises((SystemExit, RuntimeError)) as ended, rendezvous.met(args(30)):
+    with pytest.raises((SystemExit, RuntimeError)) as ended, rendezvous.meet_ranks(args(30)):
         raise error
     other.join()
     assert getattr(ended.value, "code", None) == expected
@@ -179,14 +179,14 @@ def test_a_host_that_falls_silent_ends_the_process_and_is_named():
 
 
 def test_an_address_is_found_on_its_interface():
-    assert rendezvous._interface_of("127.0.0.1") == "lo"
-    assert rendezvous._interface_of("192.0.2.1") == ""
-    assert rendezvous._address_towards("127.0.0.1") == "127.0.0.1"
+    assert rendezvous._find_interface("127.0.0.1") == "lo"
+    assert rendezvous._find_interface("192.0.2.1") == ""
+    assert rendezvous._find_address_towards("127.0.0.1") == "127.0.0.1"
 
 
 def test_an_interface_that_the_user_names_is_kept(monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
-    rendezvous._choose_interface("127.0.0.1")
+    rendezvous._set_interface("127.0.0.1")
     assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.launching.slurm_rank import first_host, set_rank_variables, tasks_on
+from training.launching.slurm_rank import count_tasks, parse_first_host, set_rank_variables
 
 TASK = {  # the third of four tasks on two nodes: job 21034, step 1
     "SLURM_JOB_ID": "21034",
@@ -85,12 +85,12 @@ def test_a_task_takes_its_gpu_among_those_that_it_sees(seen, local_rank):
     ],
 )
 def test_the_first_host_of_a_list(nodes, first):
-    assert first_host(nodes) == first
+    assert parse_first_host(nodes) == first
 
 
 @pytest.mark.parametrize(("node", "tasks"), [(0, 4), (1, 4), (2, 1), (3, 2)])
 def test_tasks_of_a_node(node, tasks):
-    assert tasks_on(node, "4(x2),1,2") == tasks
+    assert count_tasks(node, "4(x2),1,2") == tasks
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ ENDLESS = """
     print("ready")
     while not stopping.should_stop():
         time.sleep(0.01)
-    print(stopping.reason())
+    print(stopping.name_signal())
     time.sleep(60)
 """
 TRAINING = f"""

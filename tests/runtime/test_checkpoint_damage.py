@@ -16,7 +16,7 @@ from torch import nn
 
 from training.arguments.parsing import UserError
 from training.arguments.sft import SFTArgs
-from training.runtime.checkpoint_store import CheckpointStore, damage
+from training.runtime.checkpoint_store import CheckpointStore, find_damage
 from training.runtime.distributed import World
 from training.runtime.resume import find_checkpoint
 from training.runtime.saver import CheckpointSaver
@@ -50,7 +50,7 @@ class Engine:
         self.module(torch.ones(1, 64)).sum().backward()
         self._optimizer.step()
 
-    def optimizers(self) -> list[torch.optim.Optimizer]:
+    def list_optimizers(self) -> list[torch.optim.Optimizer]:
         return [self._optimizer]
 
 
@@ -100,7 +100,7 @@ def test_every_byte_of_a_manifest_counts(saved):
             is_same = json.loads(path.read_bytes()) == json.loads(whole)
         except ValueError:
             is_same = False
-        assert is_same or damage(saved[1]), place
+        assert is_same or find_damage(saved[1]), place
 
 
 def test_a_checkpoint_gives_back_what_was_saved(args, saved):
@@ -147,7 +147,7 @@ def test_on_a_full_disk_the_save_fails_the_run_goes_on_and_says_so(args, small_d
     assert [path.name for path in sorted((small_disk / "out" / "checkpoints").glob("[!l]*"))] == [
         "step_000001", "step_000002",
     ]  # fmt: skip
-    assert CheckpointStore(args.output_dir, keep=2).newest().problems == []
+    assert CheckpointStore(args.output_dir, keep=2).find_newest()[1] == []
     (small_disk / "filler").unlink()
     shutil.rmtree(small_disk / "out" / "checkpoints" / "step_000001")
     assert made.save(4)

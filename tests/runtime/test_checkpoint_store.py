@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.runtime.checkpoint_store import CheckpointStore, damage
+from training.runtime.checkpoint_store import CheckpointStore, find_damage
 
 CONTENT = {"state.json": b'{"step": 3}', "actor.safetensors": bytes(range(256)) * 9}
 
@@ -26,12 +26,12 @@ def names(tmp_path):
 
 
 def test_what_is_saved_is_found_and_whole(store, tmp_path):
-    assert store.newest().folder is None
+    assert store.find_newest()[0] is None
     folder = store.save(3, write)
     assert folder == tmp_path / "checkpoints" / "step_000003"
     assert (folder / "actor.safetensors").read_bytes() == CONTENT["actor.safetensors"]
-    assert store.newest().folder == folder
-    assert damage(folder) == ""
+    assert store.find_newest()[0] == folder
+    assert find_damage(folder) == ""
     assert names(tmp_path) == ["latest", "step_000003"]
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step_000003\n"
 
@@ -40,7 +40,7 @@ def test_the_newest_two_are_kept_by_step_not_by_name(store, tmp_path):
     for step in (999_999, 1_000_000, 1_000_001):
         store.save(step, write)
     assert names(tmp_path) == ["latest", "step_1000000", "step_1000001"]
-    assert store.newest().folder == tmp_path / "checkpoints" / "step_1000001"
+    assert store.find_newest()[0] == tmp_path / "checkpoints" / "step_1000001"
 
 
 def test_the_best_are_kept_besides_the_newest(tmp_path):
@@ -77,14 +77,14 @@ def test_the_same_step_again_takes_nothing_away_before_it_is_whole(store, tmp_pa
 
     def look(folder: Path) -> None:
         write(folder)
-        assert damage(first) == ""
+        assert find_damage(first) == ""
 
     second = store.save(3, look)
     assert second.name == "step_000003.2"
-    assert store.newest().folder == second
+    assert store.find_newest()[0] == second
     assert names(tmp_path) == ["latest", "step_000003.2"]
     store.save(4, write)
-    assert store.newest().folder == tmp_path / "checkpoints" / "step_000004"
+    assert store.find_newest()[0] == tmp_path / "checkpoints" / "step_000004"
     assert names(tmp_path) == ["latest", "step_000003.2", "step_000004"]
 
 
@@ -119,11 +119,10 @@ def test_each_file_harmed_in_each_way_is_noticed_and_the_one_before_is_taken(sto
     before, newest = store.save(1, write), store.save(2, write)
     if name == "manifest.json" and harm is truncate:
         harm(newest / name)  # the newline at its end; nothing is lost yet
-        assert store.newest().folder == newest
+        assert store.find_newest()[0] == newest
     harm(newest / name)
-    found = store.newest()
-    assert found.folder == before
-    [problem] = found.problems
+    checkpoint, [problem] = store.find_newest()
+    assert checkpoint == before
     assert str(newest) in problem
     assert name in problem or name == "manifest.json"
 
@@ -134,14 +133,14 @@ def test_a_manifest_that_names_files_outside_is_refused(store, tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["../../secret"] = {"bytes": 0, "sha256": "0"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert "outside" in damage(folder)
+    assert "outside" in find_damage(folder)
 
 
 @pytest.mark.parametrize("manifest", ["{}", "[]", "null", '{"a": 1}', '{"a": {"bytes": "x"}}'])
 def test_a_manifest_of_another_shape_is_damage(store, manifest):
     folder = store.save(1, write)
     (folder / "manifest.json").write_text(manifest)
-    assert "manifest.json" in damage(folder)
+    assert "manifest.json" in find_damage(folder)
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -154,7 +153,7 @@ def test_a_save_that_fails_leaves_what_was_there_and_nothing_half_written(store,
 
     with pytest.raises(type(error)):
         store.save(2, fails)
-    assert store.newest().folder == before
+    assert store.find_newest()[0] == before
     assert names(tmp_path) == ["latest", "step_000001"]
 
 
@@ -162,7 +161,7 @@ def test_the_remains_of_a_killed_save_are_never_read_and_are_swept(store, tmp_pa
     remains = tmp_path / "checkpoints" / ".step_000005.writing"
     remains.mkdir(parents=True)
     write(remains)
-    assert store.newest().folder is None
+    assert store.find_newest()[0] is None
     store.save(6, write)
     assert not remains.exists()
 

@@ -96,7 +96,7 @@ for dies in ("nobody", "the inner launcher", "the outer launcher"):
             if not os.fork():
                 os.close(held)
                 time.sleep(0.5)
-                is_orphan = ancestors._is_orphan(ancestors._ancestors(2))
+                is_orphan = ancestors._is_orphan(ancestors._list_ancestors(2))
                 os.write(tells, str(is_orphan).encode())
                 os._exit(0)
             launch("the inner launcher")

@@ -65,7 +65,7 @@ def interrupted(args, alone, tmp_path):
 
 
 def test_a_resumed_run_cuts_its_files_back_and_goes_on(args, alone, tmp_path, interrupted):
-    with MetricLogger(args, alone, total_steps=3, found=interrupted) as log:
+    with MetricLogger(args, alone, total_steps=3, checkpoint=interrupted) as log:
         log.log(2, {"loss": 2.5})
         log.log_samples(2, [{"prompt": "again"}])
     out = tmp_path / "out"
@@ -82,7 +82,7 @@ def test_in_another_folder_a_resumed_run_brings_what_was_written(
     args, alone, tmp_path, interrupted
 ):
     there = replace(args, output_dir=str(tmp_path / "there"))
-    with MetricLogger(there, alone, total_steps=3, found=interrupted) as log:
+    with MetricLogger(there, alone, total_steps=3, checkpoint=interrupted) as log:
         log.log(2, {"loss": 2.5})
     assert [row["loss"] for row in rows(tmp_path / "there", "metrics.jsonl")] == [3.0, 2.5]
     assert [row["loss"] for row in rows(tmp_path / "out", "metrics.jsonl")] == [3.0, 2.0]
@@ -150,7 +150,7 @@ def test_going_on_keeps_the_adapter_and_drops_what_lies_ahead(args, alone, tmp_p
     (out / "adapter" / "adapter_config.json").write_text("{}")
     ahead = out / "checkpoints" / "step_000002"
     ahead.mkdir()
-    with MetricLogger(args, alone, total_steps=3, found=interrupted):
+    with MetricLogger(args, alone, total_steps=3, checkpoint=interrupted):
         pass
     assert (out / "adapter" / "adapter_config.json").exists()
     assert interrupted.folder.is_dir()

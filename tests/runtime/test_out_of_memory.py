@@ -9,7 +9,7 @@ from training.arguments.ppo import PPOArgs
 from training.arguments.self_check import SelfCheckArgs
 from training.arguments.sft import SFTArgs
 from training.models.folders import explain_weight_errors
-from training.runtime.out_of_memory import advice, explain_out_of_memory, is_out_of_memory
+from training.runtime.out_of_memory import explain_out_of_memory, is_out_of_memory, suggest_flags
 
 
 @pytest.mark.parametrize(
@@ -108,4 +108,4 @@ def test_weights_that_cannot_be_read_for_want_of_memory_are_no_damaged_ones():
     ],
 )  # fmt: skip
 def test_only_what_helps_and_is_not_set_yet_is_advised(phase, args, ranks, on_gpu, expected):
-    assert advice(phase, args, ranks=ranks, on_gpu=on_gpu) == expected
+    assert suggest_flags(phase, args, ranks=ranks, on_gpu=on_gpu) == expected

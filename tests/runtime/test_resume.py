@@ -135,7 +135,7 @@ def test_other_ranks_and_zero_stages_need_no_consent_and_are_said_in_one_line(
     assert found_by(other, alone).world_size == 2
     said = [record.getMessage() for record in caplog.records if "layout" in record.getMessage()]
     assert said == [
-        "going on in another layout: ranks 2 -> 1, --zero_stage 2 -> 3, "
+        "resuming in another layout: ranks 2 -> 1, --zero_stage 2 -> 3, "
         "--offload_optimizer false -> true; the same run within rounding, not to the last bit"
     ]
 
@@ -147,7 +147,9 @@ def test_what_else_has_changed_still_needs_consent_and_the_layout_is_not_blamed(
         find_checkpoint(other, alone)
 
 
-@pytest.mark.parametrize(("dropout", "holds"), [(0.0, "within rounding"), (-1.0, "draws anew")])
+@pytest.mark.parametrize(
+    ("dropout", "holds"), [(0.0, "within rounding"), (-1.0, "drawn differently")]
+)
 def test_with_dropout_another_layout_is_not_the_same_run(tmp_path, alone, caplog, dropout, holds):
     args = SFTArgs(output_dir=str(tmp_path / "out"), dropout=dropout)
     state = {"step": 3, "progress": {}, "settings": asdict(args), "world_size": 2}

@@ -177,7 +177,7 @@ def test_a_cancelled_job_stays_cancelled(cluster, flags, tmp_path):
     cluster.run("scancel", job)
     assert cluster.ended(job) == "CANCELLED"
     assert "stopped by SIGTERM" in cluster.printed("step1_sft", job)
-    assert "requeued and goes on" not in cluster.printed("step1_sft", job)
+    assert "requeued and resumes" not in cluster.printed("step1_sft", job)
     assert cluster.run("squeue", "--noheader").stdout == ""
 
 

@@ -52,7 +52,7 @@ def ended(output: Path, number: int) -> Path:
 def tell(output: Path, number: int, status: int) -> None:
     """What came of a launch, and how far its checkpoint is."""
     found: dict[str, Any] = {"status": status}
-    folder = CheckpointStore(output, keep=1).newest().folder
+    folder = CheckpointStore(output, keep=1).find_newest()[0]
     if folder is not None:
         state = json.loads((folder / "state.json").read_text())
         found |= {"step": state["step"], "progress": state["progress"]}

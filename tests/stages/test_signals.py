@@ -86,7 +86,7 @@ def process_of(program: Program, which: str) -> int:
 
 def is_saved(folder: Path) -> bool:
     """A whole checkpoint of the last step that was logged, and the word of the launch."""
-    saved = CheckpointStore(folder / "out", keep=1).newest().folder
+    saved = CheckpointStore(folder / "out", keep=1).find_newest()[0]
     if saved is None or not (folder / "out" / "stopped.json").is_file():
         return False
     state = json.loads((saved / "state.json").read_text())
@@ -154,7 +154,7 @@ def test_one_signal_saves_and_ends_the_run(outcomes, case):
     assert ended.status == 75 if is_told else ended.status != 0
     assert ended.seconds < STOP_SECONDS
     assert is_saved(ended.folder), ended.output
-    assert "and saved; the same command goes on" in ended.output
+    assert "and saved; the same command resumes" in ended.output
 
 
 @pytest.mark.slow

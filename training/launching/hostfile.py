@@ -1,9 +1,9 @@
-"""Several hosts without a scheduler: what run.sh's environment asks of the `deepspeed` launcher.
+"""Flags of the `deepspeed` launcher for several hosts without a scheduler.
 
-HOSTFILE names a file with a line `HOST slots=PROCESSES` for each host. With it alone, `deepspeed`
-reaches the hosts by pdsh and ssh; with NODE_RANK too, which counts the file's lines from 0, this
-call starts that host's part only, and the same is called on each. MASTER_ADDR is where the hosts
-find the first one, if not by its name in the file. Only the standard library is imported here.
+HOSTFILE names a file with a line `HOST slots=PROCESSES` per host. With HOSTFILE only, `deepspeed`
+starts all hosts by pdsh and ssh. With NODE_RANK (the number of a line, from 0) as well, it starts
+the ranks of that host, and the user runs the command on every host. MASTER_ADDR is the address of
+the first host, by default its name in the file. Only the standard library is imported here.
 """
 
 import shutil
@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-UNASKED = Path("/job/hostfile")  # where `deepspeed` looks for hosts by itself
-ENVIRONMENT_FILE = ".deepspeed_env"  # deepspeed's own, of the home folder and of this one
-# Besides those that deepspeed hands on by itself: PYTHON... alone where the launcher has no GPU.
-HANDED_ON = (
+UNASKED = Path("/job/hostfile")  # `deepspeed` reads it by default
+ENVIRONMENT_FILE = ".deepspeed_env"  # deepspeed reads it in the home folder and in this one
+# Variables for remote ranks. Without a GPU here, deepspeed itself forwards only PYTHON...
+FORWARDED = (
     "OMP_NUM_THREADS",
     "CLASSIC_RLHF_CACHE",
     "CLASSIC_RLHF_LAUNCH",
@@ -31,18 +31,18 @@ NO_SECRETS = ("HF_TOKEN_PATH", "HF_HUB_DISABLE_IMPLICIT_TOKEN")
 
 
 def read_slots(environment: Mapping[str, str]) -> dict[str, int]:
-    """Processes on each host of HOSTFILE, in its order; none where there is no HOSTFILE.
+    """Return the processes per host of HOSTFILE, in its order; {} without a HOSTFILE.
 
-    NUM_GPUS is that many on each. Raises `ValueError` for a file that `deepspeed` would pass over,
-    or trip over with a traceback.
+    NUM_GPUS overrides the number on every host. Raises `ValueError` for a file that `deepspeed`
+    would ignore, or fail on with a traceback.
     """
     name = environment.get("HOSTFILE", "")
     if not name:
         return {}
     path = Path(name)
-    if not path.is_file():  # deepspeed would go on with this host alone
+    if not path.is_file():  # deepspeed would use this host only
         raise ValueError(f"HOSTFILE={name}: no such file; give one with a line `HOST slots=N` each")
-    found: dict[str, int] = {}
+    slots: dict[str, int] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         words = line.partition("#")[0].split()
         if not words:
@@ -50,27 +50,27 @@ def read_slots(environment: Mapping[str, str]) -> dict[str, int]:
         count = words[1].removeprefix("slots=") if len(words) == 2 else ""
         if not count.isdecimal() or int(count) < 1 or not words[1].startswith("slots="):
             raise ValueError(f"{name}:{number}: a line is `HOST slots=N`, got {line.strip()!r}")
-        if words[0] in found:
+        if words[0] in slots:
             raise ValueError(f"{name}:{number}: host {words[0]} is in a line above already")
-        found[words[0]] = int(count)
-    if not found:
+        slots[words[0]] = int(count)
+    if not slots:
         raise ValueError(f"HOSTFILE={name}: no host in it; a line is `HOST slots=N`")
     wanted = int(environment.get("NUM_GPUS") or 0)
-    for host in found:
-        if wanted > found[host]:
-            raise ValueError(f"NUM_GPUS={wanted}: {name} gives host {host} slots={found[host]}")
-    return {host: wanted or count for host, count in found.items()}
+    for host in slots:
+        if wanted > slots[host]:
+            raise ValueError(f"NUM_GPUS={wanted}: {name} gives host {host} slots={slots[host]}")
+    return {host: wanted or number for host, number in slots.items()}
 
 
 def build_launcher_flags(environment: Mapping[str, str], *, is_dry_run: bool = False) -> list[str]:
-    """Flags of `deepspeed` for the hosts of HOSTFILE; `ValueError` for what cannot be started.
+    """Build flags of `deepspeed` for the hosts of HOSTFILE; `ValueError` if a host cannot be used.
 
-    A dry run starts nothing elsewhere, so no host is tried.
+    A dry run starts nothing on other hosts, so none is tried.
     """
     hosts = list(read_slots(environment))
     rank = environment.get("NODE_RANK", "")
     if not hosts:
-        if rank not in ("", "0"):  # it would train alone, and write where the first host does
+        if rank not in ("", "0"):  # it would train alone, and overwrite the first host's output
             raise ValueError(
                 f"NODE_RANK={rank} but no HOSTFILE: name the file of hosts, or unset NODE_RANK for "
                 "this host alone"
@@ -90,18 +90,22 @@ def build_launcher_flags(environment: Mapping[str, str], *, is_dry_run: bool = F
         return [*flags, "--no_ssh_check"]
     if not rank.isdecimal() or int(rank) >= len(hosts):
         raise ValueError(
-            f"NODE_RANK must be 0 to {len(hosts) - 1}, the place of this host among those of "
+            f"NODE_RANK must be 0 to {len(hosts) - 1}, the position of this host in "
             f"{environment['HOSTFILE']}, got {rank!r}"
         )
     return [*flags, "--node_rank", rank, "--no_ssh"]
 
 
 def _check_ssh(hosts: list[str]) -> None:
-    """`deepspeed` itself tries the first host alone, and ends with a traceback."""
-    options = ("BatchMode=yes", "ConnectTimeout=10", "ControlPath=none")  # it must not ask or stay
+    """Try all hosts: `deepspeed` itself tries only the first, and fails with a traceback."""
+    options = (
+        "BatchMode=yes",
+        "ConnectTimeout=10",
+        "ControlPath=none",
+    )  # no prompt, no shared connection
     command = ["ssh", *(word for option in options for word in ("-o", option))]
     with ThreadPoolExecutor() as pool:
-        answers = pool.map(lambda host: _answer([*command, host, "hostname"]), hosts)
+        answers = pool.map(lambda host: _find_failure([*command, host, "hostname"]), hosts)
     for host, error in zip(hosts, answers, strict=True):
         if error is not None:
             raise ValueError(
@@ -110,8 +114,8 @@ def _check_ssh(hosts: list[str]) -> None:
             )
 
 
-def _answer(command: list[str]) -> str | None:
-    """None, or in one line why the command failed."""
+def _find_failure(command: list[str]) -> str | None:
+    """Run a command. Return None, or one line that says why it failed."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
@@ -123,7 +127,7 @@ def _answer(command: list[str]) -> str | None:
 
 
 def count_ranks(environment: Mapping[str, str]) -> dict[str, str]:
-    """How many ranks HOSTFILE makes, in the variables that each of them would be told."""
+    """Return WORLD_SIZE and LOCAL_WORLD_SIZE of the ranks of HOSTFILE; {} without one."""
     counts = read_slots(environment).values()
     if not counts:
         return {}
@@ -131,13 +135,13 @@ def count_ranks(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_one_host(flags: list[str]) -> bool:
-    """Whether all ranks will be below the launcher, and not below another host's ssh."""
+    """True if all ranks will be descendants of the launcher, none of another host's ssh."""
     asked = any(flag.startswith(("-H", "--host", "--force")) for flag in flags)
     return not asked and not UNASKED.exists()
 
 
 def is_first_host(flags: list[str]) -> bool:
-    """Whether rank 0, which writes the output folder, is on this host or started from it."""
+    """True if rank 0, which writes the output folder, is on this host or is started from it."""
     for index, word in enumerate(flags):
         name, _, value = word.partition("=")
         if name == "--node_rank":
@@ -147,17 +151,17 @@ def is_first_host(flags: list[str]) -> bool:
 
 @contextmanager
 def write_remote_environment(environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """What `deepspeed` needs in its environment for remote ranks to have the rest of ours.
+    """Yield an environment in which `deepspeed` forwards our variables to remote ranks.
 
-    Over ssh it hands little on, but all of a file, where the user's own lines are kept.
+    Over ssh it forwards few variables, but all lines of a file. The user's lines in it are kept.
     """
     if not environment.get("HOSTFILE"):
         yield dict(environment)
         return
-    own = environment.get("DS_ENV_FILE", ENVIRONMENT_FILE)
-    files = [folder / own for folder in (Path.home(), Path()) if (folder / own).is_file()]
+    name = environment.get("DS_ENV_FILE", ENVIRONMENT_FILE)
+    files = [folder / name for folder in (Path.home(), Path()) if (folder / name).is_file()]
     kept = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-    ours = [f"{name}={value}" for name, value in environment.items() if _is_handed_on(name)]
+    ours = [f"{name}={value}" for name, value in environment.items() if _is_forwarded(name)]
     lines = [line for line in [*ours, *kept] if "=" in line]
     with tempfile.NamedTemporaryFile("w", suffix=".env", encoding="utf-8") as file:
         file.write("".join(f"{line}\n" for line in lines))
@@ -165,7 +169,7 @@ def write_remote_environment(environment: Mapping[str, str]) -> Iterator[dict[st
         yield {**environment, "DS_ENV_FILE": file.name}
 
 
-def _is_handed_on(name: str) -> bool:
+def _is_forwarded(name: str) -> bool:
     if name not in NO_SECRETS and any(secret in name for secret in SECRETS):
         return False
-    return any(name == word or (word.endswith("_") and name.startswith(word)) for word in HANDED_ON)
+    return any(name == word or (word.endswith("_") and name.startswith(word)) for word in FORWARDED)

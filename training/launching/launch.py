@@ -1,14 +1,13 @@
-"""Start a stage's program, under the `deepspeed` launcher if it has several ranks, and tell the
-truth about its end.
+"""Start a stage's program, under the `deepspeed` launcher if it has several ranks, and report its
+real exit status.
 
 python -m training.launching.launch [launcher flags --] PROGRAM [program flags]
 
-The launcher can exit 0 after its ranks were killed, and dies on SIGTERM without them. So it runs in
-a process group of its own: a signal to this process reaches every rank, nothing is left behind,
-and exit status 0 needs the completion marker of this very launch, as 75 (stopped by a signal, and
-saved) needs a rank's word, or that none had begun. A second signal ends everything at once. One
-rank needs no launcher, whose two processes import deepspeed each: it starts six seconds sooner
-without.
+The launcher can exit 0 after its ranks were killed, and on SIGTERM it dies without them. So it runs
+in its own process group: a signal to this process reaches every rank, and no process is left. Exit
+status 0 requires the completion marker of this launch; 75 (stopped by a signal, and saved) requires
+a rank's marker, or that no rank had begun. A second signal ends everything at once. One rank starts
+without the launcher, whose two processes import deepspeed: that saves six seconds.
 """
 
 import json
@@ -19,6 +18,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,15 +30,15 @@ from training.launching.stopping import NOTHING_LOST, SIGNALS, STOPPED
 
 GRACE_SECONDS = 60.0  # for ranks whose launcher is gone: they save first
 SAVING_SECONDS = 600.0  # for ranks that were asked to stop, or whose launcher is gone
-ECHO_SECONDS = 2.0  # in which a further signal is taken for the first one's echo
-LAUNCH_ID = "CLASSIC_RLHF_LAUNCH"  # environment variable: which launch a marker belongs to
-LAUNCHED_BY = "CLASSIC_RLHF_LAUNCHED_BY"  # and the process id of this program
-SHARED_SECONDS = 60.0  # in which a shared file system shows another host's file
+ECHO_SECONDS = 2.0  # after the first signal; others are ignored as its echo
+LAUNCH_ID = "CLASSIC_RLHF_LAUNCH"  # environment variable: the launch, for markers
+LAUNCHED_BY = "CLASSIC_RLHF_LAUNCHED_BY"  # environment variable: the process id of this program
+SHARED_SECONDS = 60.0  # for a shared file system to show another host's file
 NOT_FINISHED = (
     "launch: error: the launcher reported success but the run did not finish (was it killed?); run "
     "the same command again\n"
 )
-LOOK_SECONDS = 0.5  # between two looks whether a rank has begun, or still saves
+POLL_SECONDS = 0.5
 
 
 def main() -> int:
@@ -49,8 +49,9 @@ def main() -> int:
     if {"-h", "--help"} & set(program):
         os.execv(sys.executable, [sys.executable, *program])
     try:
-        launcher = _launcher()
-        launcher_flags += hostfile.build_launcher_flags(os.environ, is_dry_run=_is_dry_run(program))
+        launcher = _find_launcher()
+        is_dry_run = _is_dry_run(program)
+        launcher_flags += hostfile.build_launcher_flags(os.environ, is_dry_run=is_dry_run)
     except ValueError as mistake:
         sys.stderr.write(f"launch: error: {mistake}\n")
         return 2
@@ -58,34 +59,32 @@ def main() -> int:
     environment = {**os.environ, LAUNCH_ID: launch_id, LAUNCHED_BY: str(os.getpid())}
     has_accelerator = _has_accelerator()
     if not has_accelerator:
-        environment.setdefault("DS_ACCELERATOR", "cpu")  # else each process warns that it is one
-    is_dry_run = _is_dry_run(program)
+        environment.setdefault("DS_ACCELERATOR", "cpu")  # else each process logs a warning
     complete = parse_output_folder(program) / "complete.json"
-    before = _content(complete)
-    if is_dry_run:  # it reckons with the ranks that there would be, alone
+    before = _read_bytes(complete)
+    if is_dry_run:  # one process that estimates for all ranks
         environment |= hostfile.count_ranks(os.environ)
-        environment.setdefault("NUM_GPUS", _options(launcher_flags).get("--num_gpus", ""))
+        environment.setdefault("NUM_GPUS", _parse_options(launcher_flags).get("--num_gpus", ""))
         command = [sys.executable, "-u", *program]
     elif _is_one_rank(launcher_flags, has_accelerator):
-        environment = _alone(environment, launcher_flags)
+        environment = _build_one_rank_environment(environment, launcher_flags)
         command = [sys.executable, "-u", *program]
     else:
-        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # with them a launcher looks like a rank
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # they would mark a launcher as a rank
             environment.pop(name, None)
         if hostfile.is_one_host(launcher_flags) and "--master_port" not in launcher_flags:
             launcher_flags = ["--master_port", str(find_free_port()), *launcher_flags]
         command = [sys.executable, launcher, "--log_level", "critical", *launcher_flags, *program]
     with hostfile.write_remote_environment(environment) as environment:
-        launched = _run(
-            command, environment, may_be_elsewhere=not hostfile.is_one_host(launcher_flags)
-        )
+        has_hidden_ranks = not hostfile.is_one_host(launcher_flags)
+        launched = _run(command, environment, has_hidden_ranks)
         _end_group(launched)
     if hostfile.is_first_host(launcher_flags) and not is_dry_run:
-        return _status(launched, program, launch_id)
-    return launched.status if is_dry_run else _status_beside(launched, complete, before)
+        return _decide_status(launched, program, launch_id)
+    return launched.status if is_dry_run else _decide_status_beside(launched, complete, before)
 
 
-def _launcher() -> str:
+def _find_launcher() -> str:
     wanted = os.environ.get("NUM_GPUS", "1")
     if not wanted.isdecimal() or int(wanted) < 1:
         raise ValueError(f"NUM_GPUS must be a number of processes, got {wanted!r}")
@@ -100,27 +99,27 @@ def _launcher() -> str:
 
 @dataclass
 class _Launched:
-    """A launcher in a process group of its own, and the signals to hand on to its ranks."""
+    """A launcher in its own process group, and the signals to forward to its ranks."""
 
     has_begun: bool = False  # a rank may have something to save
-    group: int = 0  # 0 until it is started
+    group: int = 0  # 0 before it is started
     status: int = 0  # as a shell gives it
     signals: list[int] = field(default_factory=list)
     first_at: float = 0.0
 
     def receive(self, number: int, frame: FrameType | None = None) -> None:
-        """Ask the ranks to stop; the second time end them. Echoes of the first are passed over."""
+        """Ask the ranks to stop; end them on the second signal. Echoes of the first are ignored."""
         now = time.monotonic()
         if self.signals and now - self.first_at <= ECHO_SECONDS:
             return
         if not self.signals:
             self.first_at = now
         self.signals.append(number)
-        if self.group:  # else group 0 would be this process's own
-            self.hand_on()
+        if self.group:  # group 0 would be this process's
+            self.forward_signal()
 
-    def hand_on(self) -> None:
-        """To the ranks alone: their launchers would die of it, or end them after 30 seconds."""
+    def forward_signal(self) -> None:
+        """Signal only the ranks: launchers would die, or end the ranks after 30 seconds."""
         if len(self.signals) > 1:
             signal_group(self.group, signal.SIGKILL)
             return
@@ -133,8 +132,8 @@ class _Launched:
             signal_group(self.group, self.signals[0])
 
 
-def _status(launched: _Launched, program: list[str], launch_id: str) -> int:
-    """What became of the run, whatever its launcher says."""
+def _decide_status(launched: _Launched, program: list[str], launch_id: str) -> int:
+    """Return the run's exit status, by its markers before its launcher's status."""
     if has_marker(program, "complete.json", launch_id):
         if launched.status:
             sys.stderr.write(
@@ -158,20 +157,23 @@ def _status(launched: _Launched, program: list[str], launch_id: str) -> int:
     return launched.status
 
 
-def _status_beside(launched: _Launched, complete: Path, before: bytes) -> int:
-    """On a host without rank 0, whose marker is another launch's: success needs it to be new."""
+def _decide_status_beside(launched: _Launched, complete: Path, before: bytes) -> int:
+    """Return the exit status on a host without rank 0: success requires a new marker.
+
+    It is the marker of the launch on rank 0's host, so its content must differ from `before`.
+    """
     if launched.status or not complete.parent.is_dir():  # the hosts may not share the folder
         return launched.status
     deadline = time.monotonic() + SHARED_SECONDS
-    while _content(complete) in (b"", before):  # rank 0 takes an older run's away
+    while _read_bytes(complete) in (b"", before):  # rank 0 removes an older run's
         if time.monotonic() > deadline:
             sys.stderr.write(NOT_FINISHED)
             return 1
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     return 0
 
 
-def _content(file: Path) -> bytes:
+def _read_bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError:
@@ -179,67 +181,68 @@ def _content(file: Path) -> bytes:
 
 
 def _has_accelerator() -> bool:
-    """Whether a GPU's device file is there; a container may show any one of them."""
+    """True if a GPU's device file exists; a container may show any one of them."""
     names = ("nvidia[0-9]*", "kfd", "dxg")
     return any(next(Path("/dev").glob(name), None) is not None for name in names)
 
 
 def _is_one_rank(launcher_flags: list[str], has_accelerator: bool) -> bool:
-    """Whether this is surely one process on this host; without a GPU it is one unless asked."""
-    options = _options(launcher_flags)
+    """True if this is certainly one process on this host; without a GPU that is the default."""
+    options = _parse_options(launcher_flags)
     known = options.keys() <= {"--num_gpus", "--master_port"} and len(launcher_flags) % 2 == 0
     count = options.get("--num_gpus", "" if has_accelerator else "1")
     return known and count == "1" and hostfile.is_one_host(launcher_flags)
 
 
-def _alone(environment: dict[str, str], launcher_flags: list[str]) -> dict[str, str]:
-    """The environment of the one rank of this host, whatever others a shell or a job had in it."""
+def _build_one_rank_environment(
+    environment: dict[str, str], launcher_flags: list[str]
+) -> dict[str, str]:
+    """Return the environment of an only rank, without variables of a surrounding job."""
     for name in ("CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE", "MASTER_PORT"):
         environment.pop(name, None)
-    if "--master_port" in launcher_flags:
-        port = launcher_flags[launcher_flags.index("--master_port") + 1]
+    if port := _parse_options(launcher_flags).get("--master_port"):
         environment["MASTER_PORT"] = port
-    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-    return {**environment, **alone}
+    one_rank = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    return {**environment, **one_rank}
 
 
-def _options(launcher_flags: list[str]) -> dict[str, str]:
+def _parse_options(launcher_flags: list[str]) -> dict[str, str]:
     return dict(zip(launcher_flags[::2], launcher_flags[1::2], strict=False))
 
 
 def _is_dry_run(program: list[str]) -> bool:
-    """Whether the program is asked for its needs only; given twice, the last one counts."""
-    found = False
+    """True if the program's flags have --dry_run true; the last one counts."""
+    is_dry_run = False
     for index, word in enumerate(program):
         name, _, value = word.replace("-", "_").partition("=")
         if name == "__dry_run":
             following = program[index + 1] if index + 1 < len(program) else ""
             value = value or ("" if following.startswith("--") else following)
-            found = value.lower() in ("", "true", "t", "1", "yes", "y")
-    return found
+            is_dry_run = value.lower() in ("", "true", "t", "1", "yes", "y")
+    return is_dry_run
 
 
 def split_words(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The launcher's own flags, and the program with its."""
+    """Split into the launcher's flags, and the program with its flags."""
     first_program = next((i for i, word in enumerate(arguments) if word.endswith(".py")), None)
     if first_program is None:
         return [], []
     return arguments[:first_program], arguments[first_program:]
 
 
-def _run(command: list[str], environment: dict[str, str], may_be_elsewhere: bool) -> _Launched:
-    """Run the launcher to its end, handing signals on; ranks elsewhere cannot be seen to begin."""
-    launched = _Launched(has_begun=may_be_elsewhere)
+def _run(command: list[str], environment: dict[str, str], has_hidden_ranks: bool) -> _Launched:
+    """Run the launcher to its end, forwarding signals. Hidden ranks may begin unseen."""
+    launched = _Launched(has_begun=has_hidden_ranks)
     for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` and `&` ask for just that
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under `nohup` and `&`
             signal.signal(number, launched.receive)
     started = subprocess.Popen(command, env=environment, start_new_session=True)
     launched.group = started.pid
     if launched.signals:
-        launched.hand_on()
+        launched.forward_signal()
     while not launched.has_begun and started.poll() is None:
         with suppress(subprocess.TimeoutExpired):
-            started.wait(LOOK_SECONDS)
+            started.wait(POLL_SECONDS)
         if find_ranks(launched.group):
             launched.has_begun = True
     status = started.wait()
@@ -248,30 +251,24 @@ def _run(command: list[str], environment: dict[str, str], may_be_elsewhere: bool
 
 
 def _end_group(launched: _Launched) -> None:
-    """End whatever the launcher left running, politely and then not."""
+    """End what the launcher left running: wait for ranks that save, then kill."""
     if launched.signals:
-        _wait_for_group(launched, SAVING_SECONDS)
+        _wait_while(lambda: signal_group(launched.group, 0), SAVING_SECONDS, 0.05)
     signal_group(launched.group, signal.SIGTERM)
-    _wait_for_group(launched, GRACE_SECONDS)
+    _wait_while(lambda: signal_group(launched.group, 0), GRACE_SECONDS, 0.05)
     if not launched.signals:
-        _wait_for_ranks(launched, SAVING_SECONDS)
-    signal_group(launched.group, signal.SIGKILL)  # not waited for: a zombie nobody reaps stays
+        _wait_while(lambda: bool(find_ranks(launched.group)), SAVING_SECONDS, POLL_SECONDS)
+    signal_group(launched.group, signal.SIGKILL)  # no wait: a zombie that nobody reaps stays
 
 
-def _wait_for_group(launched: _Launched, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while signal_group(launched.group, 0) and time.monotonic() < deadline:
-        time.sleep(0.05)
-
-
-def _wait_for_ranks(launched: _Launched, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while find_ranks(launched.group) and time.monotonic() < deadline:
-        time.sleep(LOOK_SECONDS)
+def _wait_while(is_running: Callable[[], bool], limit: float, interval: float) -> None:
+    deadline = time.monotonic() + limit
+    while is_running() and time.monotonic() < deadline:
+        time.sleep(interval)
 
 
 def has_marker(program: list[str], name: str, launch_id: str) -> bool:
-    """Whether the program's output folder says this of this very launch."""
+    """True if the program's output folder has this marker of this launch."""
     try:
         marker = json.loads((parse_output_folder(program) / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -280,7 +277,7 @@ def has_marker(program: list[str], name: str, launch_id: str) -> bool:
 
 
 def parse_output_folder(program: list[str]) -> Path:
-    """What a program's command line says of its --output_dir; given twice, the last one counts."""
+    """Return --output_dir of a program's command line; the last one counts."""
     folder = ""
     words = [word.replace("--output-dir", "--output_dir", 1) for word in program]
     for index, word in enumerate(words):

@@ -1,9 +1,9 @@
-"""Ranks on several hosts: they meet in time, find a common network, and notice a lost host.
+"""Let ranks on several hosts meet in time, choose a common network, and notice a lost host.
 
-A host that is switched off or cut off says nothing: a socket waits for a quarter of an hour, and a
-collective as long as ranks may take to load their data. So the first rank of each host counts aloud
-in the ranks' common store; rank 0 listens to all of them, and all of them to rank 0. Every call on
-the store may block for good once the link is cut, hence one thread that calls and one that looks.
+Nobody is told when a host is switched off: a socket waits for a quarter of an hour, a collective as
+long as ranks may take to load their data. So the first rank of each host counts up in the ranks'
+common store (a heartbeat); rank 0 watches all of them, and they watch rank 0. When the link is cut,
+a call on the store may block forever, hence one thread for these calls and one for the clock.
 """
 
 import datetime
@@ -25,19 +25,19 @@ import torch.distributed as dist
 
 from training.arguments.common import EngineArgs
 
-HOST_LOST = 4  # exit status: another host did not come, or is gone; the same command goes on
+HOST_LOST = 4  # exit status: a host did not come, or is lost; the same command resumes
 BEAT_SECONDS = 1.0
-LEAVING_SECONDS = 5.0  # for a call that is on its way
-TOLD_SECONDS = 1.0  # in which other ranks read what rank 0 has found before its store goes
+LEAVING_SECONDS = 5.0  # for a call in progress
+TOLD_SECONDS = 1.0  # for other ranks to read rank 0's result before its store is gone
 SIOCGIFADDR = 0x8915  # ioctl: the IPv4 address of a network interface
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 MET = "met"
-AGAIN = "run the same command again on every host: it goes on from the newest checkpoint"
+AGAIN = "run the same command again on every host: it resumes from the newest checkpoint"
 
 
 @dataclass(frozen=True)
 class Rank:
-    """What a rank says of itself when it comes."""
+    """A rank, as it introduces itself to the others."""
 
     rank: int
     address: str
@@ -48,25 +48,25 @@ class Rank:
 
 
 @contextmanager
-def met(args: EngineArgs) -> Iterator[None]:
-    """All ranks have come and are on speaking terms; on several hosts they are watched inside.
+def meet_ranks(args: EngineArgs) -> Iterator[None]:
+    """Wait for all ranks; inside, watch the other hosts.
 
-    A rank that does not come, or a host that falls silent, ends the program with one line and
-    status `HOST_LOST`; so does a collective whose connection has broken.
+    A rank that does not come, a silent host, and a broken connection end the program with one line
+    and exit status `HOST_LOST`.
     """
     if os.environ["WORLD_SIZE"] == "1":
         yield
         return
     limit = 60 * min(args.host_timeout_minutes, args.timeout_minutes)
-    store = _store(limit)
-    ranks = _meet(store, limit)
-    firsts = _first_ranks(ranks)
+    store = _connect_store(limit)
+    ranks = _wait_for_ranks(store, limit)
+    firsts = _select_first_ranks(ranks)
     if len(firsts) == 1:
         yield
         return
-    own = ranks[int(os.environ["RANK"])]
-    _choose_interface(_address_towards_others(own, firsts))
-    watch = _Watch(store, own, firsts, limit)
+    this = ranks[int(os.environ["RANK"])]
+    _set_interface(_find_shared_address(this, firsts))
+    watch = _Watch(store, this, firsts, limit)
     is_broken = False
     try:
         yield
@@ -74,24 +74,24 @@ def met(args: EngineArgs) -> Iterator[None]:
         is_broken = _is_broken_connection(error)
         if not is_broken:
             raise
-        _end(
-            f"the connection to another host broke ({_first_line(error)}): see what was said "
+        _exit(
+            f"the connection to another host broke ({_take_first_line(error)}): see the errors "
             f"there; if it never came about, set {GLOO_INTERFACE} (with GPUs "
             f"NCCL_SOCKET_IFNAME too) to the network interface that the hosts share; then {AGAIN}"
         )
     finally:
-        watch.be_silent()
-        if not is_broken:  # else it ends a process that cannot leave the others
+        watch.stop_beating()
+        if not is_broken:  # else the watch ends a process that hangs while leaving the others
             watch.stop()
 
 
-def _store(limit: float) -> Any:
-    """The ranks' common store; rank 0 keeps it, unless torchrun does."""
+def _connect_store(limit: float) -> Any:
+    """Connect to the ranks' common store, which rank 0 serves, or torchrun."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    is_kept_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    is_main = os.environ["RANK"] == "0" and not is_kept_by_agent
-    if not is_main and not is_kept_by_agent:
-        _await_rank_0(address, port, limit)
+    is_torchruns = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    is_main = os.environ["RANK"] == "0" and not is_torchruns
+    if not is_main and not is_torchruns:
+        _wait_for_rank_0(address, port, limit)
     try:
         return dist.TCPStore(  # type: ignore[attr-defined]
             address,
@@ -99,17 +99,17 @@ def _store(limit: float) -> Any:
             is_master=is_main,
             timeout=datetime.timedelta(seconds=limit),
             wait_for_workers=False,
-            multi_tenant=True,  # torch's own set-up finds it again
+            multi_tenant=True,  # torch's init_process_group connects to it again
         )
     except dist.DistError as error:
         if is_main:
-            _end(f"rank 0 cannot listen on port {port} ({_first_line(error)}): give a free "
+            _exit(f"rank 0 cannot listen on port {port} ({_take_first_line(error)}): give a free "
                  "--master_port, the same on every host")  # fmt: skip
-        _end(f"rank 0 at {address}:{port} does not answer ({_first_line(error)}); {AGAIN}")
+        _exit(f"rank 0 at {address}:{port} does not answer ({_take_first_line(error)}); {AGAIN}")
 
 
-def _await_rank_0(address: str, port: int, limit: float) -> None:
-    """Until it listens. The store's own client says much on its way, and tries for longer."""
+def _wait_for_rank_0(address: str, port: int, limit: float) -> None:
+    """Wait until it listens. The store's client would log a lot, and try for longer."""
     deadline = time.monotonic() + limit
     while (left := deadline - time.monotonic()) > 0:
         try:
@@ -118,74 +118,67 @@ def _await_rank_0(address: str, port: int, limit: float) -> None:
         except OSError as error:
             reason = error.strerror or str(error)
         time.sleep(min(0.3, max(left, 0)))
-    _end(
+    _exit(
         f"no answer from rank 0 at {address}:{port} within {limit:g} s (--host_timeout_minutes): "
         f"{reason}; is the same command running there, and may this host reach it?"
     )
 
 
-def _meet(store: Any, limit: float) -> list[Rank]:
-    """Every rank, in order, once all have come."""
-    own, size = _own(), int(os.environ["WORLD_SIZE"])
+def _wait_for_ranks(store: Any, limit: float) -> list[Rank]:
+    """Return all ranks, in order, once they have come."""
+    number, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    address = _find_address_towards(os.environ["MASTER_ADDR"])
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     keys = [f"here/{attempt}/{rank}" for rank in range(size)]
-    store.set(f"beat/{own.rank}", "0")
-    store.set(keys[own.rank], json.dumps([own.rank, own.address, own.name]))
-    if own.rank == 0:
+    store.set(f"beat/{number}", "0")
+    store.set(keys[number], json.dumps([number, address, socket.gethostname()]))
+    if number == 0:
         with suppress(dist.DistError):
             store.wait(keys, datetime.timedelta(seconds=limit))
         missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
         store.set(MET + attempt, json.dumps(missing))
     else:
         try:
-            # Rank 0 may have come last, and it waits as long as this.
+            # Rank 0 may have come last, and then waits for `limit` too.
             store.wait([MET + attempt], datetime.timedelta(seconds=2 * limit))
             missing = json.loads(store.get(MET + attempt))
         except dist.DistError as error:
-            _end(f"rank 0 at {os.environ['MASTER_ADDR']} does not answer ({_first_line(error)}); "
-                 f"{AGAIN}")  # fmt: skip
+            reason = _take_first_line(error)
+            _exit(f"rank 0 at {os.environ['MASTER_ADDR']} does not answer ({reason}); {AGAIN}")
     here = [Rank(*json.loads(store.get(key))) for r, key in enumerate(keys) if r not in missing]
     if missing:
-        time.sleep(TOLD_SECONDS if own.rank == 0 else 0)
+        time.sleep(TOLD_SECONDS if number == 0 else 0)
         listed = ", ".join(map(str, missing))
-        _end(
+        _exit(
             f"of {size} ranks these did not come within {limit:g} s (--host_timeout_minutes): "
-            f"{listed}; here are {', '.join(map(str, _first_ranks(here)))}; start the "
+            f"{listed}; here are {', '.join(map(str, _select_first_ranks(here)))}; start the "
             "same command on every host, each with its own --node_rank"
         )
     return here
 
 
-def _first_ranks(ranks: list[Rank]) -> list[Rank]:
-    """The first of each host. LOCAL_RANK does not tell: it is 0 of all where each sees one GPU."""
-    found: dict[tuple[str, str], Rank] = {}
+def _select_first_ranks(ranks: list[Rank]) -> list[Rank]:
+    """Return the first rank per host. LOCAL_RANK is 0 on all if each sees only its GPU."""
+    firsts: dict[tuple[str, str], Rank] = {}
     for rank in ranks:
-        found.setdefault((rank.name, rank.address), rank)
-    return list(found.values())
+        firsts.setdefault((rank.name, rank.address), rank)
+    return list(firsts.values())
 
 
-def _own() -> Rank:
-    return Rank(
-        int(os.environ["RANK"]),
-        _address_towards(os.environ["MASTER_ADDR"]),
-        socket.gethostname(),
-    )
-
-
-def _address_towards_others(own: Rank, firsts: list[Rank]) -> str:
-    """The way to itself says nothing: on rank 0's host its own name may mean 127.0.1.1."""
+def _find_shared_address(this: Rank, firsts: list[Rank]) -> str:
+    """Return this host's address for other hosts. On rank 0's host its name may be 127.0.1.1."""
     others = [rank.address for rank in firsts if not _is_loopback(rank.address)]
-    if not _is_loopback(own.address) or not others:
-        return own.address
-    return _address_towards(others[0])
+    if not _is_loopback(this.address) or not others:
+        return this.address
+    return _find_address_towards(others[0])
 
 
 def _is_loopback(address: str) -> bool:
     return not address or address.startswith("127.")
 
 
-def _address_towards(host: str) -> str:
-    """This host's own address on the way to another; empty where that is not IPv4."""
+def _find_address_towards(host: str) -> str:
+    """Return this host's address on the route to another; empty if that is not IPv4."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((host, 1))  # nothing is sent
@@ -195,98 +188,99 @@ def _address_towards(host: str) -> str:
         return address
 
 
-def _choose_interface(address: str) -> None:
-    """Let gloo use the way to rank 0: by itself it takes what this host's name resolves to.
+def _set_interface(address: str) -> None:
+    """Let gloo use the interface of this address.
 
-    That is often 127.0.0.1, which no other host can reach.
+    Its default is what this host's name resolves to: often 127.0.0.1, which no other host reaches.
     """
-    name = _interface_of(address)
+    name = _find_interface(address)
     if name:
         os.environ.setdefault(GLOO_INTERFACE, name)
 
 
-def _interface_of(address: str) -> str:
+def _find_interface(address: str) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
-            with suppress(OSError):  # it has no IPv4 address
-                asked = fcntl.ioctl(probe, SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-                if socket.inet_ntoa(asked[20:24]) == address:
+            with suppress(OSError):  # no IPv4 address
+                request = struct.pack("256s", name.encode()[:15])
+                answer = fcntl.ioctl(probe, SIOCGIFADDR, request)
+                if socket.inet_ntoa(answer[20:24]) == address:
                     return name
     return ""
 
 
 class _Watch:
-    """Ends this process when another host has been silent for `limit` seconds."""
+    """Ends this process if another host has sent no heartbeat for `limit` seconds."""
 
-    def __init__(self, store: Any, own: Rank, firsts: list[Rank], limit: float) -> None:
-        self._own = own
+    def __init__(self, store: Any, this: Rank, firsts: list[Rank], limit: float) -> None:
+        self._this = this
         self._limit = limit
-        self._watched = {r.rank: r for r in firsts if (r.rank == 0) != (own.rank == 0)}
-        # By ticks, not by the clock: a process that was suspended has not listened.
+        self._watched = {r.rank: r for r in firsts if (r.rank == 0) != (this.rank == 0)}
+        # In ticks, not clock time: a suspended process has not listened.
         self._silent = dict.fromkeys(self._watched, 0.0)
-        self._mute, self._ended = threading.Event(), threading.Event()
+        self._is_leaving, self._is_stopped = threading.Event(), threading.Event()
         self._beating = threading.Thread(
             target=self._beat, args=(store.clone(),), name="host-beat", daemon=True
         )
-        if own in firsts:
+        if this in firsts:
             self._beating.start()
-            threading.Thread(target=self._look, name="host-watch", daemon=True).start()
+            threading.Thread(target=self._watch, name="host-watch", daemon=True).start()
 
-    def be_silent(self) -> None:
-        """No call on the store from now on: one that returns while Python ends aborts the process.
+    def stop_beating(self) -> None:
+        """End calls on the store: one that returns while Python exits aborts the process.
 
-        One that is blocked, as on a link that is cut, does not return.
+        A call that is blocked by a cut link does not return.
         """
-        self._mute.set()
+        self._is_leaving.set()
         if self._beating.is_alive():
             self._beating.join(LEAVING_SECONDS)
 
     def stop(self) -> None:
-        self._ended.set()
+        self._is_stopped.set()
 
     def _beat(self, store: Any) -> None:
         keys = [f"beat/{rank}" for rank in self._watched]
         heard: Mapping[int, bytes] = {}
         count = 0
-        with suppress(RuntimeError):  # the store is gone: silence from now on
-            while not self._mute.wait(BEAT_SECONDS):
+        with suppress(RuntimeError):  # the store is gone
+            while not self._is_leaving.wait(BEAT_SECONDS):
                 count += 1
-                store.set(f"beat/{self._own.rank}", str(count))
+                store.set(f"beat/{self._this.rank}", str(count))
                 now = dict(zip(self._watched, store.multi_get(keys), strict=True))
                 for rank in now:
                     if now[rank] != heard.get(rank):
                         self._silent[rank] = 0.0
                 heard = now
 
-    def _look(self) -> None:
-        while not self._ended.wait(BEAT_SECONDS):
+    def _watch(self) -> None:
+        while not self._is_stopped.wait(BEAT_SECONDS):
             for rank in self._silent:
                 self._silent[rank] += BEAT_SECONDS
             lost = [self._watched[r] for r, silent in self._silent.items() if silent > self._limit]
             if lost:
-                _say(
+                _print_error(
                     f"no word from {', '.join(map(str, lost))} for {self._limit:g} s "
                     f"(--host_timeout_minutes): it is down, or the network between is; {AGAIN}"
                 )
-                os._exit(HOST_LOST)  # the main thread may wait in a collective
+                os._exit(HOST_LOST)  # the main thread may be blocked in a collective
 
 
 def _is_broken_connection(error: RuntimeError) -> bool:
-    """What NCCL calls a remote error; all else of it is a mistake or a fault of this host."""
+    """True for errors of gloo, and for those that NCCL attributes to another host."""
     if isinstance(error, dist.DistBackendError):
         return "ncclRemoteError" in str(error) or "onnection" in str(error)
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
-def _first_line(error: Exception) -> str:
+def _take_first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _say(message: str) -> None:
+def _print_error(message: str) -> None:
     line = f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}\n"
     os.write(2, line.encode())
 
 
-def _end(message: str) -> NoReturn:
-    _say(message)
+def _exit(message: str) -> NoReturn:
+    _print_error(message)
     raise SystemExit(HOST_LOST)

@@ -1,11 +1,10 @@
-"""Asking a run to stop: signals, and what they mean at each time of its life.
+"""Stop a run by signals.
 
-SIGTERM, SIGINT, SIGUSR1 or SIGHUP asks once. While a stage loads, its process ends at once, since
-nothing is lost; while it trains, all ranks agree to stop and save; once it closes, it is let
-finish. Asked again, it ends there and then; within 5 seconds (`ECHO_SECONDS`) of the first a
-second signal is taken for its echo and passed over, so who means it waits that long. A forked child
-does not listen. Only the standard library is imported here, so that a program can listen from its
-first line on.
+SIGTERM, SIGINT, SIGUSR1 or SIGHUP asks a stage to stop. While it loads, the process exits at once,
+since nothing is lost; while it trains, all ranks agree to stop and save; while it closes, it is
+left to finish. A second signal ends it immediately, but within 5 seconds (`ECHO_SECONDS`) of the
+first it is ignored as an echo. Forked children do not listen. Only the standard library is imported
+here, so that a program can listen from its first line on.
 """
 
 import os
@@ -19,43 +18,43 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol
 
-STOPPED = 75  # exit status: stopped with everything saved; the same command goes on
+STOPPED = 75  # exit status: stopped with everything saved; the same command resumes
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-# Launchers and schedulers hand one signal on several times, or another one for it.
+# Launchers and schedulers may forward a signal several times, or send another one for it.
 ECHO_SECONDS = 5.0
-LOOK_SECONDS = 0.5  # between two looks whether another rank was asked
+POLL_SECONDS = 0.5  # between checks if another rank was asked
 NOTHING_LOST = "stopped by {name} before the first step: nothing is lost\n"
 
 LOADING, TRAINING, CLOSING = "loading", "training", "closing"
 
 
 class StopRequested(Exception):  # noqa: N818 - not an error
-    """Raised on every rank at the same place once one of them was asked to stop."""
+    """Raised on every rank at the same point after one of them was asked to stop."""
 
-    is_saved = False  # set where a checkpoint of this very moment has been written
+    is_saved = False  # True once a checkpoint of this moment is written
 
 
 class Others(Protocol):
-    """The other ranks of a run, reached without their help."""
+    """The other ranks of a run, reached without a collective."""
 
-    def tell(self, number: int) -> None:
-        """Let them know that this rank was asked to stop."""
+    def announce(self, number: int) -> None:
+        """Tell them that this rank was asked to stop."""
 
-    def heard(self) -> int:
-        """The signal by which one of them was asked; 0 if none was."""
+    def read_signal(self) -> int:
+        """Return the signal that one of them received; 0 if none did."""
 
 
 @dataclass
 class _Process:
-    """Where this process is in its life, and the first signal it was sent."""
+    """The phase of this process, and the first signal it received."""
 
     phase: str = LOADING
     is_listening: bool = False
-    taken: list[int] = field(default_factory=list)  # signals taken over from Python
+    handled: list[int] = field(default_factory=list)  # signals that Python no longer handles
     asked_by: int = 0
     asked_at: float = 0.0
     others: Others | None = None
-    looked_at: float = 0.0
+    polled_at: float = 0.0
 
 
 _process = _Process()
@@ -63,49 +62,51 @@ _forking = threading.local()
 
 
 def listen() -> None:
-    """Take the signals over from Python, except those that `nohup` and `&` have shut out."""
+    """Handle the signals, except those that `nohup` and `&` ignore."""
     if _process.is_listening:
         return
     _process.is_listening = True
-    # A thread attends to them: the main one may be held up in a collective for minutes.
+    # In a thread: the main one may be blocked in a collective for minutes.
     reading, writing = socket.socketpair()
     writing.setblocking(False)
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
-            _process.taken.append(number)
-    _mind_forks()
+            _process.handled.append(number)
+    _register_fork_hooks()
     signal.set_wakeup_fd(writing.detach(), warn_on_full_buffer=False)
-    threading.Thread(target=_attend, args=(reading,), name="signals", daemon=True).start()
+    threading.Thread(target=_read_signals, args=(reading,), name="signals", daemon=True).start()
 
 
-@cache  # once: a child that listens again has this from its parent
-def _mind_forks() -> None:
-    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_give_back)
+@cache  # once: a child that listens again has inherited the hooks
+def _register_fork_hooks() -> None:
+    os.register_at_fork(
+        before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_reset_child
+    )
 
 
-def _hold() -> None:
-    """While this thread forks: else a signal could reach the child before it gives them back."""
+def _block_signals() -> None:
+    """Keep signals from a forked child until it has reset its handlers."""
     _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
-def _let_go() -> None:
+def _unblock_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
 
 
-def _give_back() -> None:
-    """In a forked child: what it is sent would stop its parent, through the socket they share."""
+def _reset_child() -> None:
+    """Stop listening in a forked child: through the shared socket, its signals stop the parent."""
     if _process.is_listening:
         signal.set_wakeup_fd(-1)
-        for number in _process.taken:
+        for number in _process.handled:
             signal.signal(number, signal.SIG_DFL)
         _process.is_listening = False
-        _process.taken.clear()
+        _process.handled.clear()
         _process.others = None
-    _let_go()
+    _unblock_signals()
 
 
-def _attend(reading: socket.socket) -> None:
+def _read_signals(reading: socket.socket) -> None:
     while numbers := reading.recv(64):
         for number in numbers:
             if number in SIGNALS:
@@ -113,26 +114,26 @@ def _attend(reading: socket.socket) -> None:
 
 
 def ask(number: int) -> None:
-    """What a signal does."""
+    """Act on a signal by the phase of this process."""
     now = time.monotonic()
     if not _process.asked_by:
         _process.asked_by, _process.asked_at = number, now
         if _process.phase == LOADING:
-            _leave_before_the_first_step(number)
+            _exit_before_first_step(number)
         if _process.others is not None:
-            _process.others.tell(number)
+            _process.others.announce(number)
     elif now - _process.asked_at > ECHO_SECONDS:
         os._exit(128 + number)
 
 
-def _leave_before_the_first_step(number: int) -> None:
+def _exit_before_first_step(number: int) -> None:
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         os.write(1, NOTHING_LOST.format(name=signal.Signals(number).name).encode())
     os._exit(STOPPED)
 
 
 def join(others: Others | None) -> None:
-    """From now on tell these ranks, and hear of them; None to leave them."""
+    """Exchange signals with these ranks from now on; None ends that."""
     _process.others = others
 
 
@@ -141,7 +142,7 @@ def is_listening() -> bool:
 
 
 def is_training() -> bool:
-    """Whether ranks are to agree at each of their steps."""
+    """True if ranks must agree before each step."""
     return _process.is_listening and _process.phase == TRAINING
 
 
@@ -150,31 +151,31 @@ def is_closing() -> bool:
 
 
 def is_asked() -> bool:
-    """Whether this process was asked to stop."""
+    """True if this process was asked to stop."""
     return bool(_process.asked_by)
 
 
 def should_stop() -> bool:
-    """Whether to break off long work of this rank alone, for the ranks to agree after it."""
+    """True if this rank should interrupt long work without collectives, so that all can stop."""
     if not is_training():
         return False
     now = time.monotonic()
     others = _process.others
-    if others is not None and not is_asked() and now - _process.looked_at >= LOOK_SECONDS:
-        _process.looked_at = now
-        if number := others.heard():
+    if others is not None and not is_asked() and now - _process.polled_at >= POLL_SECONDS:
+        _process.polled_at = now
+        if number := others.read_signal():
             ask(number)
     return is_asked()
 
 
-def reason() -> str:
-    """The name of the first signal; of SIGTERM where it was another rank's."""
+def name_signal() -> str:
+    """Return the name of the first signal; SIGTERM if another rank received it."""
     return signal.Signals(_process.asked_by or signal.SIGTERM).name
 
 
 @contextmanager
 def enter_training() -> Iterator[None]:
-    """Inside, a signal makes all ranks stop and save; after it, they are let finish."""
+    """Inside, a signal makes all ranks stop and save; afterwards they are left to finish."""
     _process.phase = TRAINING
     try:
         yield
@@ -184,7 +185,7 @@ def enter_training() -> Iterator[None]:
 
 @contextmanager
 def delay_stop() -> Iterator[None]:
-    """Inside `training`, keep together what must not be left half done; all ranks alike."""
+    """Inside `enter_training`, delay a stop until the block is done, on all ranks."""
     before, _process.phase = _process.phase, CLOSING
     try:
         yield

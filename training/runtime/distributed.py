@@ -1,7 +1,6 @@
-"""One rank's place among the others: set-up, collectives, and an orderly end.
+"""Join the other ranks, run collectives, and leave in order.
 
-Which program started the ranks (deepspeed, torchrun, srun, plain python) is decided here and
-matters nowhere else.
+Only this module depends on the launcher of the ranks (deepspeed, torchrun, srun, plain python).
 """
 
 import datetime
@@ -22,7 +21,7 @@ from training.arguments.common import EngineArgs
 from training.launching import stopping
 from training.launching.ancestors import watch_ancestors
 from training.launching.processes import find_free_port
-from training.launching.rendezvous import met
+from training.launching.rendezvous import meet_ranks
 from training.launching.slurm_rank import set_rank_variables
 from training.launching.stopping import StopRequested
 from training.runtime.out_of_memory import explain_out_of_memory
@@ -34,7 +33,7 @@ STOP_KEY = "stop"  # in the ranks' common store
 
 @dataclass(frozen=True)
 class World:
-    """Which rank this is, of how many, and what it computes on."""
+    """This rank, the number of ranks, and this rank's device."""
 
     rank: int
     size: int
@@ -45,21 +44,21 @@ class World:
         return self.rank == 0
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
-        """Element-wise sum over ranks, on every rank; the input is not written to."""
+        """Return the element-wise sum over ranks, on every rank; the input stays unchanged."""
         total = values.clone()
         if self.size > 1:
             dist.all_reduce(total)
         return total
 
     def max_over_ranks(self, values: Tensor) -> Tensor:
-        """Element-wise maximum over ranks, on every rank."""
+        """Return the element-wise maximum over ranks, on every rank."""
         largest = values.clone()
         if self.size > 1:
             dist.all_reduce(largest, op=dist.ReduceOp.MAX)
         return largest
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's picklable `value`, in rank order, on every rank."""
+        """Return every rank's picklable `value`, in rank order, on every rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -67,7 +66,7 @@ class World:
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's `value`, on every rank."""
+        """Return rank 0's `value` on every rank."""
         if self.size == 1:
             return value
         box = [value]
@@ -79,7 +78,7 @@ class World:
             dist.barrier()
 
     def check_stop(self) -> None:
-        """While training: raise `StopRequested` on all ranks if any was asked to stop."""
+        """During training, raise `StopRequested` on all ranks if any was asked to stop."""
         if not stopping.is_training():
             return
         asked = torch.tensor(float(stopping.is_asked()))
@@ -88,49 +87,48 @@ class World:
         if asked:
             raise StopRequested
 
-    def iterate_stoppable(self, parts: Iterable[T]) -> Iterator[T]:
-        """The parts, equally many on all ranks, with a `check_stop` before each."""
-        for part in parts:
+    def iterate_stoppable(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items, equally many on all ranks, with a `check_stop` before each."""
+        for item in items:
             self.check_stop()
-            yield part
+            yield item
 
 
 class _Control:
-    """Where ranks agree to stop: on the host, so that a GPU's queue is not waited for."""
+    """Process group in which ranks agree to stop: on the host, so as not to wait for GPU queues."""
 
-    group: Any = None  # the ranks' own where that is on the host already
+    group: Any = None  # None is the default group
 
 
 _control = _Control()
 
 
 class _OtherRanks:
-    """What `stopping` knows of them: a word in the ranks' common store."""
+    """Passes a signal number through the ranks' common store."""
 
     def __init__(self) -> None:
         self._store = dist.distributed_c10d._get_default_store()
 
-    def tell(self, number: int) -> None:
+    def announce(self, number: int) -> None:
         with suppress(RuntimeError):  # rank 0 has left, and the store with it
             self._store.set(STOP_KEY, str(number))
 
-    def heard(self) -> int:
+    def read_signal(self) -> int:
         return int(self._store.get(STOP_KEY)) if self._store.check([STOP_KEY]) else 0
 
 
 @contextmanager
 def join_ranks(args: EngineArgs) -> Iterator[World]:
-    """The life of a stage on this rank: join the others, run, leave.
+    """Join the other ranks, run a stage, and leave.
 
-    A `UserError` becomes one line and exit status 2. The process group is destroyed on every way
-    out: without that a finished run can abort at exit. A run that was stopped and saved ends with
-    status 75.
+    A `UserError` becomes one line and exit status 2; a run that was stopped and saved exits with
+    status 75. The process group is always destroyed: otherwise a finished run can abort at exit.
     """
     try:
         with exit_on_user_error(), explain_out_of_memory("run", args):
-            device = _prepare(args)
-            with met(args):
-                world = _join(args, device)
+            device = _prepare_process(args)
+            with meet_ranks(args):
+                world = _make_world(args, device)
                 yield world
                 world.barrier()
     except StopRequested as stop:
@@ -140,18 +138,18 @@ def join_ranks(args: EngineArgs) -> Iterator[World]:
             _leave()
 
 
-def _prepare(args: EngineArgs) -> torch.device:
-    """Settle which rank this is, and on what it computes, before it meets the others."""
+def _prepare_process(args: EngineArgs) -> torch.device:
+    """Set this rank's environment, device, logging and seed, before it joins the others."""
     set_rank_variables()
     rank = int(os.environ.setdefault("RANK", "0"))
     size = int(os.environ.setdefault("WORLD_SIZE", "1"))
     local_rank = int(os.environ.setdefault("LOCAL_RANK", str(max(args.local_rank, 0))))
     if size == 1:
-        # deepspeed looks for MPI when these are missing, as they are under plain python.
+        # Without these, as under plain python, deepspeed looks for MPI.
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(find_free_port()))
     device = pick_device(local_rank)
-    # Importing deepspeed tries a compiler, and says so through the root logger: before it is set.
+    # Before logging is set: importing deepspeed tries a compiler and logs it to the root logger.
     _import_deepspeed()
     set_logging(logging.INFO if rank == 0 else logging.WARNING, sys.stdout)
     watch_ancestors()
@@ -159,7 +157,7 @@ def _prepare(args: EngineArgs) -> torch.device:
     return device
 
 
-def _join(args: EngineArgs, device: torch.device) -> World:
+def _make_world(args: EngineArgs, device: torch.device) -> World:
     import deepspeed
 
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -177,7 +175,7 @@ def _leave() -> None:
 
     stopping.join(None)
     _control.group = None
-    # Through deepspeed, which keeps groups of its own: else a second session in this process fails.
+    # deepspeed's function: it has groups of its own, and could not join again in this process.
     deepspeed.comm.destroy_process_group()
 
 
@@ -186,8 +184,8 @@ def _import_deepspeed() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed.ops
 
-    # On a CPU the first process group compiles a shared-memory kernel for a minute or two that
-    # only tensor-parallel inference uses. The table is private, hence the guard.
+    # On a CPU the first process group compiles for a minute or two a shared-memory kernel that only
+    # tensor-parallel inference uses. The table is private, hence the check.
     compatible = getattr(deepspeed.ops, "__compatible_ops__", None)
     if isinstance(compatible, dict):
         compatible["deepspeed_shm_comm"] = False

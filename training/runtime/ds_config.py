@@ -1,7 +1,7 @@
 """DeepSpeed's configuration: a JSON file plus the keys that depend on the run.
 
-Those keys are added here and nowhere else; a file that sets one of them to something else is an
-error, never a silent override.
+Only this module adds those keys. A file that sets one of them to another value is an error, never
+silently overridden.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from training.arguments.parsing import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "ds_configs"
 
-# Set by our flags, so a file must not bring its own.
+# Set by flags, so a file must not contain them.
 OWNED_SECTIONS = {
     "optimizer": "--learning_rate, --adam_betas and --weight_decay",
     "scheduler": "--lr_scheduler and --warmup_ratio",
@@ -26,7 +26,7 @@ OWNED_SECTIONS = {
     "data_types": "--dtype",
 }
 
-# Sections that DeepSpeed keeps the names of outside its constants.
+# Sections whose names are not among DeepSpeed's constants.
 SECTIONS = {
     *("zero_optimization", "activation_checkpointing", "aio", "autotuning", "comet"),
     *("comms_logger", "compile", "compression_training", "csv_monitor", "curriculum_learning"),
@@ -35,8 +35,8 @@ SECTIONS = {
 }
 
 
-def choose_config_file(args: CommonArgs) -> Path:
-    """The user's own file, else the one of the ZeRO stage."""
+def _choose_file(args: CommonArgs) -> Path:
+    """Return --deepspeed_config, else the file of the ZeRO stage."""
     if args.deepspeed_config:
         return Path(args.deepspeed_config)
     suffix = "_offload_all" if args.offload_param else "_offload" if args.offload_optimizer else ""
@@ -44,9 +44,9 @@ def choose_config_file(args: CommonArgs) -> Path:
 
 
 def build_config(args: CommonArgs, world_size: int) -> dict[str, Any]:
-    """The complete configuration of a trained model's engine."""
-    path = choose_config_file(args)
-    config = _read(path)
+    """Build the complete configuration of a trained model's engine."""
+    path = _choose_file(args)
+    config = _read_file(path)
     for section, flags in OWNED_SECTIONS.items():
         if section in config:
             raise UserError(f"{path}: remove {section!r}; it is set by {flags}")
@@ -58,8 +58,8 @@ def build_config(args: CommonArgs, world_size: int) -> dict[str, Any]:
         )
     if args.deepspeed_config:
         _check_keys(config, path)
-    # A micro-batch is filled by tokens, not rows, and a step has as many as it needs: the engine
-    # is told of one row a step, and gradient accumulation is driven by `TrainingEngine`.
+    # Micro-batches are filled by tokens and their number varies, so `TrainingEngine` accumulates
+    # gradients itself, and DeepSpeed is given one row per step.
     added = {
         "train_batch_size": world_size,
         "train_micro_batch_size_per_gpu": 1,
@@ -80,44 +80,44 @@ def build_config(args: CommonArgs, world_size: int) -> dict[str, Any]:
 
 
 def _check_keys(config: dict[str, Any], path: Path) -> None:
-    """Raise `UserError` for a key or a value that DeepSpeed does not take.
+    """Raise `UserError` for a key or a value that DeepSpeed does not accept.
 
-    It passes over unknown keys beside its sections, and fails on those inside with a traceback
-    after the models are loaded.
+    DeepSpeed ignores unknown sections, and fails on unknown keys in one with a traceback, after
+    the models are loaded.
     """
     from deepspeed.runtime import constants
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
     names = {value for value in vars(constants).values() if isinstance(value, str)} | SECTIONS
     for key in config.keys() - names:
-        raise UserError(
-            f"{path}: no key {key!r} of DeepSpeed is known here{_nearest(key, names)}; remove it"
-        )
+        hint = _suggest_name(key, names)
+        raise UserError(f"{path}: no key {key!r} of DeepSpeed is known here{hint}; remove it")
     try:
         DeepSpeedZeroConfig(**config.get("zero_optimization", {}))
     except ValueError as error:
-        found: Any = error  # pydantic's
-        first = found.errors()[0]
-        place = ".".join(["zero_optimization", *map(str, first["loc"])])
+        pydantic_error: Any = error
+        first = pydantic_error.errors()[0]
+        key = ".".join(["zero_optimization", *map(str, first["loc"])])
+        is_unknown = first["type"] == "extra_forbidden"
         known = DeepSpeedZeroConfig.model_fields
-        hint = _nearest(str(first["loc"][-1]), known) if first["type"] == "extra_forbidden" else ""
-        raise UserError(f"{path}: {place}: {first['msg']}, got {first['input']!r}{hint}") from error
+        hint = _suggest_name(str(first["loc"][-1]), known) if is_unknown else ""
+        raise UserError(f"{path}: {key}: {first['msg']}, got {first['input']!r}{hint}") from error
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f" (is {found[0]!r} meant?)" if found else ""
+def _suggest_name(name: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f" (is {matches[0]!r} meant?)" if matches else ""
 
 
 def build_frozen_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The same configuration for a model without an optimizer, which ZeRO-3 alone can shard."""
+    """Return the configuration for a model without an optimizer, which only ZeRO-3 can shard."""
     kept = {key: value for key, value in config.items() if key != "gradient_clipping"}
     zero = dict(kept.get("zero_optimization", {}))
     zero.pop("offload_optimizer", None)
     return {**kept, "zero_optimization": zero}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_file(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -125,5 +125,5 @@ def _read(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"--deepspeed_config: {path} is not JSON: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("zero_optimization", {}), dict):
-        raise UserError(f"--deepspeed_config: {path} must be a JSON object with a section a key")
+        raise UserError(f"--deepspeed_config: {path} must be a JSON object with a section per key")
     return config

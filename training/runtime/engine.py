@@ -1,4 +1,4 @@
-"""DeepSpeed engines: the only place where models are wrapped, stepped, sharded and gathered."""
+"""DeepSpeed engines: only this module wraps, steps, shards and gathers models."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,7 +17,7 @@ from training.runtime.out_of_memory import explain_out_of_memory
 
 
 def compute_dtype(choice: str, device: torch.device) -> torch.dtype:
-    """What matrix products run in: bf16 where asked for, or where `auto` finds it pays."""
+    """Return the dtype of matrix products: --dtype, where `auto` is bf16 if the hardware has it."""
     if choice == "fp32":
         return torch.float32
     supported = (
@@ -45,18 +45,15 @@ def has_cpu_bf16() -> bool:
 def shard_while_loading(args: CommonArgs, world: World) -> Iterator[None]:
     """Inside, `from_pretrained` splits weights over the ranks as it reads them (ZeRO-3 only).
 
-    Mistakes in what engines are made of are found here, before any weight is read.
+    Checks --dtype and DeepSpeed's configuration first, before any weight is read.
     """
     compute_dtype(args.dtype, world.device)
     config = ds_config.build_config(args, world.size)
-    if args.zero_stage != 3:
-        with explain_out_of_memory("load", args):
-            yield
-        return
-    from transformers.integrations.deepspeed import HfDeepSpeedConfig
+    alive = None  # transformers shards while an object of this class is alive
+    if args.zero_stage == 3:
+        from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-    # transformers looks for a living object of this class; it is dropped on the way out.
-    alive = HfDeepSpeedConfig(config)  # type: ignore[no-untyped-call]
+        alive = HfDeepSpeedConfig(config)  # type: ignore[no-untyped-call]
     try:
         with explain_out_of_memory("load", args):
             yield
@@ -65,17 +62,16 @@ def shard_while_loading(args: CommonArgs, world: World) -> Iterator[None]:
 
 
 class TrainingEngine:
-    """A DeepSpeed engine driven by micro-batches of any number and size.
+    """A DeepSpeed engine that takes any number of micro-batches of any size per step.
 
-    `backward` takes a loss that is this rank's share of a sum over all ranks; all ranks call it
-    equally often in a step, the last time with `last=True`, then `compute_gradient_norm`, and then
-    `step` or `drop`.
+    In a step all ranks call `backward` equally often, the last time with `last=True`, then
+    `compute_gradient_norm`, then `step` or `drop`. Losses are summed over micro-batches and ranks.
     """
 
     def __init__(self, engine: Any, world: World) -> None:
         self._engine = engine
         self._world = world
-        self._base_lrs = [group["lr"] for group in self._groups()]
+        self._base_lrs = [group["lr"] for group in self._param_groups]
 
     @property
     def module(self) -> Any:
@@ -85,28 +81,28 @@ class TrainingEngine:
         return self._engine(*inputs, **options)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add the gradients of `loss`; the mean that DeepSpeed takes over ranks is undone."""
+        """Add the gradients of `loss`. Undoes DeepSpeed's mean over ranks: the result is a sum."""
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * self._world.size)
 
     def compute_gradient_norm(self) -> float:
-        """The global norm before clipping, equal on all ranks; not finite where a gradient is."""
+        """Return the global norm before clipping, equal on all ranks; inf or NaN if an entry is."""
         return gradients.compute_global_norm(self._engine)
 
     def step(self, lr_scale: float) -> None:
-        """Clip, update, clear gradients. Not for gradients whose norm is not finite."""
-        for group, base in zip(self._groups(), self._base_lrs, strict=True):
+        """Clip, update, clear gradients. The norm must be finite."""
+        for group, base in zip(self._param_groups, self._base_lrs, strict=True):
             group["lr"] = base * lr_scale
         self._engine.step()
         gradients.forget_norm(self._engine)
 
     def drop(self) -> None:
-        """Clear the gradients in place of `step`: weights and optimizer state stay."""
+        """Clear the gradients without a step; weights and optimizer state stay as they are."""
         gradients.drop(self._engine)
         gradients.forget_norm(self._engine)
 
     def find_bad_gradients(self) -> list[str]:
-        """Parameters whose gradient is not finite on some rank; all ranks call this."""
+        """Name parameters whose gradient is not finite on some rank; all ranks call this."""
         return gradients.find_bad_gradients(self._engine, self._world)
 
     @property
@@ -114,26 +110,26 @@ class TrainingEngine:
         stage: int = self._engine.zero_optimization_stage()
         return stage
 
-    def optimizers(self) -> Sequence[Optimizer]:
-        """Those that keep their state by parameter: without ZeRO, where nothing is flattened."""
+    def list_optimizers(self) -> Sequence[Optimizer]:
+        """List the optimizers, which keep their state by parameter (no ZeRO)."""
         optimizer = self._engine.optimizer
         parts: Sequence[Optimizer] = getattr(optimizer, "parts", (optimizer,))
         return parts
 
-    def flat_optimizer_states(self) -> list[dict[str, Tensor]]:
-        """Under ZeRO, what this rank keeps for each of its flat shards; empty before a step."""
+    def read_flat_optimizer_states(self) -> list[dict[str, Tensor]]:
+        """Return the state of each of this rank's flat shards (ZeRO); empty before a step."""
         self._link_shards()
         client = self._engine.optimizer.optimizer
-        return [client.state[shard] for shard in self._flat_shards()]
+        return [client.state[shard] for shard in self._list_flat_shards()]
 
     def make_flat_optimizer_states(self, example: Mapping[str, Tensor]) -> None:
-        """Under ZeRO, make room for these keys, which are set by parameter afterwards.
+        """Allocate state with these keys (ZeRO); their values are set by parameter afterwards.
 
-        A 0-d value (the count of steps) is the same for all and set here. The shards are
-        DeepSpeed's private attributes: it makes their state in the first step alone.
+        Only a 0-d value, the count of steps, is set here. DeepSpeed itself would allocate the
+        state in the first step.
         """
         zero = self._engine.optimizer
-        for shard in self._flat_shards():
+        for shard in self._list_flat_shards():
             zero.optimizer.state[shard] = {
                 key: value.clone() if value.dim() == 0 else torch.zeros_like(shard)
                 for key, value in example.items()
@@ -141,25 +137,26 @@ class TrainingEngine:
         self._link_shards()
 
     def _link_shards(self) -> None:
-        """Let parameters know where their state is.
+        """Link parameters to their state again.
 
-        ZeRO 1 and 2 do so once, after the first group's first step, when the next has no state yet.
+        ZeRO 1 and 2 do so once, in the first step, when the second group has no state yet.
         """
         zero = self._engine.optimizer
-        if self.zero_stage < 3 and all(
-            zero.optimizer.state[shard] for shard in self._flat_shards()
-        ):
+        shards = self._list_flat_shards()
+        if self.zero_stage < 3 and all(zero.optimizer.state[shard] for shard in shards):
             zero._hp_optimizer_states_linked = False
             zero._lazy_init_hp_params_optimizer_state()
 
-    def _flat_shards(self) -> list[Tensor]:
+    def _list_flat_shards(self) -> list[Tensor]:
         zero = self._engine.optimizer
-        name = "fp32_partitioned_groups_flat" if self.zero_stage == 3 else (
-            "single_partition_of_fp32_groups")  # fmt: skip
-        shards: list[Tensor] = getattr(zero, name)
+        is_zero_3 = self.zero_stage == 3
+        shards: list[Tensor] = (
+            zero.fp32_partitioned_groups_flat if is_zero_3 else zero.single_partition_of_fp32_groups
+        )
         return shards
 
-    def _groups(self) -> list[dict[str, Any]]:
+    @property
+    def _param_groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = self._engine.optimizer.param_groups
         return groups
 
@@ -167,11 +164,11 @@ class TrainingEngine:
 def wrap_trainable(
     module: nn.Module, args: CommonArgs, world: World, optimizer: Callable[[nn.Module], Optimizer]
 ) -> TrainingEngine:
-    """Wrap a module for training under the run's ZeRO stage; `optimizer` builds its optimizer."""
+    """Wrap a module for training under the run's ZeRO stage; `optimizer(module)` is called here."""
     import deepspeed
 
     if args.gradient_checkpointing:
-        _checkpoint_activations(module)
+        _enable_gradient_checkpointing(module)
     if args.zero_stage != 3:
         _cast_frozen_matrices(module, compute_dtype(args.dtype, world.device))
     module.train()
@@ -184,13 +181,13 @@ def wrap_trainable(
             dist_init_required=False,
         )
     if world.size == 1 and not engine.zero_optimization():
-        # Nobody to add gradients up with; DeepSpeed would copy them all there and back.
+        # With one rank there is nothing to sum; DeepSpeed would copy all gradients twice.
         engine.enable_backward_allreduce = False
     return TrainingEngine(engine, world)
 
 
 def wrap_frozen(module: nn.Module, args: CommonArgs, world: World) -> nn.Module:
-    """A module that is only read: sharded under ZeRO-3, otherwise plain on the rank's device."""
+    """Move a module without training to the device; under ZeRO-3 return it sharded."""
     module.requires_grad_(False)
     module.eval()
     if args.zero_stage != 3:
@@ -208,9 +205,9 @@ def wrap_frozen(module: nn.Module, args: CommonArgs, world: World) -> nn.Module:
 
 
 def _cast_frozen_matrices(module: nn.Module, dtype: torch.dtype) -> None:
-    """Keep what is not trained in the type that it is multiplied in: the products are the same.
+    """Cast frozen matrices once; autocast would cast them in each forward, to the same values.
 
-    Autocast would cast it in each forward. Norms, embeddings and heads stay in fp32.
+    Norms, embeddings and heads stay in fp32.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -224,7 +221,7 @@ def _cast_frozen_matrices(module: nn.Module, dtype: torch.dtype) -> None:
             child.to(dtype)
 
 
-def _checkpoint_activations(module: nn.Module) -> None:
+def _enable_gradient_checkpointing(module: nn.Module) -> None:
     for child in module.modules():
         enable: Any = getattr(child, "gradient_checkpointing_enable", None)
         if enable is not None:
@@ -234,7 +231,7 @@ def _checkpoint_activations(module: nn.Module) -> None:
 
 
 def gather_parameters(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
-    """Inside, these parameters are whole on every rank, to be read; a no-op unless sharded."""
+    """Inside, these parameters are whole on every rank, for reading; a no-op unless sharded."""
     sharded = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
     if not sharded:
         return nullcontext()
@@ -245,7 +242,7 @@ def gather_parameters(parameters: Iterable[nn.Parameter]) -> AbstractContextMana
 
 
 def collect_weights(module: nn.Module, world: World) -> dict[str, Tensor]:
-    """Copies on the host of all weights by name, on rank 0; an empty dict elsewhere.
+    """Copy all weights to rank 0's host memory, by name; an empty dict on other ranks.
 
     Tied weights appear once, under their first name. One parameter is gathered at a time.
     """

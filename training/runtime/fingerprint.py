@@ -1,4 +1,4 @@
-"""What a run's inputs were: so that one does not go on with other data or another model."""
+"""Fingerprints of a run's input files, so that it is not resumed with other data or models."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,36 +7,36 @@ from pathlib import Path
 
 from training.arguments.common import CommonArgs
 
-# What of a model's folder counts; a stage's has its log and its times as well.
+# The files that make up a model; a stage's folder has logs as well.
 MODEL = ("*.safetensors", "config.json", "scalar_model.json", "tokenizer*", "vocab*", "merges.txt",
          "*.jinja")  # fmt: skip
 DATA = ("*",)
-NAMES = ("_path", "_template", "_config", "_scratch")  # how flags end that name files
-WHOLE = 2**26  # bytes; of a larger file samples are read
+NAMES = ("_path", "_template", "_config", "_scratch")  # endings of flags that name files
+WHOLE = 2**26  # bytes; larger files are sampled
 SAMPLES, SAMPLE = 256, 2**16
 
 
 def compute_input_fingerprints(args: CommonArgs) -> dict[str, str]:
-    """By flag, a digest of the files that it names on this machine; others are left out."""
-    found = {}
+    """Return a digest of the files per flag that names some; others are skipped."""
+    digests = {}
     for name, value in asdict(args).items():
         is_model = name.endswith("model_name_or_path")
         if not value or not (is_model or name.endswith(NAMES)):
             continue
         paths = [Path(path) for path in (value if isinstance(value, list) else [value])]
-        files = [file for path in paths for file in _files(path, MODEL if is_model else DATA)]
+        files = [file for path in paths for file in _list_files(path, MODEL if is_model else DATA)]
         if files:
-            found[name] = _digest(files)
-    return found
+            digests[name] = _compute_digest(files)
+    return digests
 
 
-def _files(path: Path, patterns: Iterable[str]) -> list[Path]:
+def _list_files(path: Path, patterns: Iterable[str]) -> list[Path]:
     if path.is_file():
         return [path]
     return sorted({file for pattern in patterns for file in path.glob(pattern) if file.is_file()})
 
 
-def _digest(files: Iterable[Path]) -> str:
+def _compute_digest(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size

@@ -1,12 +1,12 @@
-"""Gradients between backward and step: their norm, which is not finite, and how to drop them.
+"""Gradients between backward and step: compute their norm, find non-finite ones, drop them.
 
-Left alone, DeepSpeed decides for each engine by itself: in fp32 ZeRO 1 to 3 leave out a step whose
-norm is not finite, and without ZeRO it is made and the weights are lost. Here the norm is known
-before any engine steps. The attributes of its optimizers are private; tests hold them.
+By default DeepSpeed decides per engine: in fp32, ZeRO 1 to 3 skip a step whose norm is not finite,
+and without ZeRO the step ruins the weights. Here the norm is known before any engine steps. The
+optimizers' attributes are private to DeepSpeed; tests check that they work.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,13 +16,12 @@ from training.runtime.distributed import World
 
 
 def compute_global_norm(engine: Any) -> float:
-    """The norm of the gradients that `step` would use, the same on every rank; all call this.
+    """Return the global norm of the gradients, equal on every rank; all ranks call this.
 
-    Not finite (inf or NaN) where an entry is not. DeepSpeed's own `step` is then given it, so that
-    it is computed once.
+    It is inf or NaN if an entry is. DeepSpeed's `step` reuses it, so that it is computed once.
     """
     zero, stage = engine.optimizer, engine.zero_optimization_stage()
-    if stage == 0:  # gradients are whole on each rank, and DeepSpeed reports no norm in fp32
+    if stage == 0:  # each rank has whole gradients; DeepSpeed reports no norm in fp32
         norms = [p.grad.norm() for p in engine.module.parameters() if p.grad is not None]
         return float(torch.stack(norms).norm()) if norms else 0.0
     if stage == 3:
@@ -38,7 +37,7 @@ def compute_global_norm(engine: Any) -> float:
 
 
 def forget_norm(engine: Any) -> None:
-    """After `step` or `drop`: the next norm is computed anew."""
+    """Let the next step compute its norm; call this after `step` or `drop`."""
     for name in ("_get_norm_groups", "scaled_global_norm"):
         vars(engine.optimizer).pop(name, None)
 
@@ -46,7 +45,7 @@ def forget_norm(engine: Any) -> None:
 def drop(engine: Any) -> None:
     """Clear the gradients; weights and optimizer state stay as they are.
 
-    Under ZeRO this is the way that DeepSpeed's step takes when a loss scale was too large.
+    Under ZeRO this is what DeepSpeed's step does after an overflow of the loss scale.
     """
     zero, stage = engine.optimizer, engine.zero_optimization_stage()
     if stage == 0:
@@ -66,23 +65,23 @@ def drop(engine: Any) -> None:
 
 
 def find_bad_gradients(engine: Any, world: World) -> list[str]:
-    """Names of the parameters whose gradient is not finite on some rank; all ranks call this.
+    """Name the parameters whose gradient is not finite on some rank, in the module's order.
 
-    In the order of the module. Only between the last backward of a step and its end.
+    All ranks call this, between the last backward of a step and its end.
     """
     stage = engine.zero_optimization_stage()
     named = [(n, p) for n, p in engine.module.named_parameters() if p.requires_grad]
-    return _bad_names([(name, _own_gradient(p, stage)) for name, p in named], world)
+    return _find_bad_names([(name, _read_gradient(p, stage)) for name, p in named], world)
 
 
 def find_bad_weights(module: nn.Module, world: World) -> list[str]:
-    """The same of the weights themselves, of a trained or a frozen module, sharded or not."""
+    """Name the weights that are not finite on some rank, of any module, sharded or not."""
     named = module.named_parameters()
-    return _bad_names([(n, getattr(p, "ds_tensor", p.data)) for n, p in named], world)
+    return _find_bad_names([(n, getattr(p, "ds_tensor", p.data)) for n, p in named], world)
 
 
-def _own_gradient(parameter: nn.Parameter, stage: int) -> Tensor | None:
-    """What this rank holds of a parameter's gradient, added up over the ranks."""
+def _read_gradient(parameter: nn.Parameter, stage: int) -> Tensor | None:
+    """Return this rank's shard of a parameter's gradient, summed over ranks."""
     if stage == 0:
         return parameter.grad
     if stage == 3:
@@ -99,15 +98,9 @@ def _own_gradient(parameter: nn.Parameter, stage: int) -> Tensor | None:
     return fragment
 
 
-def _bad_names(named: Sequence[tuple[str, Tensor | None]], world: World) -> list[str]:
-    own = [name for name, values in named if values is not None and not _is_finite(values)]
-    bad: set[str] = set().union(*_as_sets(world.gather(own)))
+def _find_bad_names(named: Sequence[tuple[str, Tensor | None]], world: World) -> list[str]:
+    bad_here = [
+        name for name, values in named if values is not None and not torch.isfinite(values).all()
+    ]
+    bad = {name for names in world.gather(bad_here) for name in names}
     return [name for name, _ in named if name in bad]
-
-
-def _as_sets(lists: Iterable[list[str]]) -> list[set[str]]:
-    return [set(names) for names in lists]
-
-
-def _is_finite(values: Tensor) -> bool:
-    return bool(torch.isfinite(values).all())

@@ -1,4 +1,4 @@
-"""A file of JSON lines that a run writes; what a full disk refuses waits until there is room."""
+"""A file of JSON lines; lines that do not fit on a full disk wait in memory for room."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class JsonLines:
-    """Appends rows; a line is in the file, or in memory while the disk does not take it."""
+    """Appends rows to a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -21,7 +21,7 @@ class JsonLines:
         self._is_refused = False
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append a row, and whatever waits before it."""
+        """Append the waiting rows and this one. Logs the first of several failures."""
         self._waiting += json.dumps(row, ensure_ascii=False).encode() + b"\n"
         try:
             while self._waiting:
@@ -31,14 +31,14 @@ class JsonLines:
         except OSError as error:
             if not self._is_refused:
                 logger.error(
-                    "%s: a line was not written: %s; the run goes on, and tries again with the "
+                    "%s: a line was not written: %s; the run continues, and tries again with the "
                     "next", self._path, error,
                 )  # fmt: skip
             self._is_refused = True
 
-    def size(self) -> int:
-        """Bytes so far, those that wait among them; the others are on the disk then."""
-        with suppress(OSError):  # said by `write`
+    def sync(self) -> int:
+        """Sync the file and return its size in bytes, waiting rows included."""
+        with suppress(OSError):  # `write` logs it
             os.fsync(self._file.fileno())
         return self._file.tell() + len(self._waiting)
 

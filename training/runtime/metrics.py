@@ -1,8 +1,7 @@
-"""What a run writes about itself: metrics.jsonl, samples.jsonl, TensorBoard, lines or a bar.
+"""Write a run's metrics.jsonl, samples.jsonl, TensorBoard files, and log lines or progress bar.
 
-Rank 0 alone writes; on the other ranks every call does nothing. What a clock says goes to
-timing.jsonl: the other files are the same, byte for byte, whenever and however often a run is
-stopped and resumed.
+Rank 0 writes; on other ranks every call does nothing. Timings go to timing.jsonl, so that the
+other files are equal byte for byte however often a run is stopped and resumed.
 """
 
 import json
@@ -29,10 +28,10 @@ from training.runtime.resume import Checkpoint
 logger = logging.getLogger(__name__)
 
 Metrics = Mapping[str, float]
-LOG = "log"  # the log's name among the parts of a checkpoint
-FILES, ELAPSED = "files", "elapsed_s"  # keys of `MetricLogger.state_dict`
+LOG = "log"  # key of `MetricLogger.state_dict` in a checkpoint
+FILES, ELAPSED = "files", "elapsed_s"  # keys of that state
 
-# The metrics of a printed line, in order; each stage has some of them.
+# Metrics of a log line, in order; each stage has some of them.
 SHOWN = (
     "loss/train",
     "accuracy/train",
@@ -52,33 +51,36 @@ SHOWN = (
     "speed/pairs_per_s",
     "speed/roofline",
 )
-
-
-# Written line by line, and cut back to a checkpoint's when a run goes on from it.
+# Written line by line, and truncated to a checkpoint's size when a run resumes from it.
 METRICS, TIMING, SAMPLES = JSON_LINES = ("metrics.jsonl", "timing.jsonl", "samples.jsonl")
-CLOCK = ("time/", "speed/")  # how names begin that say how fast, not what
+CLOCK = ("time/", "speed/")  # prefixes of metrics that are timings
 
 
 class MetricLogger:
-    """Opens the run's files in `output_dir` and closes them at the end of the `with` block."""
+    """Opens the run's files in `output_dir`, and closes them at the end of the `with` block."""
 
     def __init__(
-        self, args: CommonArgs, world: World, *, total_steps: int, found: Checkpoint | None = None
+        self,
+        args: CommonArgs,
+        world: World,
+        *,
+        total_steps: int,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self._is_main = world.is_main
         self._total = total_steps
         self._every = args.log_every
-        self._first_step = found.step if found else 0
+        self._first_step = checkpoint.step if checkpoint else 0
         # Seconds of earlier launches.
-        self._before: float = found.progress[LOG][ELAPSED] if found else 0.0
+        self._before: float = checkpoint.progress[LOG][ELAPSED] if checkpoint else 0.0
         self._started = time.monotonic()
         if not self._is_main:
             return
-        folder = prepare_output(args, found)
+        folder = _prepare_output(args, checkpoint)
         from torch.utils.tensorboard import SummaryWriter
 
         self._files = {name: JsonLines(folder / name) for name in JSON_LINES}
-        purge = found.step + 1 if found else None
+        purge = checkpoint.step + 1 if checkpoint else None
         self._board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
         self._bar: Any = None
         if sys.stderr.isatty():
@@ -101,15 +103,15 @@ class MetricLogger:
             return
         for file in self._files.values():
             file.close()
-        self._draw(lambda board: board.close())
+        self._write_board(lambda board: board.close())
         if self._bar is not None:
             self._bar.close()
 
     def log(self, step: int, metrics: Metrics, *, always_show: bool = False) -> None:
-        """Record the metrics of `step`; a printed line every --log_every steps."""
+        """Record the metrics of `step`, and log a line every --log_every steps."""
         if not self._is_main:
             return
-        # JSON has no NaN: a reader gets null instead of a file that it cannot parse.
+        # JSON has no NaN.
         clean = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in metrics.items()
@@ -123,7 +125,7 @@ class MetricLogger:
             for name, value in metrics.items():
                 board.add_scalar(name, value, step)
 
-        self._draw(add)
+        self._write_board(add)
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
         if always_show or step % self._every == 0 or step in (1, self._total):
@@ -137,19 +139,19 @@ class MetricLogger:
             self._files[SAMPLES].write({"step": step, **row})
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the files are, for a checkpoint."""
+        """Sync the files and return their sizes, for a checkpoint."""
         if not self._is_main:
             return {}
-        self._draw(lambda board: board.flush())
-        sizes = {name: file.size() for name, file in self._files.items()}
+        self._write_board(lambda board: board.flush())
+        sizes = {name: file.sync() for name, file in self._files.items()}
         return {FILES: sizes, ELAPSED: self._elapsed}
 
     @property
     def _elapsed(self) -> float:
         return self._before + time.monotonic() - self._started
 
-    def _draw(self, change: Callable[[Any], None]) -> None:
-        """Change TensorBoard's file: its writer never recovers from a full disk."""
+    def _write_board(self, change: Callable[[Any], None]) -> None:
+        """Write to TensorBoard until an error: its writer cannot recover from a full disk."""
         if self._board is None:
             return
         try:
@@ -159,14 +161,14 @@ class MetricLogger:
             self._board = None
 
     def log_histogram(self, step: int, name: str, values: Any) -> None:
-        """A distribution for TensorBoard alone."""
+        """Write a distribution to TensorBoard."""
         if self._is_main:
-            self._draw(lambda board: board.add_histogram(name, values, step))
+            self._write_board(lambda board: board.add_histogram(name, values, step))
 
     def log_text(self, name: str, markdown: str) -> None:
-        """Words for TensorBoard alone."""
+        """Write text to TensorBoard."""
         if self._is_main:
-            self._draw(lambda board: board.add_text(name, markdown))
+            self._write_board(lambda board: board.add_text(name, markdown))
 
     def _show(self, step: int, metrics: Metrics) -> None:
         fields = [f"{name} {metrics[name]:.4g}" for name in SHOWN if name in metrics]
@@ -179,23 +181,22 @@ class MetricLogger:
             logger.info(line)
 
 
-def prepare_output(args: CommonArgs, found: Checkpoint | None = None) -> Path:
-    """Make `output_dir`, write args.json, and take away what would be taken for this run's.
+def _prepare_output(args: CommonArgs, checkpoint: Checkpoint | None) -> Path:
+    """Make `output_dir`, write args.json, and remove what another run left there.
 
-    That is an earlier run's completion marker, adapters and checkpoints, or those after the
-    checkpoint that this one goes on from, and lines after it.
+    A resumed run keeps its files up to `checkpoint`, and removes later checkpoints and lines.
     """
     folder = Path(args.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if found is not None and found.is_in(folder):
-            CheckpointStore(folder, keep=1).remove_newer(found.folder)
+        if checkpoint is not None and checkpoint.is_in(folder):
+            CheckpointStore(folder, keep=1).remove_newer(checkpoint.folder)
         else:
-            _clear(folder)
+            _clear_output(folder)
         for marker in (COMPLETE_FILE, STOPPED_FILE):
             (folder / marker).unlink(missing_ok=True)
         for name in JSON_LINES:
-            _cut_back(folder / name, found)
+            _truncate(folder / name, checkpoint)
         text = json.dumps(asdict(args), indent=2)
         (folder / "args.json").write_text(text + "\n", encoding="utf-8")
     except OSError as error:
@@ -203,22 +204,22 @@ def prepare_output(args: CommonArgs, found: Checkpoint | None = None) -> Path:
     return folder
 
 
-def _clear(folder: Path) -> None:
-    """Remove what another run has left. Killed at any moment, it leaves no checkpoint in use."""
-    gone = folder / ".removed"
-    shutil.rmtree(gone, ignore_errors=True)
+def _clear_output(folder: Path) -> None:
+    """Remove checkpoints and adapters of another run; the rename makes checkpoints go at once."""
+    removed = folder / ".removed"
+    shutil.rmtree(removed, ignore_errors=True)
     if (folder / CHECKPOINTS).is_dir():
-        (folder / CHECKPOINTS).rename(gone)
+        (folder / CHECKPOINTS).rename(removed)
     for adapter in (folder / "adapter", folder / "last/adapter", folder / "critic/adapter"):
         if (adapter / "adapter_config.json").is_file():
             shutil.rmtree(adapter)  # this run may have none
-    shutil.rmtree(gone, ignore_errors=True)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
-def _cut_back(file: Path, found: Checkpoint | None) -> None:
-    """Leave what the file had at the checkpoint; nothing, where the run starts anew."""
-    size = found.progress[LOG][FILES][file.name] if found else 0
-    source = found.output_dir / file.name if found else file
+def _truncate(file: Path, checkpoint: Checkpoint | None) -> None:
+    """Cut the file to its size at the checkpoint; to nothing if the run starts from scratch."""
+    size = checkpoint.progress[LOG][FILES][file.name] if checkpoint else 0
+    source = checkpoint.output_dir / file.name if checkpoint else file
     kept = b""
     if size:
         with source.open("rb") as opened:
@@ -231,7 +232,7 @@ def _cut_back(file: Path, found: Checkpoint | None) -> None:
 
 
 def write_json(world: World, path: Path, content: Mapping[str, Any]) -> None:
-    """Let rank 0 write a small JSON file."""
+    """Write a small JSON file on rank 0."""
     if world.is_main:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

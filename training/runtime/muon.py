@@ -1,4 +1,4 @@
-"""torch's Muon with the matrices of one shape updated together."""
+"""torch's Muon, with all matrices of a shape updated together."""
 
 import math
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ ITERATIONS = 5
 
 
 class StackedMuon(Muon):
-    """Muon scaled to AdamW's update size; the same updates as `torch.optim.Muon`.
+    """Muon scaled to AdamW's update size; its updates equal those of `torch.optim.Muon`.
 
-    A small model has dozens of small matrices: one batched product for all of a shape took half
-    the time of one product each (16 matrices of 4 layers x 128, two cores).
+    A small model has dozens of small matrices. One batched product per shape took half the time
+    of one product per matrix (16 matrices of 4 layers x 128, two cores).
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], *, lr: float, weight_decay: float):
-        # GPT-2 stores its matrices transposed; "match_rms_adamw" is the scaling that does not care.
+        # GPT-2 stores its matrices transposed; "match_rms_adamw" does not depend on that.
         super().__init__(
             parameters, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
         )
@@ -29,14 +29,14 @@ class StackedMuon(Muon):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            alike: dict[torch.Size, list[nn.Parameter]] = {}
+            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    alike.setdefault(parameter.shape, []).append(parameter)
-            for parameters in alike.values():
-                self._step_alike(parameters, group)
+                    by_shape.setdefault(parameter.shape, []).append(parameter)
+            for parameters in by_shape.values():
+                self._step_stacked(parameters, group)
 
-    def _step_alike(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+    def _step_stacked(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         weights: list[Tensor] = list(parameters)
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         for parameter in parameters:
@@ -54,7 +54,7 @@ class StackedMuon(Muon):
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:  # [k, m, n] -> [k, m, n] bf16
-    """Each matrix U S V^T with its singular values brought near to 1, by Newton-Schulz in bf16."""
+    """Bring the singular values of each matrix near 1, by Newton-Schulz iterations in bf16."""
     a, b, c = COEFFICIENTS
     low = matrices.bfloat16()
     is_tall = low.shape[1] > low.shape[2]

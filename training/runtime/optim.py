@@ -1,4 +1,4 @@
-"""Optimizers."""
+"""Optimizers: AdamW, and Muon for the matrices inside blocks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,9 +17,9 @@ def make_adamw(
     lr: float,
     other_lrs: Mapping[nn.Parameter, float] | None = None,
 ) -> Optimizer:
-    """AdamW over the trainable parameters; decay on matrices only.
+    """Make AdamW over the trainable parameters; weight decay on matrices only.
 
-    `other_lrs`: parameters that learn at another rate.
+    `other_lrs` gives parameters a learning rate other than `lr`.
     """
     by_lr: dict[float, list[nn.Parameter]] = {}
     for parameter in model.parameters():
@@ -27,9 +27,9 @@ def make_adamw(
     groups = [
         {**group, "lr": group_lr}
         for group_lr, parameters in by_lr.items()
-        for group in _decay_groups(parameters, args.weight_decay)
+        for group in _group_by_decay(parameters, args.weight_decay)
     ]
-    return AdamW(groups, **_adam(args, lr))
+    return _make_adamw(groups, args, lr)
 
 
 def make_muon(
@@ -40,21 +40,22 @@ def make_muon(
     lr: float,
     muon_lr: float,
 ) -> Optimizer:
-    """Muon on the parameters that `is_inner_matrix` picks (2-d, in blocks), AdamW on the rest."""
+    """Make Muon for the parameters that `is_inner_matrix` picks, and AdamW for the rest."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     inside = [parameter for parameter in trained if is_inner_matrix(parameter)]
     outside = [parameter for parameter in trained if not is_inner_matrix(parameter)]
-    first = StackedMuon(inside, lr=muon_lr, weight_decay=args.weight_decay)
-    return TwoOptimizers(first, AdamW(_decay_groups(outside, args.weight_decay), **_adam(args, lr)))
+    groups = _group_by_decay(outside, args.weight_decay)
+    muon = StackedMuon(inside, lr=muon_lr, weight_decay=args.weight_decay)
+    return TwoOptimizers(muon, _make_adamw(groups, args, lr))
 
 
-def _adam(args: CommonArgs, lr: float) -> dict[str, Any]:
+def _make_adamw(groups: list[dict[str, Any]], args: CommonArgs, lr: float) -> AdamW:
     beta1, beta2 = args.adam_betas
-    return {"lr": lr, "betas": (beta1, beta2), "eps": args.adam_eps, "fused": True}
+    return AdamW(groups, lr=lr, betas=(beta1, beta2), eps=args.adam_eps, fused=True)
 
 
-def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    # Under ZeRO-3 a parameter is an empty shard here; `ds_shape` then has its real shape.
+def _group_by_decay(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    # Under ZeRO-3 a parameter is an empty shard here, and `ds_shape` is its real shape.
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     matrices = [p for p in trainable if len(getattr(p, "ds_shape", p.shape)) >= 2]
     vectors = [p for p in trainable if len(getattr(p, "ds_shape", p.shape)) < 2]
@@ -67,14 +68,11 @@ class TwoOptimizers(Optimizer):
 
     def __init__(self, first: Optimizer, second: Optimizer) -> None:
         self.parts = (first, second)
-        everything = [
-            p for part in self.parts for group in part.param_groups for p in group["params"]
-        ]
-        super().__init__(everything, {})
-        # The same dict objects as the parts': a learning rate set here is set there.
-        self.param_groups = self._groups()
+        super().__init__([p for group in self._list_groups() for p in group["params"]], {})
+        # The same dict objects as in the parts: a learning rate set here is set there.
+        self.param_groups = self._list_groups()
 
-    def _groups(self) -> list[dict[str, Any]]:
+    def _list_groups(self) -> list[dict[str, Any]]:
         return [group for part in self.parts for group in part.param_groups]
 
     @torch.no_grad()
@@ -92,4 +90,4 @@ class TwoOptimizers(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
-        self.param_groups = self._groups()  # loading gives each part new dicts
+        self.param_groups = self._list_groups()  # loading gives each part new dicts

@@ -1,4 +1,4 @@
-"""Out of memory: an error that names what was being done and the flags that need less of it."""
+"""Out-of-memory errors that name the phase and the flags that reduce its memory."""
 
 import errno
 import os
@@ -20,8 +20,8 @@ DOING = {
     "evaluate": "evaluating",
     "run": "running",
 }
-# What the libraries say where no class of their own tells it.
-SAID = (
+# Messages of libraries that have no error class for it.
+MESSAGES = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
     "std::bad_alloc",
@@ -30,7 +30,7 @@ SAID = (
     "CUDA out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
-# Flags whose values are bounds of memory, by phase; the first that a program has come first.
+# Flags that bound memory, by phase, the cheapest to lower first.
 BOUNDS: dict[Phase, tuple[str, ...]] = {
     "load": (),
     "generate": ("generation_batch_size", "max_new_tokens"),
@@ -42,38 +42,40 @@ BOUNDS: dict[Phase, tuple[str, ...]] = {
 
 
 class OutOfMemoryError(UserError):
-    """No memory was left, said with what to change."""
+    """Out of memory; the message names flags to change."""
 
 
 @contextmanager
 def explain_out_of_memory(phase: Phase, args: Any) -> Iterator[None]:
-    """Inside, memory that runs out is a `UserError` that names `phase` and flags of `args`."""
+    """Inside, out-of-memory errors become a `UserError` that names `phase` and flags of `args`."""
     try:
         yield
     except Exception as error:
         if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
             raise
         ranks = int(os.environ.get("WORLD_SIZE", "1"))
-        flags = advice(phase, args, ranks=ranks, on_gpu=torch.cuda.is_available())
+        flags = suggest_flags(phase, args, ranks=ranks, on_gpu=torch.cuda.is_available())
         raise OutOfMemoryError(f"out of memory while {DOING[phase]}: {flags}") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or one that it was raised for, says that there is no memory left."""
+    """True if an error, or a cause of it, is a lack of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    if any(words in str(error) for words in SAID):
+    if any(words in str(error) for words in MESSAGES):
         return True
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
 
-def advice(phase: Phase, args: Any, *, ranks: int, on_gpu: bool) -> str:
-    """What to change, the flag that costs least first; `args` are any program's."""
-    lower = [f"--{name} (now {getattr(args, name)})" for name in BOUNDS[phase] if _has(args, name)]
+def suggest_flags(phase: Phase, args: Any, *, ranks: int, on_gpu: bool) -> str:
+    """List changes of flags, the cheapest first, for the args of any program."""
+    lower = [
+        f"--{name} (now {getattr(args, name)})" for name in BOUNDS[phase] if hasattr(args, name)
+    ]
     changes = [f"lower {' or '.join(lower)}"] if lower else []
-    trains = _has(args, "gradient_checkpointing")
+    trains = hasattr(args, "gradient_checkpointing")
     if trains and phase in ("train", "run") and not args.gradient_checkpointing:
         changes.append("set --gradient_checkpointing true")
     if phase in ("load", "train", "run"):
@@ -88,7 +90,3 @@ def advice(phase: Phase, args: Any, *, ranks: int, on_gpu: bool) -> str:
         elif trains and on_gpu and args.zero_stage == 3 and not args.offload_param:
             changes.append("set --offload_param true")
     return ", or ".join([*changes, "use a smaller model" if phase == "load" else "free memory"])
-
-
-def _has(args: Any, name: str) -> bool:
-    return hasattr(args, name)

@@ -1,4 +1,4 @@
-"""A trace of one step, on demand."""
+"""Trace one step, on demand."""
 
 import logging
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ ROWS = 40  # operators in the table
 
 @contextmanager
 def profile_step(args: CommonArgs, world: World, step: int) -> Iterator[None]:
-    """Inside, step --profile_step is recorded on rank 0; any other step is left alone.
+    """Record step --profile_step on rank 0; do nothing for other steps.
 
     Writes `profile/step_N.json`, which chrome://tracing and Perfetto open, and beside it
-    `step_N.txt`, the operators by the time that they took themselves.
+    `step_N.txt`, the operators sorted by their self time.
     """
     if not args.profile_step or step != args.profile_step or not world.is_main:
         yield

@@ -1,4 +1,4 @@
-"""When a run is saved, and what it is given back: its engines and the parts of its loop."""
+"""Save checkpoints when they are due, and restore engines and the state of the loop."""
 
 import json
 import logging
@@ -32,19 +32,19 @@ Tensors = dict[str, "Tensor"]
 
 
 class Stateful(Protocol):
-    """Something of a run's loop that the next step depends on."""
+    """Part of a run's loop that the next step depends on."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has come to, as JSON."""
+        """Return the state as JSON."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Restore what `state_dict` returned."""
 
 
 class CheckpointSaver:
-    """Saves a run by steps and by minutes; a save that fails is said and the run goes on.
+    """Saves a run every so many steps or minutes. A save that fails is logged; training continues.
 
-    What is saved is copied on the host at once; a thread writes it while the run goes on.
+    The state is copied to the host at once; a thread writes it to disk during the next steps.
     """
 
     def __init__(
@@ -52,98 +52,101 @@ class CheckpointSaver:
         args: CommonArgs,
         world: World,
         engines: Mapping[str, TrainingEngine],
-        found: Checkpoint | None,
+        checkpoint: Checkpoint | None,
     ) -> None:
         self._args = args
         self._world = world
         self._engines = engines
-        self._found = found
+        self._checkpoint = checkpoint
         self._store = CheckpointStore(
             args.output_dir,
             keep=args.keep_checkpoints,
             keep_best=args.keep_best,
             metric=args.best_metric,
         )
-        self._saved_step = found.step if found is not None and self.is_in_place else None
-        self._value: float | None = None  # of the evaluation of this very step
+        self._saved_step = checkpoint.step if checkpoint and self.is_in_place else None
+        self._value: float | None = None  # of an evaluation at the current step
         self._state_dicts: dict[str, Callable[[], dict[str, Any]]] = {}
         self._tensors: dict[str, Callable[[], Tensors]] = {}
         self._last_saved = time.monotonic()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writing: Future[bool] | None = None  # on rank 0 alone
-        # Before the run: it may well end in the folder that it read.
+        self._writing: Future[bool] | None = None  # on rank 0 only
+        # Before the run, which may write to the folder that it read.
         self._inputs = compute_input_fingerprints(args) if world.is_main else {}
 
     @property
     def is_new(self) -> bool:
-        """Whether the run starts anew."""
-        return self._found is None
+        """True if the run starts from scratch."""
+        return self._checkpoint is None
 
     @property
     def is_in_place(self) -> bool:
-        """Whether what the run has published so far lies in this output_dir."""
-        return self._found is None or self._found.is_in(self._args.output_dir)
+        """True if this output_dir holds all that the run has published so far."""
+        return self._checkpoint is None or self._checkpoint.is_in(self._args.output_dir)
 
     def restore_engines(self) -> None:
-        """Give the engines back what they were; every rank reads the folder."""
-        for name, engine in self._engines.items() if self._found else ():
+        """Load weights and optimizer state into the engines; every rank reads the checkpoint."""
+        if self._checkpoint is None:
+            return
+        for name, engine in self._engines.items():
             try:
                 load_engine_state(engine, self._load(name))
             except ValueError as error:
+                folder = self._checkpoint.folder
                 raise UserError(
-                    f"{self._found}: {name}: {error}; pass --resume none to start anew"
+                    f"{folder}: {name}: {error}; pass --resume none to start over"
                 ) from error
 
     def register(self, name: str, state_dict: Callable[[], dict[str, Any]]) -> None:
-        """Save from now on what `progress` gives; who made it has been restored already."""
+        """Include `state_dict()` in checkpoints. Its owner restores it."""
         self._state_dicts[name] = state_dict
 
     def restore_and_register(self, name: str, part: Stateful) -> None:
-        """Give a part back what it was, and save it from now on."""
+        """Restore a part of the loop if the run resumes, and include it in checkpoints."""
         self.register(name, part.state_dict)
-        if self._found is not None:
-            part.load_state_dict(self._found.progress[name])
+        if self._checkpoint is not None:
+            part.load_state_dict(self._checkpoint.progress[name])
 
     def restore_and_register_tensors(
-        self, name: str, tensors: Callable[[], Tensors], restore: Callable[[Tensors], None]
+        self, name: str, tensors: Callable[[], Tensors], load: Callable[[Tensors], None]
     ) -> None:
-        """The same of what JSON cannot hold; an empty dict is not saved, nor restored."""
+        """Do this for tensors. An empty dict is neither saved nor restored."""
         self._tensors[name] = tensors
-        if self._found is not None and (found := self._load(name)):
-            restore(found)
+        if self._checkpoint is not None and (saved := self._load(name)):
+            load(saved)
 
     @contextmanager
-    def save_on_stop(self, step: Callable[[], int]) -> Iterator[None]:
-        """Inside, a signal to any rank stops all at their next `check_stop`; then they are saved.
+    def save_on_stop(self, count_steps: Callable[[], int]) -> Iterator[None]:
+        """Inside, a signal to any rank stops all ranks at the next `check_stop`, and saves.
 
-        `step` says how many steps are done by then. Where one that was begun is given up, the
-        tracked parts are still as they were before it.
+        `count_steps()` returns the finished steps. If a step is abandoned, the registered parts
+        must be as they were before it.
         """
-        self._world.barrier()  # a rank that still loads would end at a signal, not stop with all
+        self._world.barrier()  # on a rank that still loads, a signal would end only that rank
         try:
             with stopping.enter_training():
                 yield
         except StopRequested as stop:
-            stop.is_saved = self.save(step())
+            stop.is_saved = self.save(count_steps())
             if stop.is_saved:
                 mark_stopped(self._args.output_dir, self._world)
                 again = "--resume auto" if self._args.resume == "none" else "the same command"
                 logger.info(
-                    "stopped by %s after step %d, and saved; %s goes on from there",
-                    stopping.reason(),
-                    step(),
+                    "stopped by %s after step %d, and saved; %s resumes from there",
+                    stopping.name_signal(),
+                    count_steps(),
                     again,
                 )
             raise
         except GuardStop as stop:
             if stop.weights_are_finite:
-                self.save(step())
+                self.save(count_steps())
             raise
         finally:
-            self._written()
+            self._wait_for_writer()
 
     def record_evaluation(self, metrics: Mapping[str, float]) -> None:
-        """What an evaluation of the model as it is now says, for --keep_best."""
+        """Take --best_metric from an evaluation of the current model, for --keep_best."""
         name = self._args.best_metric
         value = metrics.get(name.removeprefix("+"))
         if value is not None and math.isfinite(value):
@@ -151,59 +154,59 @@ class CheckpointSaver:
         elif self._args.keep_best and self._world.is_main:
             logger.warning("--best_metric %s is not among %s", name, ", ".join(sorted(metrics)))
 
-    def save_if_due(self, step: int) -> None:
-        """Call before each step and after the last, on every rank."""
-        if self._world.broadcast(self._is_due(step)):  # rank 0 decides for all
-            self._begin(step)
+    def save_if_due(self, step: int, *, always: bool = False) -> None:
+        """Save by --save_every and --save_minutes. All ranks call it between steps."""
+        if self._world.broadcast(self._is_due(step, always=always)):
+            self._begin_save(step)
         self._value = None
 
     def save(self, step: int) -> bool:
-        """Write a checkpoint of everything that the next step depends on; whether it is there."""
-        self._begin(step)
-        agreed: bool = self._world.broadcast(self._written())
-        return agreed
+        """Save now and wait until it is written. Return whether that succeeded."""
+        self._begin_save(step)
+        is_saved: bool = self._world.broadcast(self._wait_for_writer())
+        return is_saved
 
-    def _begin(self, step: int) -> None:
-        """Copy what a checkpoint is made of, once the one before it is written."""
-        self._written()
-        states = {
+    def _begin_save(self, step: int) -> None:
+        """Copy the state, and let the thread write it after the previous checkpoint."""
+        self._wait_for_writer()
+        tensors = {
             name: collect_engine_state(engine, self._world)
             for name, engine in self._engines.items()
         }
         if self._world.is_main:
-            states |= {name: tensors() for name, tensors in self._tensors.items()}
+            tensors |= {name: collect() for name, collect in self._tensors.items()}
             state = {
                 "step": step,
-                "progress": {name: progress() for name, progress in self._state_dicts.items()},
+                "progress": {name: state_dict() for name, state_dict in self._state_dicts.items()},
                 "settings": asdict(self._args),
                 "world_size": self._world.size,
                 "inputs": self._inputs,
-                "origin": self._found.origin if self._found else "",
+                "origin": self._checkpoint.origin if self._checkpoint else "",
             }
             text = json.dumps(state, indent=1) + "\n"
-            self._writing = self._writer.submit(self._write, step, text, states, self._value)
+            self._writing = self._writer.submit(self._write, step, text, tensors, self._value)
         self._saved_step = step
         self._last_saved = time.monotonic()
 
-    def _written(self) -> bool:
-        """Wait for the writing of the latest checkpoint; whether it is there."""
+    def _wait_for_writer(self) -> bool:
+        """Wait for the latest checkpoint. Return False if it could not be written."""
         writing, self._writing = self._writing, None
         return writing is None or writing.result()
 
     def _write(
-        self, step: int, state: str, states: Mapping[str, Tensors], value: float | None
+        self, step: int, state: str, tensors: Mapping[str, Tensors], value: float | None
     ) -> bool:
         def write(folder: Path) -> None:
-            for name, tensors in states.items():
-                if tensors:
-                    _save_tensors(tensors, folder / f"{name}.safetensors")
+            for name, named in tensors.items():
+                if named:
+                    _save_tensors(named, folder / f"{name}.safetensors")
             (folder / STATE_FILE).write_text(state, encoding="utf-8")
 
         try:
             self._store.save(step, write, value)
         except OSError as error:
             logger.error(
-                "checkpoint of step %d not saved: %s; the run goes on, and the checkpoint "
+                "checkpoint of step %d not saved: %s; the run continues, and the checkpoint "
                 "before it is kept", step, error,
             )  # fmt: skip
             return False
@@ -213,30 +216,30 @@ class CheckpointSaver:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        assert self._found is not None
-        file = self._found.folder / f"{name}.safetensors"
+        assert self._checkpoint is not None
+        file = self._checkpoint.folder / f"{name}.safetensors"
         try:
             return load_file(file) if file.is_file() else {}
         except SafetensorError as error:
-            raise UserError(f"{file}: {error}; pass --resume none to start anew") from error
+            raise UserError(f"{file}: {error}; pass --resume none to start over") from error
 
-    def _is_due(self, step: int) -> bool:
-        """Whether to save here; a judge's value is known to rank 0 alone."""
+    def _is_due(self, step: int, *, always: bool) -> bool:
+        """Decide on rank 0: it alone knows the value of a judge."""
         every, minutes = self._args.save_every, self._args.save_minutes
         if step == self._saved_step and self._value is None:
-            return False  # it is there already
-        if every and step and step % every == 0:
+            return False  # saved already
+        if always or (every and step and step % every == 0):
             return True
         if minutes > 0 and time.monotonic() - self._last_saved >= 60.0 * minutes:
             return True
         if self._value is None:
             return False
-        self._written()  # it may be the best so far
+        self._wait_for_writer()  # its checkpoint may be the best so far
         return self._store.is_among_best(self._value)
 
 
 def _save_tensors(tensors: Tensors, file: Path) -> None:
-    """Raises `OSError` on a full disk, for which safetensors has an error of its own."""
+    """Write a safetensors file; `OSError` if the disk is full, like any other file."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
