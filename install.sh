@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the environment, once: `bash install.sh`. A script that sources it is in the environment after.
-# An active virtual or conda environment is used as it is; without one, .venv is made beside this file.
+# Install the environment, once: `bash install.sh`. A script that sources this file enters it.
+# Uses the active virtual or conda environment; without one, makes .venv beside this file.
 #   PYTHON=/path/to/python3.12 bash install.sh     the interpreter of a new .venv
 set -euo pipefail
 
@@ -11,7 +11,7 @@ install_fail() {
     exit 2
 }
 
-# Prints nothing: whether $1 runs and is a Python that we support.
+# Succeeds if $1 runs and is a supported Python; prints nothing.
 install_is_supported() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1
 }
@@ -56,7 +56,7 @@ install_packages() {
     python -m pip --version >/dev/null 2>&1 || python -m ensurepip >/dev/null 2>&1 ||
         install_fail "$install_prefix has no pip; install pip there"
 
-    # First and alone, so that nothing else chooses the build; one that is there is never replaced.
+    # First, so that no dependency chooses its build. An installed torch is never replaced.
     local ask='from importlib.metadata import version; print(version("torch"))'
     if ! torch="$(python -c "$ask" 2>/dev/null)"; then
         python -m pip install "$(grep '^torch==' "$install_repo/constraints.txt")" || install_fail "$advice"
@@ -66,7 +66,7 @@ install_packages() {
     (cd "$install_repo" && python -m pip install -e '.[dev]' -c "$constraints") || install_fail "$advice"
 }
 
-# The stamp names all that the installation depends on; as long as it matches, pip is not started.
+# The stamp names all that the installation depends on; pip only runs if that has changed.
 install_once() {
     local stamp="$install_prefix/.classic-rlhf-installed" key
     key="$install_repo $(python --version) $(cat "$install_repo/setup.py" "$install_repo/constraints.txt" | cksum)"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Submit the three stages as jobs, each after the one before has succeeded; if one fails, the rest is
-# cancelled.
+# Submit the three stages as jobs. Each starts after the previous one has succeeded; if one fails, the
+# rest are cancelled.
 #   bash slurm/pipeline.sh [sbatch options] [--output_dir FOLDER] [--dry_run] [-- flags]...
 #   bash slurm/pipeline.sh --nodes 2 --gpus-per-node 8 --time 8:00:00 --output_dir output/run1 \
 #       -- --zero_stage 3 \
@@ -8,10 +8,10 @@
 #       -- step2_reward --data_path comparisons.jsonl \
 #       -- step3_ppo --data_path prompts.jsonl --max_steps 200
 #
-# Options are those of slurm/submit.sh. Flags behind a -- are for all stages, or for the one that is
-# named there. Stages write to FOLDER/step1_sft, ..., and read what those before them wrote. The flags
-# of all stages, that their data are there, and the first one's rows are checked before anything is
-# submitted. Prints three numbers.
+# Options are those of slurm/submit.sh. Flags after a -- apply to all stages, or to the stage named
+# there. Stages write to FOLDER/step1_sft, ..., and read the outputs of the stages before. Before
+# anything is submitted, all flags, the existence of all data, and the rows of the first stage are
+# checked. Prints the numbers of the three jobs.
 set -euo pipefail
 
 repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -39,7 +39,7 @@ done
 [[ "$check" =~ ^(full|flags|none|)$ ]] || fail "--check takes full, flags or none, got '$check'"
 root="$(realpath -m -- "$root")" # jobs may start elsewhere
 
-# The flags of each stage: what joins them, then everybody's, then their own.
+# The flags of each stage: those that connect them, then the common ones, then the stage's.
 sft=(--output_dir "$root/step1_sft")
 reward=(--model_name_or_path "$root/step1_sft" --output_dir "$root/step2_reward")
 ppo=(--actor_model_name_or_path "$root/step1_sft" --reward_model_name_or_path "$root/step2_reward"
@@ -50,11 +50,11 @@ for word in "$@"; do
     case "$block:$word" in
         *:--) block=new ;;
         new:step1_sft | new:step2_reward | new:step3_ppo)
-            [[ "$seen" != *" $word "* ]] || fail "$word stands behind two --; give its flags once"
+            [[ "$seen" != *" $word "* ]] || fail "$word is after two --; give its flags once"
             block="$word" seen+="$word "
             ;;
         new:-*) block=every && sft+=("$word") reward+=("$word") ppo+=("$word") ;;
-        new:*) fail "behind -- stands a flag or step1_sft, step2_reward or step3_ppo, got '$word'" ;;
+        new:*) fail "after -- comes a flag or step1_sft, step2_reward or step3_ppo, got '$word'" ;;
         every:*) sft+=("$word") reward+=("$word") ppo+=("$word") ;;
         step1_sft:*) own_sft+=("$word") ;;
         step2_reward:*) own_reward+=("$word") ;;
@@ -63,16 +63,16 @@ for word in "$@"; do
 done
 sft+=("${own_sft[@]}") reward+=("${own_reward[@]}") ppo+=("${own_ppo[@]}")
 
-submit() { # stage, how its inputs are checked, options, --, flags
+submit() { # stage, value of --check, options, --, flags
     bash "$repo/slurm/submit.sh" "$1" "${options[@]}" --check "$2" "${@:3}"
 }
 after() { # the job that must have succeeded
     echo "--dependency=afterok:$1 --kill-on-invalid-dep=yes"
 }
 
-[ -n "$dry_run" ] || exec 3>&1 1>/dev/null # what the checks say is for the dry run
+[ -n "$dry_run" ] || exec 3>&1 1>/dev/null # only a dry run shows the output of the checks
 submit step1_sft "${check:-full}" --dry_run -- "${sft[@]}"
-later="${check/full/flags}" # their models are not there yet
+later="${check/full/flags}" # their models do not exist yet
 submit step2_reward "${later:-flags}" --dry_run -- "${reward[@]}"
 submit step3_ppo "${later:-flags}" --dry_run -- "${ppo[@]}"
 [ -z "$dry_run" ] || exit 0

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Submit one stage as a Slurm job that goes on by itself after preemption and at its time limit.
+# Submit one stage as a Slurm job that resumes after preemption and after its time limit.
 #   bash slurm/submit.sh STAGE [sbatch options] [--dry_run] -- [stage flags]
 #   bash slurm/submit.sh step3_ppo --nodes 2 --gpus-per-node 8 --time 4:00:00 -- --zero_stage 3
 #   bash slurm/submit.sh step3_ppo --array 0-3 -- --seed %a --output_dir output/seed_%a
 #
 # STAGE is step1_sft, step2_reward or step3_ppo; its flags and OUTPUT_DIR, ACTOR_MODEL, ... are those
-# of its run.sh. One process a GPU of --gpus-per-node, without GPUs one a node (--ntasks-per-node N).
-# In an array %a stands for the task's number. The stage's flags, data and models are checked first
-# (--check flags: its flags, and that data are there; --check none). --dry_run checks, says what it
-# would need and when it could start (sbatch --test-only), and submits nothing. Prints the job's
-# number.
+# of its run.sh. One process per GPU of --gpus-per-node; without GPUs one per node
+# (--ntasks-per-node N). In an array %a is replaced by the task's number. The stage's flags, data and
+# models are checked first (--check flags: flags, and that the data exist; --check none). --dry_run
+# checks, prints what the job would need and when it could start (sbatch --test-only), and submits
+# nothing. Prints the job's number.
 set -euo pipefail
 
 repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -44,8 +44,8 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
             gpus="${value##*:}" # of type:number the number
             ;;
         --output | -o | --job-name | -J) has_own_log=yes ;;
-        --*_*) fail "$name is no option of sbatch: flags of the stage stand behind the --" ;;
-        --chdir | -D) fail "$name: submit from that folder instead; there the flags are checked" ;;
+        --*_*) fail "$name is no option of sbatch: flags of the stage come after the --" ;;
+        --chdir | -D) fail "$name: submit from that folder instead; the flags are checked there" ;;
         --ntasks-per-node) tasks="$value" ;;
         --array | -a) array="$value" ;;
         --ntasks | -n) fail "$name: give --nodes and --ntasks-per-node" ;;
@@ -60,7 +60,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
     esac
     [ $# -eq 0 ] || shift
 done
-[ "${1:-}" = -- ] || fail "-- must stand between the options for sbatch and the flags of $stage"
+[ "${1:-}" = -- ] || fail "-- must separate the options for sbatch from the flags of $stage"
 shift
 
 tasks="${tasks:-${gpus:-1}}"
@@ -82,11 +82,11 @@ if [ -n "$array" ]; then
 fi
 
 check_stage() {
-    local first="${array%%[!0-9]*}" # the flags are checked as an array's first job has them
+    local first="${array%%[!0-9]*}" # the flags of an array's first job are checked
     local flags=("${@//%a/${first:-%a}}")
     export PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"
     unset HOSTFILE NODE_RANK # jobs do not read them
-    [ -z "$gpus" ] || flags+=(--dtype auto) # this machine's processor may lack what the GPUs have
+    [ -z "$gpus" ] || flags+=(--dtype auto) # this machine may lack the GPUs' bf16
     case "$check" in
         full)
             NUM_GPUS="$tasks" bash "$repo/$stage/run.sh" "${flags[@]}" \
@@ -109,10 +109,10 @@ status=0
 job="$("${submit[@]}" "$repo/slurm/stage.sbatch" "$repo" "$stage" "$@" 2>"$problem")" || status=$?
 if [ -n "$dry_run" ] && [ "$status" = 0 ]; then
     [ -z "$said" ] || printf '%s\n' "$said"
-    [ "$check" != full ] || echo "memory and seconds are reckoned for this machine, $(uname -n)"
+    [ "$check" != full ] || echo "memory and seconds are estimated for this machine, $(uname -n)"
     cat "$problem"
-elif [ -n "$job" ]; then # with --wait the status is the job's
-    job="${job%%;*}" # with a cluster's name behind it
+elif [ -n "$job" ]; then # with --wait the exit status is the job's
+    job="${job%%;*}" # without the name of a cluster
     echo "$job"
     cat "$problem" >&2
     log="${log/\%x/$stage}" && log="${log/\%[jA]/$job}"

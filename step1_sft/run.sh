@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stage 1, supervised fine-tuning; on several hosts with HOSTFILE and NODE_RANK (README.md).
+# Stage 1, supervised fine-tuning; on several hosts with HOSTFILE and NODE_RANK (docs/several_gpus.md).
 #   NUM_GPUS=2 ZERO_STAGE=3 step1_sft/run.sh --model_name_or_path gpt2 --data_path demos.jsonl
 set -euo pipefail
 

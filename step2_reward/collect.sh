@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tasks for annotators: responses of the SFT model, two or more to each prompt.
+# Make tasks for annotators: two or more responses of the SFT model per prompt.
 #   step2_reward/collect.sh --prompts prompts.txt --samples_per_prompt 4 --output tasks.json
 set -euo pipefail
 

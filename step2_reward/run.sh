@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stage 2, the reward model; on several hosts with HOSTFILE and NODE_RANK (README.md).
+# Stage 2, the reward model; on several hosts with HOSTFILE and NODE_RANK (docs/several_gpus.md).
 #   step2_reward/run.sh --data_path comparisons.jsonl --head mlp
 set -euo pipefail
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stage 3, PPO; on several hosts with HOSTFILE and NODE_RANK (README.md).
+# Stage 3, PPO; on several hosts with HOSTFILE and NODE_RANK (docs/several_gpus.md).
 #   NUM_GPUS=2 ZERO_STAGE=3 step3_ppo/run.sh --kl_coef 0.02 --max_steps 100
 set -euo pipefail
 

@@ -32,7 +32,7 @@ def refused(script: str, words: str, path: str) -> str:
     [
         ("", "the first word is a stage, step1_sft, step2_reward or step3_ppo, got ''"),
         ("step4 --", "step1_sft, step2_reward or step3_ppo, got 'step4'"),
-        ("step3_ppo --nodes 2", "-- must stand between the options for sbatch and the flags"),
+        ("step3_ppo --nodes 2", "-- must separate the options for sbatch from the flags"),
         ("step3_ppo --zero_stage 3 --", "--zero_stage is no option of sbatch: flags of the stage"),
         ("step3_ppo two --", "options for sbatch begin with -, got 'two'"),
         ("step3_ppo --nodes=2 3 --", "options for sbatch begin with -, got '3'"),
@@ -44,7 +44,7 @@ def refused(script: str, words: str, path: str) -> str:
         ("step3_ppo -N2 --gres=gpu:4 --", "--gres: give --gpus-per-node; each GPU gets a process"),
         ("step3_ppo --ntasks 4 --", "--ntasks: give --nodes and --ntasks-per-node"),
         ("step3_ppo --check some --", "--check takes full, flags or none, got 'some'"),
-        ("step3_ppo --check", "-- must stand between"),
+        ("step3_ppo --check", "-- must separate"),
         ("step3_ppo -N 2 --gpus-per-node=a100:4 -- --max_steps 9", "no sbatch on this machine"),
     ],
 )
@@ -83,7 +83,7 @@ def test_a_mistake_in_the_flags_of_the_stage(path_without_slurm, words, said):
         ("--check some --", "--check takes full, flags or none, got 'some'"),
         (
             "-- step1_sft --seed 1 -- step1_sft",
-            "step1_sft stands behind two --; give its flags once",
+            "step1_sft is after two --; give its flags once",
         ),
         ("-- --output_dir out", "--output_dir belongs before the first --"),
     ],

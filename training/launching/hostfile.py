@@ -142,11 +142,20 @@ def is_one_host(flags: list[str]) -> bool:
 
 def is_first_host(flags: list[str]) -> bool:
     """True if rank 0, which writes the output folder, is on this host or is started from it."""
-    for index, word in enumerate(flags):
-        name, _, value = word.partition("=")
-        if name == "--node_rank":
-            return int(value or flags[index + 1]) <= 0
-    return True
+    return int(parse_flag(flags, "--node_rank") or 0) <= 0
+
+
+def parse_flag(words: list[str], name: str) -> str | None:
+    """Return the value of a flag in a command line, the last one if repeated; None without it.
+
+    `--name VALUE`, `--name=VALUE` and a bare `--name` (empty), with "-" or "_" between its words.
+    """
+    value = None
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        flag, has_value, text = word.partition("=")
+        if flag.replace("-", "_") == name.replace("-", "_"):
+            value = text if has_value else "" if following.startswith("--") else following
+    return value
 
 
 @contextmanager

@@ -112,8 +112,7 @@ class _Launched:
         now = time.monotonic()
         if self.signals and now - self.first_at <= ECHO_SECONDS:
             return
-        if not self.signals:
-            self.first_at = now
+        self.first_at = self.first_at or now
         self.signals.append(number)
         if self.group:  # group 0 would be this process's
             self.forward_signal()
@@ -211,15 +210,8 @@ def _parse_options(launcher_flags: list[str]) -> dict[str, str]:
 
 
 def _is_dry_run(program: list[str]) -> bool:
-    """True if the program's flags have --dry_run true; the last one counts."""
-    is_dry_run = False
-    for index, word in enumerate(program):
-        name, _, value = word.replace("-", "_").partition("=")
-        if name == "__dry_run":
-            following = program[index + 1] if index + 1 < len(program) else ""
-            value = value or ("" if following.startswith("--") else following)
-            is_dry_run = value.lower() in ("", "true", "t", "1", "yes", "y")
-    return is_dry_run
+    value = hostfile.parse_flag(program, "--dry_run")
+    return value is not None and value.lower() in ("", "true", "t", "1", "yes", "y")
 
 
 def split_words(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -277,15 +269,7 @@ def has_marker(program: list[str], name: str, launch_id: str) -> bool:
 
 
 def parse_output_folder(program: list[str]) -> Path:
-    """Return --output_dir of a program's command line; the last one counts."""
-    folder = ""
-    words = [word.replace("--output-dir", "--output_dir", 1) for word in program]
-    for index, word in enumerate(words):
-        if word.startswith("--output_dir="):
-            folder = word.split("=", 1)[1]
-        elif word == "--output_dir" and index + 1 < len(words):
-            folder = words[index + 1]
-    return Path(folder)
+    return Path(hostfile.parse_flag(program, "--output_dir") or "")
 
 
 if __name__ == "__main__":

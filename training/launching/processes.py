@@ -19,6 +19,12 @@ def find_free_port() -> int:
                 return port
 
 
+def count_cores() -> int:
+    """Count the cores that this process may use."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+
+
 def find_ranks(group: int) -> list[int]:
     """Return process ids of the ranks in a process group, found by RANK in their environment.
 

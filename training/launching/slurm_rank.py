@@ -11,6 +11,8 @@ from collections.abc import MutableMapping
 
 import torch
 
+from training.launching.processes import count_cores
+
 FIRST_PORT, PORTS = 20_000, 12_000  # below 32768, where outgoing connections take theirs
 STEP_STRIDE = 1_009  # between the ports of two steps of a job; those of the next jobs are adjacent
 
@@ -32,7 +34,7 @@ def set_rank_variables(environ: MutableMapping[str, str] = os.environ) -> None:
         environ.setdefault("MASTER_PORT", str(_choose_port(environ)))
     if "OMP_NUM_THREADS" not in environ:  # an unbound task would see the cores of other jobs
         cores = environ.get("SLURM_CPUS_PER_TASK") or int(environ["SLURM_CPUS_ON_NODE"]) // tasks
-        environ["OMP_NUM_THREADS"] = str(min(max(int(cores), 1), _count_cores()))
+        environ["OMP_NUM_THREADS"] = str(min(max(int(cores), 1), count_cores()))
         torch.set_num_threads(int(environ["OMP_NUM_THREADS"]))
 
 
@@ -62,8 +64,3 @@ def _choose_port(environ: MutableMapping[str, str]) -> int:
     """Return one port for all ranks of a step, and different ones for jobs that share a host."""
     number = int(environ["SLURM_JOB_ID"]) + STEP_STRIDE * int(environ["SLURM_STEP_ID"])
     return FIRST_PORT + number % PORTS
-
-
-def _count_cores() -> int:
-    has_affinity = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1

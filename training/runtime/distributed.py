@@ -38,6 +38,7 @@ class World:
     rank: int
     size: int
     device: torch.device
+    host_group: Any = None  # process group on the host, if the default one is not
 
     @property
     def is_main(self) -> bool:
@@ -82,8 +83,8 @@ class World:
         if not stopping.is_training():
             return
         asked = torch.tensor(float(stopping.is_asked()))
-        if self.size > 1:
-            dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=_control.group)
+        if self.size > 1:  # on the host, so as not to wait for GPU queues
+            dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self.host_group)
         if asked:
             raise StopRequested
 
@@ -92,15 +93,6 @@ class World:
         for item in items:
             self.check_stop()
             yield item
-
-
-class _Control:
-    """Process group in which ranks agree to stop: on the host, so as not to wait for GPU queues."""
-
-    group: Any = None  # None is the default group
-
-
-_control = _Control()
 
 
 class _OtherRanks:
@@ -163,18 +155,18 @@ def _make_world(args: EngineArgs, device: torch.device) -> World:
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     timeout = datetime.timedelta(minutes=args.timeout_minutes)
     deepspeed.init_distributed(verbose=False, auto_mpi_discovery=False, timeout=timeout)
+    host_group = None
     if size > 1:
-        is_on_host = dist.get_backend() == "gloo"
-        _control.group = None if is_on_host else dist.new_group(backend="gloo", timeout=timeout)
+        if dist.get_backend() != "gloo":
+            host_group = dist.new_group(backend="gloo", timeout=timeout)
         stopping.join(_OtherRanks())
-    return World(rank=rank, size=size, device=device)
+    return World(rank, size, device, host_group)
 
 
 def _leave() -> None:
     import deepspeed.comm
 
     stopping.join(None)
-    _control.group = None
     # deepspeed's function: it has groups of its own, and could not join again in this process.
     deepspeed.comm.destroy_process_group()
 

@@ -99,7 +99,6 @@ class TrainingEngine:
     def drop(self) -> None:
         """Clear the gradients without a step; weights and optimizer state stay as they are."""
         gradients.drop(self._engine)
-        gradients.forget_norm(self._engine)
 
     def find_bad_gradients(self) -> list[str]:
         """Name parameters whose gradient is not finite on some rank; all ranks call this."""
@@ -149,9 +148,10 @@ class TrainingEngine:
 
     def _list_flat_shards(self) -> list[Tensor]:
         zero = self._engine.optimizer
-        is_zero_3 = self.zero_stage == 3
         shards: list[Tensor] = (
-            zero.fp32_partitioned_groups_flat if is_zero_3 else zero.single_partition_of_fp32_groups
+            zero.single_partition_of_fp32_groups
+            if self.zero_stage < 3
+            else zero.fp32_partitioned_groups_flat
         )
         return shards
 

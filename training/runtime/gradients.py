@@ -37,7 +37,7 @@ def compute_global_norm(engine: Any) -> float:
 
 
 def forget_norm(engine: Any) -> None:
-    """Let the next step compute its norm; call this after `step` or `drop`."""
+    """Let the next step compute its norm again."""
     for name in ("_get_norm_groups", "scaled_global_norm"):
         vars(engine.optimizer).pop(name, None)
 
@@ -54,14 +54,15 @@ def drop(engine: Any) -> None:
     if stage == 3:
         zero._get_norm_groups = lambda: [math.inf]
         engine.step()
-        return
-    checks = zero.check_grad_overflow
-    zero.check_grad_overflow, zero.has_overflow = True, lambda *_, **__: True
-    try:
-        engine.step()
-    finally:
-        zero.check_grad_overflow = checks
-        del zero.has_overflow
+    else:
+        checks = zero.check_grad_overflow
+        zero.check_grad_overflow, zero.has_overflow = True, lambda *_, **__: True
+        try:
+            engine.step()
+        finally:
+            zero.check_grad_overflow = checks
+            del zero.has_overflow
+    forget_norm(engine)
 
 
 def find_bad_gradients(engine: Any, world: World) -> list[str]:

@@ -17,24 +17,22 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = path.open("ab", buffering=0)
-        self._waiting = b""
-        self._is_refused = False
+        self._waiting = b""  # what could not be written so far
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append the waiting rows and this one. Logs the first of several failures."""
+        failed_before = bool(self._waiting)
         self._waiting += json.dumps(row, ensure_ascii=False).encode() + b"\n"
         try:
             while self._waiting:
                 written = self._file.write(self._waiting)
                 self._waiting = self._waiting[written or 0 :]
-            self._is_refused = False
         except OSError as error:
-            if not self._is_refused:
+            if not failed_before:
                 logger.error(
                     "%s: a line was not written: %s; the run continues, and tries again with the "
                     "next", self._path, error,
                 )  # fmt: skip
-            self._is_refused = True
 
     def sync(self) -> int:
         """Sync the file and return its size in bytes, waiting rows included."""

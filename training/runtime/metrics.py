@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from training.arguments.common import CommonArgs
@@ -33,23 +32,10 @@ FILES, ELAPSED = "files", "elapsed_s"  # keys of that state
 
 # Metrics of a log line, in order; each stage has some of them.
 SHOWN = (
-    "loss/train",
-    "accuracy/train",
-    "loss/eval",
-    "perplexity/eval",
-    "accuracy/eval",
-    "score/mean",
-    "kl/ref",
-    "kl/coef",
-    "policy/entropy",
-    "response/length",
-    "response/eos_rate",
-    "eval/score/mean",
-    "eval/kl/ref",
-    "eval/response/length",
-    "speed/tokens_per_s",
-    "speed/pairs_per_s",
-    "speed/roofline",
+    *("loss/train", "accuracy/train", "loss/eval", "perplexity/eval", "accuracy/eval"),
+    *("score/mean", "kl/ref", "kl/coef", "policy/entropy", "response/length", "response/eos_rate"),
+    *("eval/score/mean", "eval/kl/ref", "eval/response/length"),
+    *("speed/tokens_per_s", "speed/pairs_per_s", "speed/roofline"),
 )
 # Written line by line, and truncated to a checkpoint's size when a run resumes from it.
 METRICS, TIMING, SAMPLES = JSON_LINES = ("metrics.jsonl", "timing.jsonl", "samples.jsonl")
@@ -93,12 +79,7 @@ class MetricLogger:
     def __enter__(self) -> "MetricLogger":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._is_main:
             return
         for file in self._files.values():

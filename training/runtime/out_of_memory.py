@@ -12,13 +12,14 @@ from training.arguments.parsing import UserError
 
 Phase = Literal["load", "generate", "score", "train", "evaluate", "run"]
 
-DOING = {
-    "load": "loading the models",
-    "generate": "generating responses",
-    "score": "reading the responses with the models",
-    "train": "training",
-    "evaluate": "evaluating",
-    "run": "running",
+# What a phase does, and the flags that bound its memory, the cheapest to lower first.
+PHASES: dict[Phase, tuple[str, tuple[str, ...]]] = {
+    "load": ("loading the models", ()),
+    "generate": ("generating responses", ("generation_batch_size", "max_new_tokens")),
+    "score": ("reading the responses with the models", ("micro_batch_tokens",)),
+    "train": ("training", ("micro_batch_tokens",)),
+    "evaluate": ("evaluating", ("micro_batch_tokens",)),
+    "run": ("running", ("micro_batch_tokens", "generation_batch_size", "max_new_tokens")),
 }
 # Messages of libraries that have no error class for it.
 MESSAGES = (
@@ -30,15 +31,6 @@ MESSAGES = (
     "CUDA out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
-# Flags that bound memory, by phase, the cheapest to lower first.
-BOUNDS: dict[Phase, tuple[str, ...]] = {
-    "load": (),
-    "generate": ("generation_batch_size", "max_new_tokens"),
-    "score": ("micro_batch_tokens",),
-    "train": ("micro_batch_tokens",),
-    "evaluate": ("micro_batch_tokens",),
-    "run": ("micro_batch_tokens", "generation_batch_size", "max_new_tokens"),
-}
 
 
 class OutOfMemoryError(UserError):
@@ -55,7 +47,7 @@ def explain_out_of_memory(phase: Phase, args: Any) -> Iterator[None]:
             raise
         ranks = int(os.environ.get("WORLD_SIZE", "1"))
         flags = suggest_flags(phase, args, ranks=ranks, on_gpu=torch.cuda.is_available())
-        raise OutOfMemoryError(f"out of memory while {DOING[phase]}: {flags}") from error
+        raise OutOfMemoryError(f"out of memory while {PHASES[phase][0]}: {flags}") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -72,7 +64,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def suggest_flags(phase: Phase, args: Any, *, ranks: int, on_gpu: bool) -> str:
     """List changes of flags, the cheapest first, for the args of any program."""
     lower = [
-        f"--{name} (now {getattr(args, name)})" for name in BOUNDS[phase] if hasattr(args, name)
+        f"--{name} (now {getattr(args, name)})" for name in PHASES[phase][1] if hasattr(args, name)
     ]
     changes = [f"lower {' or '.join(lower)}"] if lower else []
     trains = hasattr(args, "gradient_checkpointing")

@@ -14,6 +14,7 @@ import torch
 
 from training.arguments.common import ModelArgs
 from training.arguments.parsing import GUARD_STOP, GuardStop, UserError, exit_with_user_error
+from training.launching.processes import count_cores
 from training.runtime.out_of_memory import explain_out_of_memory
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # <malloc.h>
@@ -55,12 +56,11 @@ def pick_device(local_rank: int) -> torch.device:
         return torch.device("cuda", local_rank)
     keep_freed_memory()
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = os.environ.get("OMP_NUM_THREADS", "")
     is_torchrun_default = threads == "1" and local_size > 1 and "TORCHELASTIC_RUN_ID" in os.environ
     if not threads or is_torchrun_default:
         # deepspeed leaves all cores to every rank; torchrun sets one if there are several ranks.
-        torch.set_num_threads(max((cores or 1) // max(local_size, 1), 1))
+        torch.set_num_threads(max(count_cores() // max(local_size, 1), 1))
     return torch.device("cpu")
 
 

@@ -23,24 +23,10 @@ RANKS = "ranks"
 LAYOUT = (RANKS, "zero_stage", "offload_optimizer", "offload_param")
 # Flags that do not change what is computed.
 FREE_FLAGS = (
-    "output_dir",
-    "log_every",
-    "profile_step",
-    "timeout_minutes",
-    "host_timeout_minutes",
-    "local_rank",
-    "resume",
-    "allow_changed_settings",
-    "self_check",
-    "dry_run",
-    "dry_run_ranks",
-    "data_cache",
-    "max_skipped_steps",
-    "save_every",
-    "save_minutes",
-    "keep_checkpoints",
-    "keep_best",
-    "best_metric",
+    *("output_dir", "local_rank", "timeout_minutes", "host_timeout_minutes", "data_cache"),
+    *("resume", "allow_changed_settings", "save_every", "save_minutes"),
+    *("keep_checkpoints", "keep_best", "best_metric", "max_skipped_steps"),
+    *("log_every", "profile_step", "self_check", "dry_run", "dry_run_ranks"),
 )
 
 
