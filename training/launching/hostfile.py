@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 UNASKED = Path("/job/hostfile")  # `deepspeed` reads it by default
@@ -151,7 +152,7 @@ def parse_flag(words: list[str], name: str) -> str | None:
     `--name VALUE`, `--name=VALUE` and a bare `--name` (empty), with "-" or "_" between its words.
     """
     value = None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         flag, has_value, text = word.partition("=")
         if flag.replace("-", "_") == name.replace("-", "_"):
             value = text if has_value else "" if following.startswith("--") else following
