@@ -40,7 +40,7 @@ def main() -> None:
         evaluate = partial(trainer.evaluate, data.held_out) if data.held_out else None
         sample = partial(sample_responses, trainer.engine, data, args, world, tokenizer)
         save = partial(save_policy, trainer.engine, tokenizer, world)
-        with MetricLogger(args, world, total_steps=schedule.total_steps, checkpoint=checkpoint) as log:
+        with MetricLogger(args, world, schedule.total_steps, checkpoint) as log:
             fit(args, world, trainer, schedule, log, checkpoints, evaluate, sample, save)
         publish.mark_complete(args.output_dir, world)
 

@@ -37,7 +37,7 @@ def main() -> None:
         trainer, schedule = setup.build_trainer(args, world, tokenizer, data.train)
         checkpoints = CheckpointSaver(args, world, {"reward_model": trainer.engine}, checkpoint)
         checkpoints.restore_engines()
-        with MetricLogger(args, world, total_steps=schedule.total_steps, checkpoint=checkpoint) as log:
+        with MetricLogger(args, world, schedule.total_steps, checkpoint) as log:
             run = RewardRun(args, world, log, data, tokenizer)
             checkpoints.restore_and_register("evaluations", run)
 

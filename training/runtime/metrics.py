@@ -46,12 +46,7 @@ class MetricLogger:
     """Opens the run's files in `output_dir`, and closes them at the end of the `with` block."""
 
     def __init__(
-        self,
-        args: CommonArgs,
-        world: World,
-        *,
-        total_steps: int,
-        checkpoint: Checkpoint | None = None,
+        self, args: CommonArgs, world: World, total_steps: int, checkpoint: Checkpoint | None = None
     ) -> None:
         self._is_main = world.is_main
         self._total = total_steps
