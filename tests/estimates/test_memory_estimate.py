@@ -166,6 +166,7 @@ def list_cells_far_off(target: Path) -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_the_estimate_is_within_15_percent_of_measured_memory(tmp_path):
     # The heap's holes vary by up to a tenth of the whole: only twice is no accident.
     off = list_cells_far_off(tmp_path / "memory.json")

@@ -45,7 +45,7 @@ class Cell:
 
     @property
     def settings(self) -> set[str]:
-        """What the pairs of `default_cells` are pairs of."""
+        """Values of which each two occur together in `default_cells`."""
         flags = zip(self.flags[::2], self.flags[1::2], strict=True)
         settings = {self.stage, f"{self.ranks} ranks", f"ZeRO {self.zero}", self.dtype}
         settings |= {f"{flag} {value}" for flag, value in flags}

@@ -60,24 +60,33 @@ def test_a_mistake_with_a_tool_is_one_line(
 
 LAUNCHES = {
     "a stage by its script": ["bash", "step1_sft/run.sh", "--learning_rat", "1"],
+    "a benchmark": [sys.executable, "-m", "benchmarks.rollout", "--pairs", "0"],
+}
+MORE_LAUNCHES = {  # of --all
     "a stage without a model": ["bash", "step2_reward/run.sh", "--model_name_or_path", "./no"],
     "a stage by itself": [sys.executable, "step3_ppo/main.py", "--top_p", "7"],
     "the collection by its script": ["bash", "step2_reward/collect.sh", "--output", "x.txt"],
     "a module": [sys.executable, "-m", "training.data.inspect", "no.jsonl"],
-    "a benchmark": [sys.executable, "-m", "benchmarks.rollout", "--pairs", "0"],
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LAUNCHES)
-def test_a_mistake_of_a_real_launch_is_one_line(tmp_path, name):
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(pytest.param(command, id=name) for name, command in LAUNCHES.items()),
+        *(
+            pytest.param(command, id=name, marks=pytest.mark.full)
+            for name, command in MORE_LAUNCHES.items()
+        ),
+    ],
+)
+def test_a_mistake_of_a_real_launch_is_one_line(tmp_path, command):
     env = environment(tmp_path / "ops", tmp_path / "cache") | {"OUTPUT_DIR": str(tmp_path / "out")}
-    ended = subprocess.run(
-        LAUNCHES[name], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
-    )
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 2
     lines = ended.stderr.splitlines()
     assert len(lines) == 1, ended.stderr
     assert "error: " in lines[0]
-    assert LAUNCHES[name][-2].removeprefix("training.data.inspect") in lines[0]
+    assert command[-2].removeprefix("training.data.inspect") in lines[0]
     assert not (tmp_path / "out").exists()

@@ -61,7 +61,7 @@ class Cell:
 UP = ("1z0", "2z2", "1z3", "2z2", "1z0")
 DOWN = ("2z3", "1z0", "2z3", "1z2", "2z0")
 CELLS = [
-    Cell("sft", UP, (2, 2, 2, 2)),
+    Cell("sft", UP, (2, 2, 2, 2), full=True),
     Cell("sft", DOWN, (2, 3, 2, 2), full=True),
     Cell("reward", UP, (2, 2, 2, 2), full=True),
     Cell("reward", DOWN, (2, 2, 3, 2), full=True),

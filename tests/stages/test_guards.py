@@ -1,8 +1,9 @@
-"""A number that is not finite on one rank: no step on any, named, and the run goes on or stops."""
+"""A number that is not finite on one rank: no rank steps, and the run names it."""
 
 import json
+from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from safetensors.torch import load_file
 
 from tests.stages.injected import BAD_PARAMETER
 from tests.stages.material import Material, read_jsonl
-from tests.stages.processes import LAUNCH_SECONDS, all_end_well, started
+from tests.stages.pairs import cover_pairs
+from tests.stages.processes import LAUNCH_SECONDS, all_end_well, is_full, started
 from training.models.scalar import ScalarSettings, build_scalar_model, save_scalar_model
 from training.models.tokenizers import load_tokenizer
 
@@ -41,6 +43,12 @@ class Cell:
     def folder(self) -> str:
         offload = "-offload" if OFFLOAD[0] in self.flags else ""
         return f"{self.stage}-{self.kind}{self.label}-zero{self.zero}{offload}-of{self.ranks}"
+
+    @property
+    def settings(self) -> set[str]:
+        """Values of which each two occur together in `default_cells`."""
+        return {self.stage, f"{self.ranks} ranks", f"ZeRO {self.zero}", self.kind, self.label,
+                *self.flags[::2]}  # fmt: skip
 
 
 def all_cells() -> list[Cell]:
@@ -74,7 +82,23 @@ def all_cells() -> list[Cell]:
     return [*pairs, *others]
 
 
+def default_cells() -> list[Cell]:
+    """The runs made without --all: each two settings of any run occur together in one of them."""
+    cells = all_cells()
+    first = [cell for cell in cells if cell.kind not in ("gradient", "left_out")]
+    injected = [cell for cell in cells if cell.kind != "left_out"]
+    chosen = cover_pairs(injected, lambda cell: cell.settings, first)
+    others = [replace(cell, kind="left_out") for cell in chosen if cell.kind == "gradient"]
+    return [cell for cell in cells if cell in chosen or cell in others]
+
+
 CELLS = {cell.folder: cell for cell in all_cells()}
+DEFAULT = {cell.folder for cell in default_cells()}
+
+
+def mark_cells(names: Iterable[str]) -> list[Any]:
+    """Parameters of a test; cells that are not run by default are marked `full`."""
+    return [pytest.param(name, marks=() if name in DEFAULT else pytest.mark.full) for name in names]
 
 
 class Runs:
@@ -123,9 +147,10 @@ class Runs:
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory, material, user_env) -> Runs:
-    """Every cell, in one process for one rank and in a pair of them for two, all at a time."""
+def runs(request, tmp_path_factory, material, user_env) -> Runs:
+    """The cells that were asked for, in one process for one rank and in two for two ranks."""
     runs = Runs(tmp_path_factory.mktemp("guards"), material)
+    names = CELLS if is_full(request.session) else DEFAULT
     with ExitStack() as stack:
         programs = []
         for ranks in (1, 2):
@@ -136,16 +161,16 @@ def runs(tmp_path_factory, material, user_env) -> Runs:
                     str(runs.folder / cell.folder),
                     (cell.kind, cell.first, cell.times),
                 )
-                for cell in CELLS.values()
-                if cell.ranks == ranks
+                for name, cell in CELLS.items()
+                if cell.ranks == ranks and name in names
             ]
             file = runs.folder / f"cells-{ranks}.json"
             file.write_text(json.dumps(plan))
             for rank in range(ranks):
-                places = {"WORLD_SIZE": ranks, "LOCAL_SIZE": ranks, "RANK": rank}
-                places["LOCAL_RANK"] = rank
-                own = {name: str(value) for name, value in places.items()}
-                env = user_env | own | {"MASTER_ADDR": "127.0.0.1"}
+                variables = {"WORLD_SIZE": ranks, "LOCAL_SIZE": ranks, "RANK": rank}
+                variables["LOCAL_RANK"] = rank
+                env = user_env | {key: str(value) for key, value in variables.items()}
+                env |= {"MASTER_ADDR": "127.0.0.1"}
                 command = ["python", "-m", "tests.stages.injected", str(file)]
                 programs.append(stack.enter_context(started(command, runs.folder, env)))
         all_end_well(programs, LAUNCH_SECONDS)
@@ -155,14 +180,14 @@ def runs(tmp_path_factory, material, user_env) -> Runs:
 INJECTED = [name for name, cell in CELLS.items() if cell.kind != "left_out"]
 
 
-@pytest.mark.parametrize("name", INJECTED)
+@pytest.mark.parametrize("name", mark_cells(INJECTED))
 def test_no_rank_steps_and_all_weights_and_optimizer_state_keep_their_bits(runs, name):
     for record in runs.records(name):
-        assert record["unchanged"], "nothing was left out"
+        assert record["unchanged"], "nothing was skipped"
         assert all(record["unchanged"])
 
 
-@pytest.mark.parametrize("name", INJECTED)
+@pytest.mark.parametrize("name", mark_cells(INJECTED))
 def test_every_rank_names_the_same_fault(runs, name):
     records = runs.records(name)
     assert records[0]["faults"]
@@ -170,9 +195,13 @@ def test_every_rank_names_the_same_fault(runs, name):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, c in CELLS.items() if c.kind == "gradient" and c.label != "-bf16"
-             and c.stage == "sft"]
-)  # fmt: skip
+    "name",
+    mark_cells(
+        name
+        for name, cell in CELLS.items()
+        if (cell.stage, cell.kind) == ("sft", "gradient") and cell.label != "-bf16"
+    ),
+)
 def test_the_run_is_as_if_the_bad_batch_had_not_been_there(runs, name):
     without = load_file(runs.folder / name.replace("gradient", "left_out") / "model.safetensors")
     injected = load_file(runs.folder / name / "model.safetensors")
@@ -185,7 +214,9 @@ def test_the_run_is_as_if_the_bad_batch_had_not_been_there(runs, name):
     assert len(rates) == STEPS
 
 
-@pytest.mark.parametrize("name", [n for n, c in CELLS.items() if c.kind == "gradient"])
+@pytest.mark.parametrize(
+    "name", mark_cells(name for name, cell in CELLS.items() if cell.kind == "gradient")
+)
 def test_a_bad_gradient_is_named_by_its_parameter(runs, name):
     fault = runs.record(name)["faults"][0]
     assert f"{BAD_PARAMETER} of the " in fault
@@ -220,10 +251,14 @@ def test_one_bad_row_is_one_row_named(runs, name):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, c in CELLS.items() if c.times == 1 and c.kind != "weight"
-             and c.label != "-never"]
-)  # fmt: skip
-def test_the_run_goes_on_to_its_end(runs, name):
+    "name",
+    mark_cells(
+        name
+        for name, cell in CELLS.items()
+        if cell.times == 1 and cell.kind != "weight" and cell.label != "-never"
+    ),
+)
+def test_the_run_continues_to_its_end(runs, name):
     assert [record["status"] for record in runs.records(name)] == [0] * CELLS[name].ranks
     assert (runs.folder / name / "complete.json").exists()
     cell = CELLS[name]
@@ -237,7 +272,7 @@ def test_the_run_goes_on_to_its_end(runs, name):
     [
         ("sft-logprob-always-zero2-of2", 2),  # --max_skipped_steps 1
         ("ppo-score-never-zero2-of2", 1),  # --max_skipped_steps 0
-        ("sft-weight-zero2-of2", 1),  # no later step can mend it
+        ("sft-weight-zero2-of2", 1),  # no later step can repair it
         ("ppo-weight-zero2-of2", 1),
         ("ppo-weight-zero3-of1", 1),
     ],

@@ -6,9 +6,6 @@ two: torchrun, and run.sh with NUM_GPUS=2.
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,89 +17,21 @@ from transformers import (
     AutoTokenizer,
 )
 
-from tests.stages.material import Material, read_jsonl
-from tests.stages.processes import ROOT, started
-from training.launching.processes import find_free_port
-
-FOLDERS = {
-    "sft": "output/step1_sft",
-    "reward": "output/step2_reward",
-    "ppo": "output/step3_ppo",
-}
-RUN = {
-    "sft": ROOT / "step1_sft" / "run.sh",
-    "reward": ROOT / "step2_reward" / "run.sh",
-    "ppo": ROOT / "step3_ppo" / "run.sh",
-}
-MAIN = {stage: script.with_name("main.py") for stage, script in RUN.items()}
-FLAGS = {
-    "sft": "--max_steps 3 --eval_every 2 --batch_size 8 --learning_rate 1e-3",
-    "reward": "--max_steps 3 --eval_every 2 --normalization_samples 8",
-    "ppo": "--max_steps 2 --rollout_batch_size 8 --minibatch_size 4 --max_new_tokens 8",
-}
-STEPS = {"sft": 3, "reward": 3, "ppo": 2}
+from tests.stages.chains import (
+    RUN,
+    STEPS,
+    TOKEN,
+    Launch,
+    launch_on_one_rank,
+    launch_on_two_ranks,
+)
+from tests.stages.material import read_jsonl
 
 
-@dataclass(frozen=True)
-class Launch:
-    """How a run was started and how it ended."""
-
-    stage: str
-    folder: Path
-    status: int
-    output: str
-    errors: str
-
-    def rows(self, key: str) -> list[dict[str, Any]]:
-        """Rows with `key`, what a clock says among them."""
-        files = [read_jsonl(self.folder / f"{name}.jsonl") for name in ("metrics", "timing")]
-        merged = [{**timing, **metrics} for metrics, timing in zip(*files, strict=True)]
-        return [row for row in merged if key in row]
-
-
-def launch(stage: str, command: list[Any], folder: Path, env: dict[str, str], cwd: Path) -> Launch:
-    words = [*command, *FLAGS[stage].split()]
-    with started(words, cwd, env, cwd) as program:
-        status = program.wait()
-        assert program.all_gone_within(5)
-        return Launch(stage, folder, status, program.output.read_text(), program.errors.read_text())
-
-
-def on_one_rank(cwd: Path, material: Material, user_env: dict[str, str]) -> dict[str, Launch]:
-    """run.sh, then plain python, then the bare `deepspeed`, which finds both by its defaults."""
-    env = user_env | {"MASTER_PORT": str(find_free_port()), "OUTPUT_DIR": str(cwd / FOLDERS["sft"])}
-    base = ["--model_name_or_path", material.base]
-    sft = launch("sft", ["bash", RUN["sft"], *base], cwd / FOLDERS["sft"], env, cwd)
-    plain = ["python", MAIN["reward"]]
-    reward = launch("reward", plain, cwd / FOLDERS["reward"], user_env, cwd)
-    bare = ["deepspeed", "--master_port", find_free_port(), MAIN["ppo"], "--zero_stage", "2"]
-    ppo = launch("ppo", bare, cwd / FOLDERS["ppo"], user_env, cwd)
-    return {"sft": sft, "reward": reward, "ppo": ppo}
-
-
-def on_two_ranks(cwd: Path, material: Material, user_env: dict[str, str]) -> dict[str, Launch]:
-    """torchrun, then run.sh with NUM_GPUS=2 under ZeRO-3, then it with a folder of its own."""
-    torchrun = ["torchrun", "--nproc_per_node", "2", "--master_port", find_free_port(), MAIN["sft"]]
-    torchrun += ["--model_name_or_path", material.base, "--output_dir", cwd / "sft"]
-    sft = launch("sft", torchrun, cwd / "sft", user_env, cwd)
-    env = user_env | {"NUM_GPUS": "2", "MASTER_PORT": str(find_free_port()), "ZERO_STAGE": "3"}
-    env |= {"SFT_MODEL": str(cwd / "sft"), "OUTPUT_DIR": str(cwd / "reward")}
-    heads = ["--head", "mlp", "--pooling", "weighted_mean"]
-    reward = launch("reward", ["bash", RUN["reward"], *heads], cwd / "reward", env, cwd)
-    env = user_env | {"NUM_GPUS": "2", "MASTER_PORT": str(find_free_port())}
-    env |= {"ACTOR_MODEL": str(cwd / "sft"), "REWARD_MODEL": str(cwd / "reward")}
-    env |= {"OUTPUT_DIR": str(cwd / "not_this_one")}
-    own = ["bash", RUN["ppo"], "--output_dir", cwd / "ppo"]  # the flag wins over OUTPUT_DIR
-    (cwd / "judge.py").write_text("def score(texts):\n    return [len(t) for t in texts]\n")
-    own += ["--self_check", "true", "--dtype", "fp32", "--judge", cwd / "judge.py"]
-    ppo = launch("ppo", own, cwd / "ppo", env, cwd)
-    return {"sft": sft, "reward": reward, "ppo": ppo}
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chains(tmp_path_factory, material, user_env) -> dict[str, dict[str, Launch]]:
     """Both chains, at a time: a launch of one leaves a core idle for seconds."""
-    makers = {"one_rank": on_one_rank, "two_ranks": on_two_ranks}
+    makers = {"one_rank": launch_on_one_rank, "two_ranks": launch_on_two_ranks}
     with ThreadPoolExecutor() as pool:
         futures = {
             name: pool.submit(make, tmp_path_factory.mktemp(name), material, user_env)
@@ -114,8 +43,8 @@ def chains(tmp_path_factory, material, user_env) -> dict[str, dict[str, Launch]]
 @pytest.fixture(params=[f"{chain}-{stage}" for chain in ("one_rank", "two_ranks") for stage in RUN])
 def run(request, chains) -> Launch:
     chain, stage = request.param.split("-")
-    found: Launch = chains[chain][stage]
-    return found
+    launch: Launch = chains[chain][stage]
+    return launch
 
 
 @pytest.fixture
@@ -128,7 +57,7 @@ def two_ranks(chains):
     return chains["two_ranks"]
 
 
-def test_it_ends_with_status_0_and_says_nothing_on_stderr_but_what_launchers_do(run):
+def test_it_ends_with_status_0_and_writes_nothing_to_stderr_but_lines_of_launchers(run):
     assert run.status == 0, run.errors
     own = [line for line in run.errors.splitlines() if "torch/distributed/run" not in line]
     assert own == []
@@ -272,6 +201,15 @@ def test_ppo_moves_the_actor_away_from_stage_1(one_rank):
     after = load_file(one_rank["ppo"].folder / "model.safetensors")
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("chain", ["one_rank", "two_ranks"])
+def test_no_file_or_log_holds_a_token_of_the_environment(chains, chain):
+    written = [path for path in chains[chain]["sft"].cwd.rglob("*") if path.is_file()]
+    names = {path.name for path in written}
+    assert {"args.json", "metrics.jsonl", "report.html", "complete.json", "state.json"} <= names
+    assert any(path.suffix == ".out" for path in written), "the log is looked through too"
+    assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
 
 
 def test_no_op_was_compiled(one_rank, two_ranks, extensions):

@@ -54,7 +54,7 @@ def mark_cells(names: list[str]) -> Any:
     )
 
 
-def of_stage(*stages: str) -> list[str]:
+def list_cells(*stages: str) -> list[str]:
     return [name for name, cell in CELLS.items() if cell.stage in stages and cell.dtype == "fp32"]
 
 
@@ -138,14 +138,14 @@ def test_rollouts_are_ragged(runs):
         assert len({len(response) for response in rollout["responses"]}) > 1
 
 
-@mark_cells(of_stage("reward", "ppo"))
+@mark_cells(list_cells("reward", "ppo"))
 def test_generation_leaves_the_training_weights_bitwise_unchanged(runs, cell):
     for record in runs.records(cell):
         assert record["generations"]
         assert all(record["generations"])
 
 
-@mark_cells(of_stage("ppo"))
+@mark_cells(list_cells("ppo"))
 def test_ref_and_reward_model_stay_bitwise_unchanged_while_actor_and_critic_learn(runs, cell):
     for record in runs.records(cell):
         expected = {"actor": False, "critic": False, "ref": True, "reward_model": True}
@@ -154,7 +154,7 @@ def test_ref_and_reward_model_stay_bitwise_unchanged_while_actor_and_critic_lear
         assert record["unchanged"] == expected
 
 
-@mark_cells(of_stage("ppo"))
+@mark_cells(list_cells("ppo"))
 def test_the_first_minibatch_has_ratio_one_though_the_config_has_dropout(runs, cell):
     assert GPT2Config.from_pretrained(runs.path(START)).resid_pdrop == 0.1
     first = runs.steps(cell)[1]
@@ -163,7 +163,7 @@ def test_the_first_minibatch_has_ratio_one_though_the_config_has_dropout(runs, c
     assert first["kl/ref"] == pytest.approx(0.0, abs=1e-5)
 
 
-@mark_cells(of_stage("reward"))
+@mark_cells(list_cells("reward"))
 def test_stage_2_scores_its_held_out_pairs_as_its_saved_model_does(runs, cell):
     folder = runs.path(cell) / "last"
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -172,10 +172,7 @@ def test_stage_2_scores_its_held_out_pairs_as_its_saved_model_does(runs, cell):
     for number, row in enumerate(read_jsonl(file), start=1):
         responses = row.get("responses") or [row["chosen"], row["rejected"]]
         scores = [
-            raw_score(
-                folder,
-                [*tokenizer(row["prompt"] + text).input_ids, tokenizer.eos_token_id],
-            )
+            raw_score(folder, [*tokenizer(row["prompt"] + text).input_ids, tokenizer.eos_token_id])
             for text in responses
         ]
         pairs = row.get("pairs", [[0, 1]])
@@ -186,7 +183,7 @@ def test_stage_2_scores_its_held_out_pairs_as_its_saved_model_does(runs, cell):
         assert differences == pytest.approx([d for _, d in sorted(expected)], rel=1e-5, abs=1e-5)
 
 
-@mark_cells(of_stage("ppo"))
+@mark_cells(list_cells("ppo"))
 def test_ppo_scores_responses_as_stage_2_does_and_normalized(runs, cell):
     reward = next(c.folder for c in CELLS.values() if c.name == CELLS[cell].reward)
     folder = runs.path(reward) / "last"
@@ -199,7 +196,7 @@ def test_ppo_scores_responses_as_stage_2_does_and_normalized(runs, cell):
     assert_close(torch.tensor(rollout["scores"]), expected, rtol=1e-5, atol=1e-5)
 
 
-@mark_cells(of_stage("reward"))
+@mark_cells(list_cells("reward"))
 def test_scores_of_the_sft_models_responses_have_mean_0_and_variance_1(runs, cell):
     folder = runs.path(cell) / "last"
     settings = read_settings(str(folder), flag="", hint="")
@@ -212,7 +209,7 @@ def test_scores_of_the_sft_models_responses_have_mean_0_and_variance_1(runs, cel
     assert_close(scores.var(correction=0), torch.tensor(1.0), rtol=1e-4, atol=0)
 
 
-@mark_cells(of_stage("sft"))
+@mark_cells(list_cells("sft"))
 def test_a_saved_model_has_the_logged_loss_in_plain_transformers(runs, cell):
     logged = [row["loss/eval"] for row in runs.metrics(cell) if "loss/eval" in row]
     rows = read_jsonl(runs.material.file("sft", "dev"))
@@ -225,7 +222,7 @@ def test_the_best_model_is_kept_when_later_ones_are_worse(runs):
     assert min(logged) < logged[-1] - 0.1, "the run must get worse for this test"
 
 
-@mark_cells(of_stage("ppo"))
+@mark_cells(list_cells("ppo"))
 def test_a_saved_actor_has_the_logged_kl_to_its_ref_in_plain_transformers(runs, cell):
     rollout = runs.record(cell)["rollouts"][-1]
     actor, ref = (

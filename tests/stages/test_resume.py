@@ -26,13 +26,13 @@ CELLS = [
     # Best at its first evaluation and stopped after it: what was published stays.
     (1, "sft", 2, "--lora_rank 2 --learning_rate 30", 5),
     (1, "reward", 2, "", 9),
-    (1, "ppo", 0, "", 17),
     (2, "sft", 2, "--dropout 0.1", 5),
     # Rank 0 alone knows the judge's scores, yet all ranks save there.
     (2, "ppo", 2, "--keep_best 1 --best_metric +eval/judge/mean", 17),
-    (2, "ppo", 3, "", 23),
 ]
 MORE_CELLS = [  # of --all
+    (1, "ppo", 0, "", 17),
+    (2, "ppo", 3, "", 23),
     (1, "sft", 0, "--optimizer muon --dropout 0.1", 4),
     (1, "ppo", 2, "--critic shared", 19),
     (1, "ppo", 2, SINGLE, 17),

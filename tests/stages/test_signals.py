@@ -96,10 +96,10 @@ def is_saved(folder: Path) -> bool:
 
 CASES = [
     ("run.sh", 1, "run.sh", signal.SIGTERM),
-    ("run.sh", 2, "1", signal.SIGTERM),
     ("torchrun", 2, "1", signal.SIGUSR1),
 ]
 MORE_CASES = [  # of --all
+    ("run.sh", 2, "1", signal.SIGTERM),
     ("run.sh", 1, "0", signal.SIGINT),
     ("run.sh", 2, "run.sh", signal.SIGUSR1),
     ("run.sh", 2, "outer", signal.SIGTERM),
