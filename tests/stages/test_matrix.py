@@ -37,7 +37,6 @@ from training.models.scalar import read_settings
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for all runs
 DEFAULT = [cell.folder for cell in default_cells()]
-
 # How far bf16 takes a stage from fp32.
 BF16_BOUNDS = {
     "sft": {"loss/train": 0.01},
@@ -77,7 +76,6 @@ def test_each_two_settings_occur_together_in_a_run_that_is_made_by_default():
     assert pairs(DEFAULT) == pairs(CELLS)
     fp32 = [name for name in CELLS if CELLS[name].dtype == "fp32"]
     assert pairs(name for name in fp32 if name in DEFAULT) == pairs(fp32)
-    assert len(DEFAULT) < len(CELLS) / 2
 
 
 @mark_cells(COMPARED)
