@@ -1,8 +1,8 @@
 """Prove that each fault is noticed. Exit status 1 if one survives.
 
-The tree is copied; each fault is put into the copy, its test is run, the file is restored. Each test
-must pass in the unchanged copy, and fail with the fault by an assertion: not because the code can no
-longer be imported.
+The tree is copied; each fault is put into the copy, its test is run, the file is restored. Each
+test must pass in the unchanged copy, and fail with the fault by an assertion: not because the code
+can no longer be imported.
 """
 
 import argparse
@@ -94,7 +94,17 @@ def _run(tree: Path, tests: list[str], sender) -> None:
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     outcome = Outcome()
-    flags = ["-q", "-x", "-W", REWRITTEN, "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={tree}.tmp"]
+    flags = [
+        "-q",
+        "-x",
+        "-W",
+        REWRITTEN,
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        f"--basetemp={tree}.tmp",
+    ]
     status = pytest.main([*flags, *tests], plugins=[outcome])
     is_run = status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     sender.send(str(outcome) if is_run else f"pytest ended with {status!r}")
