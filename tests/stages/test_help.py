@@ -1,18 +1,22 @@
 """`--help` answers at once, without the libraries that take seconds to import, and is complete."""
 
+import importlib
 import os
+import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.stages.processes import ROOT
+from training import arguments
 from training.arguments.chat import ChatArgs
 from training.arguments.collect import CollectArgs
 from training.arguments.data_size_curve import DataSizeCurveArgs
 from training.arguments.evaluate import EvaluateArgs
+from training.arguments.parsing import group_fields, parse_args
 from training.arguments.ppo import PPOArgs
 from training.arguments.reward import RewardArgs
 from training.arguments.sft import SFTArgs
@@ -27,6 +31,9 @@ PROGRAMS = {
     "step3_ppo/chat.py": ChatArgs,
 }
 CPU_SECONDS = 3.0
+DIALECT = re.compile(
+    r"\b(anew|go(es)? on|stands?|lies?|is said|mends?|reckons?|left out|all the same)\b"
+)
 SLOW = ("torch", "deepspeed", "datasets", "peft", "sklearn", "matplotlib")
 
 
@@ -58,6 +65,51 @@ def test_every_flag_has_one_line_of_help(cls):
         assert text.endswith((".", ")")), field.name
         assert "\n" not in text
         assert 10 < len(text) <= 100, field.name
+
+
+def all_flag_classes():
+    """Every dataclass of flags in training/arguments."""
+    found = set()
+    for path in Path(arguments.__file__ or "").parent.glob("*.py"):
+        module = importlib.import_module(f"training.arguments.{path.stem}")
+        found |= {
+            cls for cls in vars(module).values() if isinstance(cls, type) and is_dataclass(cls)
+        }
+    return sorted(found, key=lambda cls: cls.__name__)
+
+
+@pytest.mark.parametrize("cls", all_flag_classes(), ids=lambda cls: cls.__name__)
+def test_every_flag_is_in_one_group_and_says_what_its_negative_does(cls):
+    groups = group_fields(cls)
+    assert "flags" not in groups
+    grouped = [spec.name for specs in groups.values() for spec in specs]
+    assert sorted(grouped) == sorted(spec.name for spec in fields(cls))
+    for spec in fields(cls):
+        assert bool(spec.metadata["negative"]) == (spec.default is True), spec.name
+
+
+@pytest.mark.parametrize("cls", all_flag_classes(), ids=lambda cls: cls.__name__)
+def test_help_is_in_plain_english(cls):
+    texts = [cls.__doc__, *(spec.metadata["help"] for spec in fields(cls))]
+    texts += [spec.metadata["negative"] for spec in fields(cls)]
+    assert [text for text in texts if DIALECT.search(text)] == []
+
+
+def test_the_most_needed_flags_come_first():
+    groups = group_fields(SFTArgs)
+    assert list(groups)[:3] == ["model and output", "data", "training"]
+    assert [specs[0].name for specs in groups.values()][:2] == ["model_name_or_path", "data_path"]
+
+
+def test_help_prints_groups_and_negative_flags(capsys):
+    with pytest.raises(SystemExit):
+        parse_args(RewardArgs, ["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith("usage: ")
+    for title in group_fields(RewardArgs):
+        assert f" {title}: --" in printed
+    assert "--no_decontaminate Keep training rows whose prompt is held out." in printed
+    assert "--data-path" not in printed
 
 
 def test_help_through_run_sh_needs_no_launcher(user_env, tmp_path):

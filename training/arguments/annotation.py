@@ -11,17 +11,19 @@ from training.arguments.parsing import arg, require
 
 @dataclass(frozen=True, kw_only=True)
 class VoteArgs:
-    """Of a Label Studio export, wherever one is read."""
+    """Flags for reading a Label Studio export."""
 
     votes: Literal["soft", "majority", "all"] = arg(
-        "soft", "Several annotators: share of votes as label, majority's label, or a pair a vote."
+        "soft",
+        "Several annotators: share of votes as label, majority's label, or one pair per vote.",
+        group="Label Studio annotations",
     )
-    ties: Literal["drop", "half"] = arg("drop", "A tie or empty choice: left out, or label 0.5.")
+    ties: Literal["drop", "half"] = arg("drop", "A tie or empty choice: skipped, or label 0.5.")
     annotator_error: str = arg(
         "0", "Chance that a vote is wrong, for softer labels; auto: estimated; 0: trust votes."
     )
-    label_config: str = arg("", "The project's labelling config (XML), for names of its own.")
-    label_control: str = arg("", "Which control's choice counts, where there are several.")
+    label_config: str = arg("", "The project's labelling config (XML), if it has its own names.")
+    label_control: str = arg("", "Control whose choice counts, if there are several.")
 
     def check_votes(self) -> None:
         check_file(self, "label_config")
@@ -39,11 +41,11 @@ class VoteArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotationArgs(VoteArgs):
-    """A Label Studio export as comparisons for stage 2, with an account of every annotation."""
+    """Convert a Label Studio export to comparisons, and account for every annotation."""
 
-    export: str = arg("", "The exported file: JSON, JSON_MIN or CSV.")
-    output: str = arg("", "Comparisons as JSON Lines; nothing is written without.")
-    report: str = arg("", "The account as JSON; it is printed in words in any case.")
+    export: str = arg("", "Exported file: JSON, JSON_MIN or CSV.", group="files")
+    output: str = arg("", "File for the comparisons as JSON Lines; default: none is written.")
+    report: str = arg("", "File for the account as JSON; it is printed as well.")
 
     def __post_init__(self) -> None:
         require(bool(self.export), "name the exported file")
@@ -65,7 +67,9 @@ class AnnotationArgs(VoteArgs):
 class ServerArgs:
     """A Label Studio server. Its token is no flag: the environment's LABEL_STUDIO_API_KEY."""
 
-    label_studio_url: str = arg("", "Your Label Studio; LABEL_STUDIO_API_KEY holds its token.")
+    label_studio_url: str = arg(
+        "", "Your Label Studio; LABEL_STUDIO_API_KEY holds its token.", group="Label Studio server"
+    )
 
     def check_server(self) -> None:
         flag, url = "--label_studio_url", self.label_studio_url
@@ -89,10 +93,14 @@ class ServerArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class PushTargetArgs(ServerArgs):
-    """Where tasks go."""
+    """The project that gets the tasks."""
 
-    project: str = arg("", "Title, made if there is none, or number; default: the file's name.")
-    annotations_per_task: int = arg(1, "People who see each task, in a project that is made.")
+    project: str = arg(
+        "",
+        "Title (created if new) or number of the project; default: the file's name.",
+        group="Label Studio server",
+    )
+    annotations_per_task: int = arg(1, "People who see each task, in a new project.")
 
     def check_target(self, tasks: str) -> None:
         """`tasks` names the project unless --project does."""
@@ -111,11 +119,11 @@ class PushTargetArgs(ServerArgs):
 
 @dataclass(frozen=True, kw_only=True)
 class PushArgs(PushTargetArgs):
-    """Tasks for a Label Studio project; those that it has already are not added again."""
+    """Add tasks to a Label Studio project; tasks that it has already are skipped."""
 
-    tasks: str = arg("", "The tasks that collect.sh has written.")
+    tasks: str = arg("", "Tasks that collect.sh has written.", group="tasks")
     label_config: str = arg("", "Their labelling config (XML); default: the one beside them.")
-    label_control: str = arg("", "Which control's choice counts, where there are several.")
+    label_control: str = arg("", "Control whose choice counts, if there are several.")
 
     def __post_init__(self) -> None:
         require(bool(self.tasks), "name the file of tasks")
@@ -134,11 +142,11 @@ class PushArgs(PushTargetArgs):
 
 @dataclass(frozen=True, kw_only=True)
 class PullArgs(ServerArgs):
-    """What people have done in a Label Studio project, as a file for stage 2."""
+    """Export the annotations of a Label Studio project to a file for stage 2."""
 
-    project: str = arg("", "The project's title or number.")
-    output: str = arg("export.json", "The export: a .json file, of CSV a .csv file.")
-    format: Literal["JSON", "JSON_MIN", "CSV"] = arg("JSON", "JSON alone keeps what was skipped.")
+    project: str = arg("", "Title or number of the project.", group="export")
+    output: str = arg("export.json", "File to write: .json, or .csv for CSV.")
+    format: Literal["JSON", "JSON_MIN", "CSV"] = arg("JSON", "Only JSON keeps skipped tasks.")
 
     def __post_init__(self) -> None:
         self.check_server()

@@ -10,13 +10,13 @@ from training.arguments.sampling import SamplingArgs
 
 @dataclass(frozen=True, kw_only=True)
 class ChatArgs(SamplingArgs, TemplateArgs):
-    """Write a line, read the model's response as it comes; Ctrl-D ends."""
+    """Type a line and read the model's response as it is generated; Ctrl-D ends."""
 
-    model: str = arg("output/step3_ppo", "Folder of stage 1 or 3, or a Hub name.")
+    model: str = arg("output/step3_ppo", "Folder of stage 1 or 3, or a Hub name.", group="model")
     mode: Literal["auto", "prompt", "chat"] = arg(
-        "auto", "prompt: lines stand alone; chat: turns; auto: chat if there is a chat template."
+        "auto", "prompt: separate lines; chat: turns; auto: chat if there is a chat template."
     )
-    max_new_tokens: int = arg(128, "Tokens a response may have, its EOS included.")
+    max_new_tokens: int = arg(128, "Longest response in tokens, EOS included.", group="sampling")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,16 +14,22 @@ from training.arguments.sampling import PromptArgs
 class CollectArgs(PromptArgs, PushTargetArgs):
     """Sample responses of the SFT model and write tasks for people to compare them."""
 
-    model: str = arg("output/step1_sft", "The model that responds: folder or Hub name.")
-    prompts: list[str] = arg(["examples/questions/prompts.txt"], "Prompts: a line, or rows, each.")
-    samples_per_prompt: int = arg(4, "Distinct responses of each prompt.")
-    temperatures: list[float] = arg([0.7, 1.0, 1.3], "Sampled at each of these, for variety.")
-    most_alike: float = arg(0.8, "Responses that share more of their words are left out.")
+    model: str = arg(
+        "output/step1_sft", "Model that responds: folder or Hub name.", group="model and tasks"
+    )
+    prompts: list[str] = arg(
+        ["examples/questions/prompts.txt"], "Prompts: one per line, or rows of data."
+    )
+    output: str = arg("tasks.json", "Tasks; the labelling config is written beside them.")
     tasks: Literal["pairwise", "ranker", "both"] = arg("pairwise", "Comparisons, or rankings.")
-    pairs_per_prompt: int = arg(0, "Comparisons of each prompt; 0: each response once.")
+    pairs_per_prompt: int = arg(0, "Comparisons per prompt; 0: each response once.")
     reward_model: str = arg("", "Adds its choices as predictions, least certain tasks first.")
-    output: str = arg("tasks.json", "The tasks; the labelling config is written beside them.")
-    micro_batch_tokens: int = arg(4096, "Padded tokens per forward; bounds memory.")
+    samples_per_prompt: int = arg(4, "Distinct responses per prompt.", group="sampling")
+    temperatures: list[float] = arg([0.7, 1.0, 1.3], "Temperatures of sampling, for variety.")
+    most_alike: float = arg(0.8, "Skip responses that share more of their words than this.")
+    micro_batch_tokens: int = arg(
+        4096, "Padded tokens per forward; bounds memory.", group="memory and speed"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,11 +14,13 @@ MODELS = ("model_name_or_path", "actor_model_name_or_path", "reward_model_name_o
 
 @dataclass(frozen=True, kw_only=True)
 class ModelArgs:
-    """What every program that runs a model needs."""
+    """Flags of every program that runs a model."""
 
-    seed: int = arg(0, "Seed of every random draw: data order, initial weights, sampling.")
+    seed: int = arg(
+        0, "Seed of data order, new weights and sampling.", group="randomness and precision"
+    )
     dtype: Literal["auto", "fp32", "bf16"] = arg(
-        "auto", "Compute type; weights stay fp32. auto: bf16 where the processor has it."
+        "auto", "Compute type; weights stay fp32. auto: bf16 if the processor has it."
     )
 
     def __post_init__(self) -> None:
@@ -27,10 +29,12 @@ class ModelArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateArgs:
-    """What stands around a prompt."""
+    """Flags for the text around a prompt."""
 
-    prompt_template: str = arg("{prompt}", "Text around a prompt; must contain {prompt} once.")
-    chat_template: str = arg("", "Jinja file for `messages` rows; default: the tokenizer's own.")
+    prompt_template: str = arg(
+        "{prompt}", "Text around a prompt; must contain {prompt} once.", group="data"
+    )
+    chat_template: str = arg("", "Jinja file for `messages` rows; default: the tokenizer's.")
 
     def check_templates(self) -> None:
         require(
@@ -42,67 +46,91 @@ class TemplateArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineArgs(ModelArgs):
-    """What every program that runs on one or more ranks needs besides."""
+    """Flags of every program that runs on one or more ranks."""
 
-    local_rank: int = arg(-1, "Set by the deepspeed launcher; leave it alone.")
-    timeout_minutes: float = arg(30.0, "How long a rank waits for the others before it fails.")
-    host_timeout_minutes: float = arg(
-        5.0, "How long a rank may be late at the start, and a host silent later on."
+    timeout_minutes: float = arg(
+        30.0, "Fail after waiting this long for other ranks.", group="several ranks"
     )
+    host_timeout_minutes: float = arg(
+        5.0, "Longest delay of a rank at the start, and longest silence of a host later."
+    )
+    local_rank: int = arg(-1, "Set by the deepspeed launcher; do not set it yourself.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommonArgs(EngineArgs, TemplateArgs):
-    """Flags of every stage."""
+    """Flags of all three stages."""
 
-    output_dir: str = arg("output", "Where the model, args.json and metrics.jsonl go.")
-    zero_stage: Literal[0, 1, 2, 3] = arg(2, "ZeRO stage; picks ds_configs/zero<N>.json.")
+    output_dir: str = arg(
+        "output", "Folder for the model, args.json and metrics.jsonl.", group="output"
+    )
+    data_path: list[str] = arg(
+        [EXAMPLE], "Files, folders, Hub data sets or example:NAME.", group="data"
+    )
+    eval_data_path: list[str] = arg([], "Held-out data; default: split off, or the example's dev.")
+    eval_fraction: float = arg(0.05, "Share of prompts held out if --eval_data_path is not given.")
+    max_eval_rows: int = arg(0, "Evaluate on at most this many held-out rows; 0: all.")
+    data_weights: list[float] = arg(
+        [], "One weight per data path: 2 uses each row twice, 0.5 half of the rows."
+    )
+    decontaminate: bool = arg(
+        True,
+        "Skip training rows whose prompt (in plain text: any 13 words in a row) is held out.",
+        negative="Keep training rows whose prompt is held out.",
+    )
+    data_cache: bool = arg(
+        True,
+        "Keep encoded data in ~/.cache/classic-rlhf/encoded.",
+        negative="Encode the data in memory, again in each run.",
+    )
+    lr_scheduler: Literal["cosine", "linear", "constant"] = arg(
+        "cosine", "Learning rate after the warm-up.", group="optimizer"
+    )
+    warmup_ratio: float = arg(0.05, "Share of the steps in which the learning rate rises.")
+    min_lr_ratio: float = arg(0.0, "Final learning rate, as a share of its peak.")
+    weight_decay: float = arg(0.0, "Decoupled weight decay on matrices.")
+    max_grad_norm: float = arg(1.0, "Clip gradients to this norm; 0: no clipping.")
+    adam_betas: list[float] = arg([0.9, 0.95], "Adam's two betas.")
+    adam_eps: float = arg(1e-5, "Adam's epsilon.")
+    max_skipped_steps: int = arg(
+        3, "Stop after more than this many consecutive skipped (non-finite) steps."
+    )
+    micro_batch_tokens: int = arg(
+        4096, "Padded tokens per forward and rank; bounds memory.", group="memory and speed"
+    )
+    zero_stage: Literal[0, 1, 2, 3] = arg(2, "ZeRO stage; uses ds_configs/zero<N>.json.")
+    gradient_checkpointing: bool = arg(False, "Save memory: recompute activations in backward.")
     offload_optimizer: bool = arg(False, "Keep optimizer state in host memory (ZeRO 2 or 3).")
     offload_param: bool = arg(
         False, "Keep weights in host memory too (ZeRO 3 with --offload_optimizer)."
     )
-    deepspeed_config: str = arg("", "Your own DeepSpeed JSON in place of ds_configs/zero<N>.json.")
-    data_path: list[str] = arg([EXAMPLE], "Files, folders, Hub data sets or example:NAME.")
-    data_weights: list[float] = arg([], "One weight a data path: 2 takes each row twice, 0.5 half.")
-    eval_data_path: list[str] = arg([], "Held-out data; default: split off, or the example's dev.")
-    eval_fraction: float = arg(0.05, "Share of prompts held out when no eval data is given.")
-    max_eval_rows: int = arg(0, "Evaluate on at most this many held-out rows; 0 takes all.")
-    decontaminate: bool = arg(
-        True, "Leave out training rows whose prompt (of texts: 13 words in a row) is held out."
+    deepspeed_config: str = arg("", "Your DeepSpeed JSON instead of ds_configs/zero<N>.json.")
+    cpu_blocks: bool = arg(
+        True,
+        "On a CPU, compute each GPT-2 block as one function: faster.",
+        negative="On a CPU, compute GPT-2 blocks as `transformers` does.",
     )
-    data_cache: bool = arg(
-        True, "Keep encoded data in ~/.cache/classic-rlhf/encoded; false: in memory, anew each run."
-    )
-    micro_batch_tokens: int = arg(4096, "Padded tokens per forward and rank; bounds memory.")
-    lr_scheduler: Literal["cosine", "linear", "constant"] = arg("cosine", "Decay after warm-up.")
-    warmup_ratio: float = arg(0.05, "Share of the steps in which the learning rate rises.")
-    min_lr_ratio: float = arg(0.0, "Learning rate at the end, as a share of its peak.")
-    weight_decay: float = arg(0.0, "Decoupled weight decay on matrices.")
-    adam_betas: list[float] = arg([0.9, 0.95], "Adam's two betas.")
-    adam_eps: float = arg(1e-5, "Adam's epsilon.")
-    max_grad_norm: float = arg(1.0, "Gradients are scaled down to this norm; 0 does not clip.")
-    max_skipped_steps: int = arg(
-        3, "Optimizer steps in a row that may be left out since a number was not finite."
-    )
-    lora_rank: int = arg(0, "Train adapters of this rank (LoRA), not the model; 0: the model.")
+    lora_rank: int = arg(0, "Train LoRA adapters of this rank; 0: the whole model.", group="LoRA")
     lora_alpha: float = arg(0.0, "LoRA's alpha, its scale times its rank; 0: twice --lora_rank.")
-    gradient_checkpointing: bool = arg(False, "Recompute activations in backward: less memory.")
-    cpu_blocks: bool = arg(True, "On a CPU, compute each GPT-2 block as one function: faster.")
     resume: str = arg(
-        "auto", "auto: go on from an unfinished run's newest checkpoint; none; or its folder."
+        "auto",
+        "auto: resume an unfinished run from its newest checkpoint; none; or a folder.",
+        group="checkpoints",
     )
-    allow_changed_settings: bool = arg(
-        False, "Go on from a checkpoint of other flags all the same."
+    save_every: int = arg(0, "Steps between two checkpoints; 0: --save_minutes decides.")
+    save_minutes: float = arg(10.0, "Minutes between two checkpoints; 0: --save_every decides.")
+    keep_checkpoints: int = arg(2, "Number of newest checkpoints to keep.")
+    keep_best: int = arg(0, "Number of checkpoints to keep besides: those of the best evaluations.")
+    best_metric: str = arg("loss/eval", "Metric for --keep_best; lower is better, +NAME: higher.")
+    allow_changed_settings: bool = arg(False, "Resume even if flags differ from the checkpoint's.")
+    dry_run: bool = arg(
+        False,
+        "Check flags and data, print what the run would need, and end.",
+        group="checks and logging",
     )
-    save_every: int = arg(0, "Steps between two checkpoints; 0: by --save_minutes alone.")
-    save_minutes: float = arg(10.0, "Minutes between two checkpoints; 0: by --save_every alone.")
-    keep_checkpoints: int = arg(2, "How many checkpoints are kept, the newest.")
-    keep_best: int = arg(0, "How many more are kept: those of the best evaluations.")
-    best_metric: str = arg("loss/eval", "By this metric, lower is better; +NAME: higher.")
+    dry_run_ranks: int = arg(0, "Number of ranks that --dry_run assumes; 0: those launched.")
+    log_every: int = arg(10, "Steps between two printed lines (metrics.jsonl has every step).")
     profile_step: int = arg(0, "Write a profile of this step to output_dir/profile; 0: none.")
-    dry_run: bool = arg(False, "Check flags and data, say what the run would need, and end.")
-    dry_run_ranks: int = arg(0, "Ranks that --dry_run reckons with; 0: as many as are launched.")
-    log_every: int = arg(10, "Steps between two printed lines (every step is in metrics.jsonl).")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,7 +179,7 @@ class CommonArgs(EngineArgs, TemplateArgs):
         )
 
     def _check_layout(self) -> None:
-        """What can be sharded, offloaded and adapted together."""
+        """Check that sharding, offload and adapters fit together."""
         require(
             not self.offload_optimizer or self.zero_stage >= 2,
             f"--offload_optimizer needs --zero_stage 2 or 3, got --zero_stage {self.zero_stage}",
@@ -162,7 +190,7 @@ class CommonArgs(EngineArgs, TemplateArgs):
             f"{self.zero_stage} and --offload_optimizer {str(self.offload_optimizer).lower()}",
         )
         if self.lora_rank:
-            self._check_base_stays()
+            self._check_base_is_kept()
         require(
             self.lora_rank > 0 or not self.lora_alpha,
             f"--lora_alpha {self.lora_alpha:g} scales an adapter: give --lora_rank as well",
@@ -172,8 +200,8 @@ class CommonArgs(EngineArgs, TemplateArgs):
             f"--dry_run_ranks {self.dry_run_ranks} is for --dry_run; give that as well",
         )
 
-    def _check_base_stays(self) -> None:
-        """An adapter belongs to its base, which must not be written over while it is trained."""
+    def _check_base_is_kept(self) -> None:
+        """Check that --output_dir does not overwrite the base that an adapter belongs to."""
         output = Path(self.output_dir).expanduser().resolve()
         for name in MODELS:
             base = str(getattr(self, name, ""))
@@ -205,10 +233,10 @@ def check_file(args: object, name: str) -> None:
 
 
 def check_can_write(args: object, name: str, *, is_file: bool = False) -> None:
-    """The folder (a file's folder), or the nearest one above it that exists, can be written to."""
+    """Check that the folder (of a file: its folder) can be written to, or created."""
     path = Path(getattr(args, name)).expanduser()
-    places = path.absolute().parents if is_file else (path, *path.absolute().parents)
-    nearest = next(folder for folder in places if folder.exists())
+    folders = path.absolute().parents if is_file else (path, *path.absolute().parents)
+    nearest = next(folder for folder in folders if folder.exists())
     reason = "may not be written to" if nearest.is_dir() else "is not a folder"
     require(
         nearest.is_dir() and os.access(nearest, os.W_OK), f"--{name} {path}: {nearest} {reason}"

@@ -17,38 +17,46 @@ from training.arguments.sampling import PromptArgs
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArgs(PromptArgs, VoteArgs):
-    """Two models answer the same prompts; judges compare what they say, pair by pair."""
+    """Answer the same prompts with two models; judges compare the responses pair by pair."""
 
-    before: str = arg("output/step1_sft", "The model to compare with: folder or Hub name.")
-    after: str = arg("output/step3_ppo", "The model to look at: folder or Hub name.")
-    output_dir: str = arg(
-        "output/evaluation", "Where summary.json, the samples and report.html go."
+    before: str = arg(
+        "output/step1_sft", "Model to compare with: folder or Hub name.", group="models and output"
     )
-    data_path: list[str] = arg([EXAMPLE], "Prompts: files, folders, Hub data sets, example:NAME.")
-    split: Literal["train", "dev", "test"] = arg("test", "Which part of data that has splits.")
-    max_prompts: int = arg(0, "Take this many prompts, evenly spaced; 0 takes all.")
+    after: str = arg("output/step3_ppo", "Model to evaluate: folder or Hub name.")
+    output_dir: str = arg("output/evaluation", "Folder for summary.json, samples and report.html.")
+    data_path: list[str] = arg(
+        [EXAMPLE], "Prompts: files, folders, Hub data sets or example:NAME.", group="data"
+    )
+    split: Literal["train", "dev", "test"] = arg("test", "Split to read, if the data has splits.")
+    max_prompts: int = arg(0, "Use this many prompts, evenly spaced; 0: all.")
     group_by: str = arg("", "Field of the prompt rows: intervals resample its values, not prompts.")
     judge: list[str] = arg(
-        [], "Python file with score(texts), or judges() and its arguments; it is executed."
+        [],
+        "Python file with score(texts), or judges() and its arguments; it is executed.",
+        group="judges",
     )
     judge_text: Literal["response", "prompt_and_response"] = arg(
-        "response", "What a judge reads of each pair."
+        "response", "Text that a judge reads of each pair."
     )
-    judge_text_after: str = arg("", "Of the prompt, leave out this text and all that is before it.")
+    judge_text_after: str = arg("", "Cut the prompt up to and including this text.")
     reward_model_name_or_path: str = arg("", "Reward model of stage 2 that scores both sides.")
     best_of: list[int] = arg([], "Also judge the best of n `before` samples by the reward model.")
     comparisons_path: list[str] = arg(
-        [], "Held-out comparisons for the reward model: files as --data_path of stage 2 takes."
+        [], "Held-out comparisons for the reward model, as for --data_path of stage 2."
     )
     reader_model_name_or_path: str = arg(
-        "", "Independent language model: how perplexed it is by each side's texts."
+        "", "Independent language model: measures the perplexity of each side's texts."
     )
-    human_path: list[str] = arg([], "What people answered to the prompts, for the reader as well.")
-    kl_target: float = arg(6.0, "The report warns of a KL above three times this; 0: never.")
-    micro_batch_tokens: int = arg(4096, "Padded tokens per forward; bounds memory.")
+    human_path: list[str] = arg([], "People's answers to the prompts, for the same measure.")
+    kl_target: float = arg(
+        6.0, "The report warns of a KL above three times this; 0: never.", group="report"
+    )
     labels: list[str] = arg([], "Two names for the columns; default: the models' folder names.")
     title: str = arg("Before and after", "Heading of the report.")
     notes: str = arg("", "JSON with lists `shows` and `does_not_show`, for the report.")
+    micro_batch_tokens: int = arg(
+        4096, "Padded tokens per forward; bounds memory.", group="memory and speed"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

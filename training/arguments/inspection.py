@@ -10,17 +10,19 @@ from training.arguments.parsing import arg, require
 
 @dataclass(frozen=True, kw_only=True)
 class InspectArgs(TemplateArgs, VoteArgs):
-    """What is in a data file, without loading a model."""
+    """Report what a data file contains, without loading a model."""
 
-    data_path: list[str] = arg([], "Files, folders, Hub data sets or example:NAME.")
+    data_path: list[str] = arg([], "Files, folders, Hub data sets or example:NAME.", group="data")
     eval_data_path: list[str] = arg([], "Held-out data, to be checked against the rest.")
     stage: Literal["auto", "sft", "reward", "ppo", "pretrain"] = arg(
-        "auto", "Whose rows they are; auto goes by the columns of the first row."
+        "auto", "Stage that the rows are for; auto: by the columns of the first row."
     )
-    tokenizer_name_or_path: str = arg("", "Count tokens with this tokenizer, else characters.")
-    max_length: int = arg(256, "Tokens a row may have, to count those that would be cut.")
+    tokenizer_name_or_path: str = arg(
+        "", "Count tokens with this tokenizer, else characters.", group="report"
+    )
+    max_length: int = arg(256, "Longest row in tokens, to count those that would be cut.")
     show: int = arg(20, "Print at most this many of each finding; the rest is counted.")
-    report: str = arg("", "The findings as JSON; they are printed in words in any case.")
+    report: str = arg("", "File for the findings as JSON; they are printed as well.")
 
     def __post_init__(self) -> None:
         require(bool(self.data_path), "name the data: python -m training.data.inspect PATH")

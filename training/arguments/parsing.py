@@ -1,15 +1,18 @@
-"""Flags to frozen dataclasses: one line and exit status 2 for whatever the user got wrong.
+"""Parse flags into frozen dataclasses; every mistake is one line and exit status 2.
 
 Nothing here or beside it imports torch or deepspeed: `--help` and a mistyped flag answer at once.
 """
 
+import copy
 import os
 import sys
 import time
+from argparse import Action, ArgumentDefaultsHelpFormatter
 from collections.abc import Sequence
-from dataclasses import field, fields
+from dataclasses import Field, field, fields
 from difflib import get_close_matches
-from typing import Any, NoReturn, TypeVar
+from inspect import get_annotations
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from transformers.hf_argparser import HfArgumentParser
 
@@ -28,21 +31,25 @@ INTERRUPTED = 130  # exit status after Ctrl-C, as shells count
 
 
 class UserError(ValueError):
-    """Something the user can mend: flags, files or data. Printed as one line; exit status 2."""
+    """A mistake of the user in flags, files or data. Printed as one line; exit status 2."""
 
 
 class GuardStop(Exception):  # noqa: N818 (no error of the program)
-    """A run that must not go on as it is. Printed as one line; exit status 3.
+    """Stop of a run that would only get worse. Printed as one line; exit status 3.
 
-    `weights_are_finite` says whether its state is worth saving.
+    `weights_are_finite` is True if its state is worth saving.
     """
 
     weights_are_finite = False
 
 
-def arg(default: Any, help: str) -> Any:
-    """A dataclass field with a default and the line that `--help` prints for it."""
-    metadata = {"help": help}
+def arg(default: Any, help: str, *, group: str = "", negative: str = "") -> Any:
+    """Make a dataclass field with a default and the line that `--help` prints for it.
+
+    `group` is a heading of `--help`: the fields that follow in the class are in it too, until
+    another one. `negative` is the help of `--no_NAME`, for a flag that is true by default.
+    """
+    metadata = {"help": help, "group": group, "negative": negative}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -51,10 +58,10 @@ def arg(default: Any, help: str) -> Any:
 def exit_with_user_error(program: str, message: str, *, status: int = USER_MISTAKE) -> NoReturn:
     """Print `message` as one line on stderr and exit, with status 2 unless another is given.
 
-    Most mistakes are seen by every rank: the first one speaks, and the others only if nobody has
-    ended them a little later, as when a file is missing on their host alone.
+    Most mistakes are seen by every rank: rank 0 prints at once. The others wait a little and print
+    only if nothing has ended them, for instance when a file is missing on their host alone.
     """
-    # Tasks of srun parse their flags before they are told their rank.
+    # Tasks of srun parse their flags before RANK is set.
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     if rank != "0":
         time.sleep(OTHER_RANKS_WAIT)
@@ -64,8 +71,47 @@ def exit_with_user_error(program: str, message: str, *, status: int = USER_MISTA
     raise SystemExit(status)
 
 
+def group_fields(cls: type) -> dict[str, list[Field[Any]]]:
+    """Return the fields of a dataclass by heading of `--help`, the most specific class first."""
+    known, groups = {spec.name: spec for spec in fields(cls)}, dict[str, list[Field[Any]]]()
+    for base in cls.__mro__[:-1]:
+        group = "flags"
+        specs = {spec.name: spec for spec in fields(base)}
+        for name in get_annotations(base):
+            group = specs[name].metadata.get("group") or group
+            if name in known:
+                groups.setdefault(group, []).append(known.pop(name))
+    return groups
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter):
+    """Shows each flag as it is typed, without its variant with hyphens."""
+
+    def _format_action_invocation(self, action: Action) -> str:
+        values = self._format_args(action, action.dest.upper()) if action.nargs != 0 else ""
+        name = "--help" if action.dest == "help" else action.option_strings[0]
+        return f"{name} {values}".rstrip()
+
+    def _get_help_string(self, action: Action) -> str | None:
+        has_default = action.nargs != 0 and action.default not in ("", [], None)
+        return super()._get_help_string(action) if has_default else action.help
+
+
 class _OneLineParser(HfArgumentParser):
-    """argparse prints the whole usage before an error; with 60 flags that buries the error."""
+    """Prints errors as one line, without the usage, and the flags of `--help` in groups."""
+
+    def _add_dataclass_arguments(self, dtype: Any) -> None:
+        types = get_type_hints(dtype)
+        for title, specs in group_fields(dtype).items():
+            section = self.add_argument_group(title)
+            for spec in specs:
+                plain = copy.copy(spec)
+                plain.type = types[spec.name]
+                plain.metadata = {"help": spec.metadata["help"]}  # type: ignore[assignment]
+                self._parse_dataclass_field(section, plain)  # type: ignore[arg-type]
+                negative = self._option_string_actions.get(f"--no_{spec.name}")
+                if negative is not None:
+                    negative.help = spec.metadata.get("negative") or f"Set --{spec.name} to false."
 
     def error(self, message: str) -> NoReturn:
         exit_with_user_error(self.prog, f"{message} (see --help)")
@@ -74,18 +120,24 @@ class _OneLineParser(HfArgumentParser):
 def parse_args(cls: type[T], argv: Sequence[str] | None = None, *, about: str = "") -> T:
     """Parse flags into `cls`; on a bad one print a single line and exit with status 2.
 
-    `about` stands at the end of `--help`.
-    Called before torch is loaded, it also tells GNU's OpenMP to spin only briefly where it would
-    spin for milliseconds: beside other busy programs a spinning thread holds up the very one that
-    it waits for (2 to 10 times the time a step), and sleeping at once costs a fifth when idle.
+    `about` is the last line of `--help`.
+    Called before torch is loaded, it also makes GNU's OpenMP spin only briefly while waiting. On a
+    busy machine a spinning thread delays the one that it waits for (steps take 2 to 10 times as
+    long), and sleeping at once costs a fifth on an idle one.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     # A prefix of a flag is not that flag, and a stray `main.args` file is not a command line.
-    parser = _OneLineParser(cls, allow_abbrev=False)  # type: ignore[arg-type]
-    parser.epilog = about
+    parser = _OneLineParser(
+        cls,  # type: ignore[arg-type]
+        allow_abbrev=False,
+        usage="%(prog)s [flags]",
+        description=cls.__doc__,
+        epilog=about,
+        formatter_class=_HelpFormatter,
+    )
     try:
         args, *_, unknown = parser.parse_args_into_dataclasses(
-            [_at_home(text) for text in (sys.argv[1:] if argv is None else argv)],
+            [_expand_home(text) for text in (sys.argv[1:] if argv is None else argv)],
             return_remaining_strings=True,
             look_for_args_file=False,
         )
@@ -95,20 +147,20 @@ def parse_args(cls: type[T], argv: Sequence[str] | None = None, *, about: str = 
         if (flag := word.split("=")[0]) in REMOVED:
             parser.error(f"{flag}: {REMOVED[flag]}")
     if unknown:
-        meant = _meant(unknown, [flag.name for flag in fields(args)])
+        meant = _find_similar(unknown, [flag.name for flag in fields(args)])
         suggestion = f"; did you mean {' '.join(meant)}?" if meant else ""
         parser.error(f"unknown flags: {' '.join(unknown)}{suggestion}")
     return args
 
 
-def _meant(unknown: Sequence[str], names: Sequence[str]) -> list[str]:
-    """For each word that looks like a flag the one most like it, if one is."""
+def _find_similar(unknown: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the most similar flag for each unknown one, if there is any."""
     words = [word[2:].split("=")[0].replace("-", "_") for word in unknown if word[:2] == "--"]
     return [f"--{name}" for word in words for name in get_close_matches(word, names, n=1)]
 
 
-def _at_home(text: str) -> str:
-    """The argument with `~/` written out; shells leave it as it is in `--flag=~/path`."""
+def _expand_home(text: str) -> str:
+    """Expand `~/`, which shells leave as it is in `--flag=~/path`."""
     name, equals, value = text.partition("=") if text.startswith("--") else ("", "", text)
     return name + equals + (os.path.expanduser(value) if value.startswith("~/") else value)
 
@@ -119,7 +171,7 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def with_flag(flag: str, words: Sequence[str]) -> list[str]:
-    """The command line with `flag` before its first word, if that stands there without one."""
+def add_first_flag(flag: str, words: Sequence[str]) -> list[str]:
+    """Put `flag` before the first word of a command line, unless that is a flag."""
     is_bare = bool(words) and not words[0].startswith("-")
     return [flag, *words] if is_bare else list(words)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from training.arguments.common import (
+    EXAMPLE,
     CommonArgs,
     check_not_negative,
     check_positive,
@@ -16,53 +17,72 @@ from training.arguments.sampling import PromptArgs
 
 @dataclass(frozen=True, kw_only=True)
 class PPOArgs(CommonArgs, PromptArgs):
-    """Stage 3: the actor learns to score well and to stay near the frozen stage-1 model."""
+    """Stage 3: train the actor to score well and to stay near the frozen stage-1 model."""
 
-    output_dir: str = arg("output/step3_ppo", "Where the actor, args.json and metrics go.")
-    actor_model_name_or_path: str = arg("output/step1_sft", "Actor and frozen ref: stage 1's.")
-    reward_model_name_or_path: str = arg("output/step2_reward", "Reward model, critic: stage 2's.")
-    max_steps: int = arg(40, "PPO steps: one rollout and its updates each.")
-    self_check: bool = arg(False, "Before step 1, check what PPO relies on, and stop if it fails.")
-    eval_every: int = arg(0, "Steps between two evaluations; 0 evaluates before and after.")
-    judge: list[str] = arg(
-        [], "Python file with score(texts) that judges held-out responses alone; it is executed."
+    actor_model_name_or_path: str = arg(
+        "output/step1_sft",
+        "Stage 1's model: the actor, and its frozen copy, ref.",
+        group="models and output",
     )
+    reward_model_name_or_path: str = arg(
+        "output/step2_reward", "Stage 2's model: the reward model, and the critic's start."
+    )
+    output_dir: str = arg("output/step3_ppo", "Folder for the actor, args.json and metrics.")
+    critic: Literal["separate", "shared"] = arg(
+        "separate", "A model that starts as the reward model, or a head on the actor's trunk."
+    )
+    data_path: list[str] = arg(
+        [EXAMPLE], "Prompts: files, folders, Hub data sets or example:NAME.", group="data"
+    )
+    max_steps: int = arg(40, "PPO steps, each a rollout and its updates.", group="training")
     rollout_batch_size: int = arg(192, "Prompts per PPO step, over all ranks.")
-    samples_per_prompt: int = arg(1, "Responses drawn for each prompt.")
+    samples_per_prompt: int = arg(1, "Responses per prompt.")
     minibatch_size: int = arg(96, "Sequences per optimizer step, over all ranks.")
     ppo_epochs: int = arg(2, "Passes over one rollout.")
     actor_lr: float = arg(1e-5, "Peak learning rate of the actor.")
     critic_lr: float = arg(1e-5, "Peak learning rate of the critic.")
-    lr_scheduler: Literal["cosine", "linear", "constant"] = arg("linear", "Decay after warm-up.")
-    best_metric: str = arg("+eval/score/mean", "As of --keep_best; +NAME: higher is better.")
-    kl_coef: float = arg(0.05, "Weight of the per-token KL penalty against ref.")
-    kl_controller: Literal["fixed", "adaptive"] = arg("fixed", "adaptive steers --kl_coef.")
+    eval_every: int = arg(0, "Steps between two evaluations; 0: before and after training.")
+    judge: list[str] = arg(
+        [], "Python file with score(texts), which judges held-out responses; it is executed."
+    )
+    max_new_tokens: int = arg(40, "Longest response in tokens, EOS included.", group="sampling")
+    kl_coef: float = arg(0.05, "Weight of the per-token KL penalty against ref.", group="reward")
+    kl_controller: Literal["fixed", "adaptive"] = arg("fixed", "adaptive: adjust --kl_coef.")
     kl_target: float = arg(
-        6.0,
-        "Nats per response that adaptive steers to; the KL alarm is at 3 times it, with fixed too.",
+        6.0, "Target of adaptive in nats per response; the KL alarm, always on, is at 3 times it."
     )
     kl_horizon: float = arg(10000.0, "Episodes over which the adaptive controller acts.")
     kl_estimator: Literal["k1", "k2", "k3"] = arg("k1", "Per-token KL estimate in the reward.")
-    score_clip: float = arg(5.0, "Scores are clipped to +- this; 0 does not clip.")
+    score_clip: float = arg(5.0, "Clip scores to +- this; 0: no clipping.")
     missing_eos: Literal["replace", "subtract", "none"] = arg(
-        "replace", "Score of a response that never ends: -penalty, score - penalty, or as it is."
+        "replace", "Score of a response without EOS: -penalty, score - penalty, or unchanged."
     )
     missing_eos_penalty: float = arg(1.0, "The penalty of --missing_eos.")
-    critic: Literal["separate", "shared"] = arg(
-        "separate", "A model of its own from the reward model, or a head on the actor's trunk."
-    )
-    vf_coef: float = arg(0.1, "Weight of the value loss in the one loss of --critic shared.")
-    old_logprobs: Literal["generation", "recompute"] = arg(
-        "generation", "Old log-probs: those of sampling, or of a further forward of the actor."
-    )
+    whiten_rewards: bool = arg(False, "Scale rewards to variance 1, keeping their mean.")
+    clip_range: float = arg(0.2, "PPO's epsilon for the policy ratio.", group="PPO")
+    value_clip_range: float = arg(0.2, "Epsilon for the value loss; 0: no clipping.")
+    vf_coef: float = arg(0.1, "Weight of the value loss with --critic shared.")
     gamma: float = arg(1.0, "Discount per token.")
     gae_lambda: float = arg(0.95, "GAE's lambda.")
-    whiten_rewards: bool = arg(False, "Scale rewards to variance 1, keeping their mean.")
     advantage_whitening: Literal["batch", "minibatch", "none"] = arg(
-        "batch", "Over which tokens advantages get mean 0 and variance 1, over all ranks."
+        "batch", "Tokens, over all ranks, whose advantages get mean 0 and variance 1."
     )
-    clip_range: float = arg(0.2, "PPO's epsilon for the policy ratio.")
-    value_clip_range: float = arg(0.2, "Epsilon for the value loss; 0 does not clip.")
+    old_logprobs: Literal["generation", "recompute"] = arg(
+        "generation", "Old log-probs: from sampling, or from another forward of the actor."
+    )
+    lr_scheduler: Literal["cosine", "linear", "constant"] = arg(
+        "linear", "Learning rate after the warm-up.", group="optimizer"
+    )
+    best_metric: str = arg(
+        "+eval/score/mean",
+        "Metric for --keep_best; lower is better, +NAME: higher.",
+        group="checkpoints",
+    )
+    self_check: bool = arg(
+        False,
+        "Check what PPO relies on before step 1, and stop if it fails.",
+        group="checks and logging",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,10 +124,10 @@ class PPOArgs(CommonArgs, PromptArgs):
 
     @property
     def is_single_update(self) -> bool:
-        """Whether a rollout makes one optimizer step, whose own forwards are the old policy's."""
+        """True if a rollout makes one optimizer step, so its forwards are of the old policy."""
         return self.ppo_epochs == 1 and self.minibatch_size == self.sequences_per_step
 
     @property
     def reads_values_in_update(self) -> bool:
-        """Whether the critic's training forward gives the old values too."""
+        """True if the training forward of the critic gives the old values too."""
         return self.is_single_update and self.critic == "separate"

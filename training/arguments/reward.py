@@ -4,46 +4,51 @@ from dataclasses import dataclass
 from typing import Literal
 
 from training.arguments.annotation import VoteArgs
-from training.arguments.common import CommonArgs, check_not_negative, check_positive
+from training.arguments.common import EXAMPLE, CommonArgs, check_not_negative, check_positive
 from training.arguments.parsing import arg, require
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardArgs(CommonArgs, VoteArgs):
-    """Stage 2: a scoring head on the stage-1 model, trained on comparisons."""
+    """Stage 2: train a scoring head on the stage-1 model with comparisons."""
 
-    output_dir: str = arg("output/step2_reward", "Where the model, args.json and metrics go.")
-    model_name_or_path: str = arg("output/step1_sft", "Backbone: the folder of stage 1.")
+    model_name_or_path: str = arg(
+        "output/step1_sft", "Backbone: the folder of stage 1.", group="model and output"
+    )
+    output_dir: str = arg("output/step2_reward", "Folder for the model, args.json and metrics.")
     head: Literal["linear", "mlp"] = arg("linear", "linear, or mlp: hidden -> 512 -> ReLU -> 1.")
     pooling: Literal["last", "mean", "weighted_mean"] = arg(
-        "last", "Which hidden states the head reads, always by mask."
+        "last", "Hidden states that the head reads; padding is masked."
     )
-    max_length: int = arg(256, "Tokens a prompt and a response may have together.")
+    data_path: list[str] = arg(
+        [EXAMPLE], "Comparisons: files, folders, Hub data sets or example:NAME.", group="data"
+    )
+    max_length: int = arg(256, "Longest prompt plus response in tokens.")
     packing: Literal["auto", "always", "never"] = arg(
-        "auto", "Responses share a row and their prompt; auto: where it is cheaper."
+        "auto", "Put the responses of a prompt in one row; auto: if it is cheaper."
     )
-    responses_per_group: int = arg(12, "Responses of one prompt scored together, at most.")
-    batch_size: int = arg(8, "Prompts, each with its responses, per optimizer step.")
+    responses_per_group: int = arg(12, "Most responses of one prompt scored together.")
+    num_epochs: float = arg(
+        1.0, "Passes over the comparisons; --max_steps overrides it.", group="training"
+    )
+    max_steps: int = arg(0, "Stop after this many optimizer steps; 0: --num_epochs decides.")
+    batch_size: int = arg(8, "Prompts per optimizer step, each with its responses.")
     learning_rate: float = arg(1e-5, "Peak learning rate.")
-    num_epochs: float = arg(1.0, "Passes over the comparisons; --max_steps overrides it.")
-    max_steps: int = arg(0, "Stop after this many optimizer steps; 0 goes by --num_epochs.")
-    eval_every: int = arg(0, "Steps between two evaluations; 0 evaluates once an epoch.")
+    eval_every: int = arg(0, "Steps between two evaluations; 0: once per epoch.")
     group_average: Literal["prompt_mean", "pair_mean"] = arg(
-        "prompt_mean", "Whether every prompt or every comparison counts the same."
+        "prompt_mean", "Weigh every prompt, or every comparison, the same."
     )
-    label_smoothing: float = arg(0.0, "Pulls every label towards 1/2 by this share.")
-    center_coef: float = arg(
-        0.0, "Weight of the squared mean score of a pair (keeps scores near 0)."
-    )
-    margin_coef: float = arg(1.0, "Multiplies the rows' `margin`; 0 ignores it.")
-    normalization_data_path: list[str] = arg(
-        [], "Prompts of those responses; default: --data_path."
-    )
-    normalization_samples: int = arg(
-        256, "SFT responses that set score mean 0, variance 1; 0: off."
-    )
-    normalization_new_tokens: int = arg(40, "Tokens of each of those responses, at most.")
+    label_smoothing: float = arg(0.0, "Move every label towards 1/2 by this share.")
+    center_coef: float = arg(0.0, "Weight of the squared mean score of a pair; centers scores.")
+    margin_coef: float = arg(1.0, "Factor of the rows' `margin`; 0: ignore it.")
     shuffle_labels: bool = arg(False, "Control experiment: shuffle which side of a pair is better.")
+    normalization_samples: int = arg(
+        256,
+        "SFT responses whose scores get mean 0 and variance 1; 0: off.",
+        group="score normalization",
+    )
+    normalization_data_path: list[str] = arg([], "Their prompts; default: --data_path.")
+    normalization_new_tokens: int = arg(40, "Longest of those responses in tokens.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,11 +14,11 @@ from training.arguments.parsing import arg, require
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingArgs(ModelArgs):
-    """How a response is drawn."""
+    """Flags for drawing a response."""
 
-    max_new_tokens: int = arg(40, "Tokens a response may have, its EOS included.")
+    max_new_tokens: int = arg(40, "Longest response in tokens, EOS included.", group="sampling")
     temperature: float = arg(1.0, "Divides the logits wherever log-probs are taken.")
-    top_k: int = arg(0, "Sample among the k likeliest tokens; 0 samples among all.")
+    top_k: int = arg(0, "Sample among the k likeliest tokens; 0: all.")
     top_p: float = arg(1.0, "Sample among the likeliest tokens that hold this much probability.")
 
     def check_sampling(self) -> None:
@@ -30,13 +30,13 @@ class SamplingArgs(ModelArgs):
 
 @dataclass(frozen=True, kw_only=True)
 class PromptArgs(SamplingArgs, TemplateArgs):
-    """Responses to many prompts at a time."""
+    """Flags for responses to many prompts at a time."""
 
-    max_prompt_length: int = arg(128, "Tokens a prompt may have.")
+    max_prompt_length: int = arg(128, "Longest prompt in tokens.", group="sampling")
     overlong_prompts: Literal["error", "drop", "truncate_left"] = arg(
-        "error", "What to do with prompts over --max_prompt_length."
+        "error", "Treatment of prompts over --max_prompt_length."
     )
-    generation_batch_size: int = arg(256, "Sequences decoded together on a rank.")
+    generation_batch_size: int = arg(256, "Sequences decoded together, per rank.")
 
     def check_prompts(self) -> None:
         self.check_sampling()

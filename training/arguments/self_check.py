@@ -9,15 +9,21 @@ from training.arguments.parsing import arg, require
 
 @dataclass(frozen=True, kw_only=True)
 class SelfCheckArgs(EngineArgs):
-    """Checks what PPO relies on with your own models, or with tiny random ones of ours."""
+    """Check what PPO relies on, with your models or with tiny random ones."""
 
-    model: str = arg("", "Causal LM to check; default: a tiny random GPT-2, made for the check.")
+    model: str = arg(
+        "", "Causal LM to check; default: a tiny random GPT-2, made for the check.", group="check"
+    )
     reward_model: str = arg("", "Stage 2's output; default: a random head on --model.")
-    zero_stage: Literal[0, 1, 2, 3] = arg(0, "ZeRO stage to check under.")
-    prompts: int = arg(8, "How many prompts are answered, twice each.")
-    max_new_tokens: int = arg(16, "Tokens a response may have, its EOS included.")
+    prompts: int = arg(8, "Number of prompts, each answered twice.")
+    max_new_tokens: int = arg(16, "Longest response in tokens, EOS included.")
+    zero_stage: Literal[0, 1, 2, 3] = arg(0, "ZeRO stage to check under.", group="memory and speed")
     micro_batch_tokens: int = arg(4096, "Padded tokens per forward and rank; bounds memory.")
-    cpu_blocks: bool = arg(True, "On a CPU, compute each GPT-2 block as one function.")
+    cpu_blocks: bool = arg(
+        True,
+        "On a CPU, compute each GPT-2 block as one function.",
+        negative="On a CPU, compute GPT-2 blocks as `transformers` does.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

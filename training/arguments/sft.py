@@ -3,40 +3,53 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from training.arguments.common import CommonArgs, check_file, check_not_negative, check_positive
+from training.arguments.common import (
+    EXAMPLE,
+    CommonArgs,
+    check_file,
+    check_not_negative,
+    check_positive,
+)
 from training.arguments.parsing import arg, require
 
 
 @dataclass(frozen=True, kw_only=True)
 class SFTArgs(CommonArgs):
-    """Stage 1: responses are learnt from demonstrations, or plain text with --objective lm."""
+    """Stage 1: learn responses from demonstrations, or plain text with --objective lm."""
 
-    output_dir: str = arg("output/step1_sft", "Where the model, args.json and metrics.jsonl go.")
-    model_name_or_path: str = arg("", "Folder or Hub name; default: the quickstart base, else new.")
-    init_from_scratch: str = arg("", "JSON model config: start from random weights instead.")
-    tokenizer_name_or_path: str = arg("", "Tokenizer, when the model folder has none.")
-    tokenizer: Literal["given", "sentencepiece"] = arg(
-        "given", "sentencepiece: train one on this stage's own text, for a model from scratch."
+    model_name_or_path: str = arg(
+        "", "Folder or Hub name; default: the quickstart base, else new.", group="model and output"
     )
-    vocab_size: int = arg(4000, "Tokens of --tokenizer sentencepiece, at most.")
+    output_dir: str = arg("output/step1_sft", "Folder for the model, args.json and metrics.jsonl.")
+    init_from_scratch: str = arg("", "JSON model config: start from random weights instead.")
+    tokenizer_name_or_path: str = arg("", "Tokenizer, if the model folder has none.")
+    tokenizer: Literal["given", "sentencepiece"] = arg(
+        "given", "sentencepiece: train one on the data, for a model from scratch."
+    )
+    vocab_size: int = arg(4000, "Largest vocabulary of --tokenizer sentencepiece.")
+    dropout: float = arg(-1.0, "Dropout while training; -1: as the model's config says.")
+    data_path: list[str] = arg(
+        [EXAMPLE], "Demonstrations: files, folders, Hub data sets or example:NAME.", group="data"
+    )
     objective: Literal["response", "lm"] = arg(
         "response", "response: loss on responses only; lm: packed plain text."
     )
-    max_length: int = arg(256, "Tokens a sequence may have; with lm the length of a packed block.")
+    max_length: int = arg(256, "Longest sequence in tokens; with lm the length of a packed block.")
     packing: Literal["auto", "always", "never"] = arg(
-        "auto", "Several examples in one row, each seeing itself alone; auto: where it is cheaper."
+        "auto", "Put several examples in one row, kept apart; auto: if it is cheaper."
     )
-    dropout: float = arg(-1.0, "Dropout while training; -1 keeps the model's own.")
-    optimizer: Literal["adamw", "muon"] = arg(
-        "adamw", "muon: Muon on the blocks' matrices, AdamW on the rest (ZeRO 0 only)."
+    num_epochs: float = arg(
+        2.0, "Passes over the training data; --max_steps overrides it.", group="training"
     )
+    max_steps: int = arg(0, "Stop after this many optimizer steps; 0: --num_epochs decides.")
+    max_seconds: float = arg(0.0, "Finish the schedule within this training time; 0: no limit.")
     batch_size: int = arg(32, "Rows per optimizer step, over all ranks.")
     learning_rate: float = arg(2e-5, "Peak learning rate of AdamW.")
+    eval_every: int = arg(0, "Steps between two evaluations; 0: once per epoch.")
+    optimizer: Literal["adamw", "muon"] = arg(
+        "adamw", "muon: Muon on the matrices of the blocks, AdamW on the rest (ZeRO 0 only)."
+    )
     muon_lr: float = arg(5e-3, "Peak learning rate of Muon, scaled to AdamW's update size.")
-    num_epochs: float = arg(2.0, "Passes over the training data; --max_steps overrides it.")
-    max_steps: int = arg(0, "Stop after this many optimizer steps; 0 goes by --num_epochs.")
-    max_seconds: float = arg(0.0, "Finish the schedule within this training time; 0: no bound.")
-    eval_every: int = arg(0, "Steps between two evaluations; 0 evaluates once an epoch.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

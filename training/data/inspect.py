@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from training.arguments.inspection import InspectArgs
-from training.arguments.parsing import UserError, exit_with_user_error, parse_args, with_flag
+from training.arguments.parsing import UserError, add_first_flag, exit_with_user_error, parse_args
 from training.data import records
 from training.data.annotation.convert import convert_if_export
 from training.data.contamination import NGRAM, extract_prompt, find_shared_texts, hash_prompt
@@ -257,7 +257,7 @@ def format_findings(findings: Findings, max_length: int, show: int) -> list[str]
 
 
 def main() -> None:
-    args = parse_args(InspectArgs, with_flag("--data_path", sys.argv[1:]))
+    args = parse_args(InspectArgs, add_first_flag("--data_path", sys.argv[1:]))
     try:
         findings = inspect(args)
         if args.report:

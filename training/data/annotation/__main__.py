@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from training.arguments.annotation import AnnotationArgs, PullArgs, PushArgs
-from training.arguments.parsing import UserError, exit_with_user_error, parse_args, with_flag
+from training.arguments.parsing import UserError, add_first_flag, exit_with_user_error, parse_args
 from training.data.annotation.convert import convert_tasks
 from training.data.annotation.exchange import pull, push
 from training.data.annotation.export import read_export
@@ -53,10 +53,10 @@ def pull_file(args: PullArgs) -> Iterator[str]:
 def run(words: list[str]) -> str:
     """Do what the command line asks for, and return the text to print."""
     if words[:1] == ["push"]:
-        return "\n".join(push_file(parse_args(PushArgs, with_flag("--tasks", words[1:]))))
+        return "\n".join(push_file(parse_args(PushArgs, add_first_flag("--tasks", words[1:]))))
     if words[:1] == ["pull"]:
         return "\n".join(pull_file(parse_args(PullArgs, words[1:])))
-    args = parse_args(AnnotationArgs, with_flag("--export", words), about=OTHERS)
+    args = parse_args(AnnotationArgs, add_first_flag("--export", words), about=OTHERS)
     return "\n".join(convert_file(args))
 
 
