@@ -1,4 +1,4 @@
-"""Memory of a rank: measured beside calculated, for stages 1 and 3.
+"""Memory per rank: measured and estimated, for stages 1 and 3.
 
 python -m benchmarks.memory --sizes tiny --zero_stages 0 2 3 --ranks 1 2 --dtypes fp32 bf16
 
@@ -27,7 +27,7 @@ STEPS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryBenchmarkArgs:
-    """What is measured: every combination."""
+    """Every combination of these is measured."""
 
     stages: list[str] = arg(["sft", "ppo"], "Of sft and ppo.")
     sizes: list[str] = arg(["tiny"], "Of tiny, small and medium.")
@@ -224,14 +224,14 @@ def _shape(flags: Any, world: Any, path: str, tokens: int, *, beside: int = 0) -
 
 
 def _memory() -> dict[str, float]:
-    """Bytes of this process by kind."""
+    """Read the bytes of this process by kind."""
     lines = Path("/proc/self/status").read_text().splitlines()
     pairs = [line.split(":") for line in lines if line.startswith(("Rss", "VmHWM"))]
     return {name: 1024.0 * int(value.split()[0]) for name, value in pairs}
 
 
 def _mapped_weights() -> float:
-    """Bytes of weights that are read where they lie in their files."""
+    """Read the bytes of weights that are mapped from their files."""
     total, is_weights = 0.0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         first = line.split(None, 1)[0]
@@ -243,7 +243,7 @@ def _mapped_weights() -> float:
 
 
 def _import_all() -> None:
-    """What the ranks need, once."""
+    """Import once what the ranks need."""
     import torch
     import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 

@@ -13,7 +13,7 @@ from training.hybrid_engine.sampling import (
     sample_tokens,
 )
 
-TINIEST, LARGEST = 0.0, 1.0 - 2.0**-24  # a uniform in fp32 lies between them
+TINIEST, LARGEST = 0.0, 1.0 - 2.0**-24  # the range of a uniform in fp32
 KEY = SampleKey(seed=1, step=2, prompt_id=3, sample_index=4)
 # Chi-square is below these in 9,999 of 10,000 draws, by degrees of freedom; keys are fixed.
 CHI_SQUARE = {9: 33.72, 10: 35.56}

@@ -1,4 +1,4 @@
-"""What is checked of a stage whose models are still to come: its flags, and its data."""
+"""Flags and data of a stage are checked before its models exist."""
 
 import os
 import subprocess

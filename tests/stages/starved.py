@@ -1,4 +1,4 @@
-"""Runs a stage whose address space is closed as soon as a phase begins.
+"""Run a stage whose address space is limited as soon as a phase begins.
 
 python -m tests.stages.starved PHASE PROGRAM [flags]
 """

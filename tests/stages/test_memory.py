@@ -1,4 +1,4 @@
-"""Memory that really runs out, under a limit of the address space: one line, status 2."""
+"""Running out of memory, under a limit of the address space, gives one line and status 2."""
 
 import json
 import resource
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
-    """A model that is small on disk and large at work, its scorer, and long demonstrations."""
+    """A model with small weights and large activations, its scorer, and long demonstrations."""
     folder = tmp_path_factory.mktemp("wide")
     lm = tiny_models.gpt2(
         tiny_models.PAD_ID + 1, n_positions=512, n_embd=256, n_layer=4, bos_token_id=0
@@ -86,5 +86,5 @@ def test_the_error_names_the_phase_and_the_flag(phase, program, words, wide, use
     assert not (tmp_path / "out/complete.json").exists()
 
 
-def test_this_process_keeps_its_own_limit():
+def test_the_limit_of_this_process_is_unchanged():
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY

@@ -1,6 +1,6 @@
-"""Check a stage's flags, and that the data they name is here: its models may be still to come.
+"""Check a stage's flags and the first row of its data files, before its models exist.
 
-Data sets of the Hub are left for the run.
+Data sets of the Hub are not checked.
 
 CLASSIC_RLHF_LAUNCHER=training.preflight.check_flags step3_ppo/run.sh --kl_coef 0.02
 """
