@@ -1,4 +1,4 @@
-"""--dry_run: says what a run would need, opens no weights, writes nothing, ends with 0 or 2."""
+"""--dry_run: logs what a run needs, opens no weights, writes nothing, exits with 0 or 2."""
 
 import importlib
 import re
@@ -55,8 +55,8 @@ def flags_of(stage: str, folders: Path) -> list[str]:
 
 
 @pytest.fixture
-def said(folders, monkeypatch, capsys, tmp_path, as_one_process):
-    """Runs a dry run; the lines of its stdout."""
+def run_dry(folders, monkeypatch, capsys, tmp_path, as_one_process):
+    """Return a function that makes a dry run and returns the lines of its stdout."""
     made: list[str] = []
     opened: list[str] = []
     original = PreTrainedModel.__init__
@@ -69,7 +69,7 @@ def said(folders, monkeypatch, capsys, tmp_path, as_one_process):
         if event == "open" and str(arguments[0]).endswith((".safetensors", ".bin")):
             opened.append(str(arguments[0]))
 
-    sys.addaudithook(audit)  # for good: there is no taking it away
+    sys.addaudithook(audit)  # permanently: it cannot be removed
 
     def run(stage, *flags):
         words = [*flags_of(stage, folders), "--dry_run", "--output_dir", str(tmp_path / "out")]
@@ -98,8 +98,8 @@ def line_of(lines: list[str], start: str) -> str:
     return found
 
 
-def test_stage_1_says_its_arithmetic(said):
-    lines = said("sft", "--batch_size", "12", "--num_epochs", "3", "--micro_batch_tokens", "200",
+def test_stage_1_logs_its_figures(run_dry):
+    lines = run_dry("sft", "--batch_size", "12", "--num_epochs", "3", "--micro_batch_tokens", "200",
                  "--dry_run_ranks", "2", "--packing", "never")  # fmt: skip
     assert line_of(lines, "data:").startswith("data: 48 of 48 rows")
     assert "lengths: 48 sequences of" in line_of(lines, "lengths:")
@@ -116,13 +116,13 @@ def test_stage_1_says_its_arithmetic(said):
     assert line_of(lines, "time:").endswith("(measured now)")
 
 
-def test_stage_1_says_what_is_cut(said):
-    lines = said("sft", "--max_length", "20")
+def test_stage_1_logs_how_many_rows_are_truncated(run_dry):
+    lines = run_dry("sft", "--max_length", "20")
     assert re.search(r"\d+ cut to --max_length 20", line_of(lines, "data:"))
 
 
-def test_stage_2_says_its_arithmetic(said):
-    lines = said("reward", "--batch_size", "17", "--lora_rank", "4", "--zero_stage", "0")
+def test_stage_2_logs_its_figures(run_dry):
+    lines = run_dry("reward", "--batch_size", "17", "--lora_rank", "4", "--zero_stage", "0")
     assert "17 prompts a step on 1 rank: 17 each" in line_of(lines, "batch:")
     assert line_of(lines, "steps:") == "steps: 2 optimizer steps, 1 epochs"
     # LoRA of rank 4 beside 32 -> 96, 32 -> 32, 32 -> 128, 128 -> 32 in two blocks, and the head.
@@ -130,14 +130,14 @@ def test_stage_2_says_its_arithmetic(said):
     assert f"{trained:,} trained" in line_of(lines, "reward model:")
 
 
-def test_time_is_a_range_above_the_roofline(said, monkeypatch):
+def test_time_is_a_range_above_the_roofline(run_dry, monkeypatch):
     monkeypatch.setattr(Speed, "least_training", lambda *_, **__: 10.0)
     # Of the roofline 0.7 to 0.45 is reached: 10 / 0.7 and 10 / 0.45.
-    assert "time: about 14 s to 22 s," in line_of(said("reward"), "time:")
+    assert "time: about 14 s to 22 s," in line_of(run_dry("reward"), "time:")
 
 
-def test_stage_3_says_its_arithmetic(said):
-    lines = said("ppo", "--rollout_batch_size", "8", "--samples_per_prompt", "3", "--ppo_epochs",
+def test_stage_3_logs_its_figures(run_dry):
+    lines = run_dry("ppo", "--rollout_batch_size", "8", "--samples_per_prompt", "3", "--ppo_epochs",
                  "2", "--minibatch_size", "12", "--max_steps", "5", "--dry_run_ranks", "4",
                  "--zero_stage", "3")  # fmt: skip
     assert "8 prompts x 3 = 24 responses a step on 4 ranks" in line_of(lines, "rollout:")
@@ -149,11 +149,11 @@ def test_stage_3_says_its_arithmetic(said):
         assert part in stays
 
 
-def test_ranks_come_from_the_environment(said, monkeypatch):
+def test_ranks_come_from_the_environment(run_dry, monkeypatch):
     monkeypatch.setenv("NUM_GPUS", "6")
-    assert "on 6 ranks: 2 each" in line_of(said("sft", "--batch_size", "12"), "batch:")
+    assert "on 6 ranks: 2 each" in line_of(run_dry("sft", "--batch_size", "12"), "batch:")
     monkeypatch.setenv("WORLD_SIZE", "3")
-    assert "on 3 ranks: 4 each" in line_of(said("sft", "--batch_size", "12"), "batch:")
+    assert "on 3 ranks: 4 each" in line_of(run_dry("sft", "--batch_size", "12"), "batch:")
 
 
 @pytest.mark.parametrize(
@@ -164,42 +164,42 @@ def test_ranks_come_from_the_environment(said, monkeypatch):
         ({}, "on 1 rank: 12 each"),  # plain python
     ],
 )
-def test_ranks_are_one_a_gpu_where_a_launcher_is_told_no_number(
-    said, monkeypatch, environment, expected
+def test_a_launcher_without_a_number_starts_one_rank_per_gpu(
+    run_dry, monkeypatch, environment, expected
 ):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert expected in line_of(said("sft", "--batch_size", "12"), "batch:")
+    assert expected in line_of(run_dry("sft", "--batch_size", "12"), "batch:")
 
 
 @pytest.mark.parametrize("name", ["NUM_GPUS", "WORLD_SIZE"])
 @pytest.mark.parametrize("value", ["0", "-1", "two"])
-def test_a_number_of_ranks_that_is_none_is_one_line(said, monkeypatch, capsys, name, value):
+def test_an_invalid_number_of_ranks_gives_one_line(run_dry, monkeypatch, capsys, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended:
-        said("sft")
+        run_dry("sft")
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{name} in the environment must be a number of at least 1, got '{value}'" in line
 
 
-def test_another_rank_is_silent(said, monkeypatch):
+def test_ranks_other_than_0_log_nothing(run_dry, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert said("sft") == []
+    assert run_dry("sft") == []
 
 
-def test_what_will_not_fit_is_said(said, monkeypatch):
+def test_a_model_that_does_not_fit_gives_a_warning(run_dry, monkeypatch):
     monkeypatch.setattr("training.preflight.report.read_free_memory", lambda: 1e8)
-    lines = said("sft")
+    lines = run_dry("sft")
     warning = line_of(lines, "warning:")
     assert "does not fit" in warning
     assert "0.10 there" in warning
 
 
 @pytest.mark.parametrize("stage", PROGRAMS)
-def test_a_mistake_ends_a_dry_run_as_any_other(
+def test_a_mistake_ends_a_dry_run_with_one_line(
     folders, monkeypatch, capsys, tmp_path, as_one_process, stage
 ):
     bad = m.write_jsonl(tmp_path / "bad.jsonl", [{"question": "a"}])
@@ -214,7 +214,7 @@ def test_a_mistake_ends_a_dry_run_as_any_other(
 
 
 @pytest.mark.slow
-def test_a_dry_run_of_two_ranks_by_its_script(folders, tmp_path, user_env):
+def test_run_sh_starts_a_dry_run_of_two_ranks(folders, tmp_path, user_env):
     env = {**user_env, "NUM_GPUS": "2", "OUTPUT_DIR": str(tmp_path / "out")}
     command: list[Any] = [
         "bash",
@@ -241,11 +241,11 @@ def test_a_dry_run_of_two_ranks_by_its_script(folders, tmp_path, user_env):
         (["main.py"], False),
     ],
 )
-def test_the_launcher_knows_a_dry_run(words, expected):
+def test_the_launcher_recognizes_a_dry_run(words, expected):
     assert _is_dry_run(words) is expected
 
 
-def test_memory_left_is_the_smaller_of_system_and_container(tmp_path):
+def test_free_memory_is_the_smaller_of_system_and_container(tmp_path):
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable:  2000 kB\n")
     assert read_free_memory(tmp_path) == 2000 * 1024
