@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from tests.worked import EXACT, worked
-from training.objectives.kl import estimate_kl, next_kl_coef
+from training.objectives.kl import adapt_kl_coef, estimate_kl
 
 NAN = float("nan")
 ESTIMATORS = ["k1", "k2", "k3"]
@@ -74,7 +74,7 @@ def test_the_controller_follows_the_worked_run():
     inputs, expected = worked("adaptive_kl_controller")
     coef, found = inputs["init"], []
     for kl in inputs["kl_sequence"].tolist():
-        coef = next_kl_coef(
+        coef = adapt_kl_coef(
             coef,
             kl=kl,
             kl_target=inputs["target"],
@@ -87,5 +87,5 @@ def test_the_controller_follows_the_worked_run():
 
 @pytest.mark.parametrize(("kl", "factor"), [(6.0, 1.0), (6.6, 1.005), (100.0, 1.01), (0.0, 0.99)])
 def test_the_controller_steers_towards_the_target_and_never_far_at_once(kl, factor):
-    found = next_kl_coef(2.0, kl=kl, kl_target=6.0, episodes=50, kl_horizon=1000)
+    found = adapt_kl_coef(2.0, kl=kl, kl_target=6.0, episodes=50, kl_horizon=1000)
     assert found == pytest.approx(2.0 * factor)

@@ -7,7 +7,7 @@ import pytest
 
 from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
-from training.trainers.ppo.alarms import ALARMS, AlarmBell, judge_falls_while_score_rises
+from training.trainers.ppo.alarms import ALARMS, AlarmBell, detect_overoptimization
 
 ARGS = PPOArgs(kl_target=2.0, kl_coef=0.05, score_clip=5.0)
 HEALTHY = {
@@ -28,7 +28,7 @@ def ring(rows: list[dict[str, float]], args: PPOArgs = ARGS) -> list[set[str]]:
     """The names of the alarms that hold at each step."""
     bell = AlarmBell(args, None)
     return [
-        {name.removeprefix("alarm/") for name in bell.step(step, row)}
+        {name.removeprefix("alarm/") for name in bell.check_step(step, row)}
         for step, row in enumerate(rows, start=1)
     ]
 
@@ -88,10 +88,10 @@ def test_an_alarm_is_said_once_an_episode_and_again_after_a_quiet_time(caplog):
     values = [on, on, on, off, off, on] + [off] * 5 + [on]  # two quiet steps are no end, five are
     bell = AlarmBell(ARGS, None)
     for step, row in enumerate(series("response/eos_rate", values), start=1):
-        bell.step(step, row)
+        bell.check_step(step, row)
     said = [record.getMessage().split(":")[1] for record in caplog.records]
     assert said == [" step 1", " step 12"]
-    assert bell.summary() == ["alarm no_eos: raised at step 1, 12"]
+    assert bell.summarize() == ["alarm no_eos: raised at step 1, 12"]
 
 
 def test_numbers_that_are_not_finite_ring_nothing_and_hide_nothing():
@@ -120,7 +120,7 @@ def evaluations(pairs: list[tuple[float, float]], error: float = 0.0) -> list[di
     ],
 )
 def test_a_judge_that_falls_while_the_score_rises_is_over_optimisation(pairs, error, rings):
-    text = judge_falls_while_score_rises(evaluations(pairs, error), ARGS)
+    text = detect_overoptimization(evaluations(pairs, error), ARGS)
     assert (text is not None) == rings
     if text is not None:
         assert "from 2 to 1.5 while the score rose by 1" in text
@@ -129,11 +129,11 @@ def test_a_judge_that_falls_while_the_score_rises_is_over_optimisation(pairs, er
 def test_the_judge_reads_held_out_responses_and_its_error_is_of_the_mean(caplog):
     caplog.set_level(logging.INFO)
     bell = AlarmBell(ARGS, lambda texts: [len(text) for text in texts])
-    first = bell.evaluation(0, {"eval/score/mean": 0.0}, ["aaaa", "aaaaaa"])
+    first = bell.check_evaluation(0, {"eval/score/mean": 0.0}, ["aaaa", "aaaaaa"])
     assert first == {"eval/judge/mean": 5.0, "eval/judge/error": pytest.approx(1 / 2**0.5)}
-    second = bell.evaluation(9, {"eval/score/mean": 1.0}, ["a", "a"])
+    second = bell.check_evaluation(9, {"eval/score/mean": 1.0}, ["a", "a"])
     assert second["alarm/judge"] == 1.0
-    assert AlarmBell(ARGS, None).evaluation(0, {"eval/score/mean": 0.0}, ["a"]) == {}
+    assert AlarmBell(ARGS, None).check_evaluation(0, {"eval/score/mean": 0.0}, ["a"]) == {}
 
 
 def test_a_judge_that_fails_is_said_and_gives_nothing_up(caplog):
@@ -141,17 +141,17 @@ def test_a_judge_that_fails_is_said_and_gives_nothing_up(caplog):
         raise UserError("--judge mine.py:3: 'score' returned nan")
 
     bell = AlarmBell(ARGS, judge)
-    assert bell.evaluation(7, {"eval/score/mean": 0.0}, ["a"]) == {}
+    assert bell.check_evaluation(7, {"eval/score/mean": 0.0}, ["a"]) == {}
     assert caplog.messages == ["step 7: not judged: --judge mine.py:3: 'score' returned nan"]
 
 
 def test_a_bell_that_goes_on_from_its_progress_rings_as_if_never_stopped():
     rows = series("policy/entropy", [3, 3, 3, 1, 0.5, 0.5, 0.5, 0.5])
     whole, cut = AlarmBell(ARGS, None), AlarmBell(ARGS, None)
-    expected = [whole.step(step, row) for step, row in enumerate(rows, start=1)]
-    found = [cut.step(step, row) for step, row in enumerate(rows[:5], start=1)]
+    expected = [whole.check_step(step, row) for step, row in enumerate(rows, start=1)]
+    found = [cut.check_step(step, row) for step, row in enumerate(rows[:5], start=1)]
     resumed = AlarmBell(ARGS, None)
     resumed.load_state_dict(cut.state_dict())
-    found += [resumed.step(step, row) for step, row in enumerate(rows[5:], start=6)]
+    found += [resumed.check_step(step, row) for step, row in enumerate(rows[5:], start=6)]
     assert found == expected
-    assert resumed.summary() == whole.summary()
+    assert resumed.summarize() == whole.summarize()

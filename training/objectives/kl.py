@@ -25,13 +25,8 @@ def estimate_kl(
     return log_ratio.exp() - 1.0 - log_ratio
 
 
-def next_kl_coef(
-    kl_coef: float,
-    *,
-    kl: float,
-    kl_target: float,
-    episodes: int,
-    kl_horizon: float,
+def adapt_kl_coef(
+    kl_coef: float, *, kl: float, kl_target: float, episodes: int, kl_horizon: float
 ) -> float:
     """kl_coef * (1 + clip(kl / kl_target - 1, -0.2, 0.2) * episodes / kl_horizon).
 

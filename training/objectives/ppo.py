@@ -1,8 +1,8 @@
 """The arithmetic of PPO: pure functions of tensors; no models, ranks or randomness.
 
 Shapes: B sequences, T response positions. Every [B, T] tensor is response-aligned: column t
-belongs to response token t, and the value at t is the critic's reading before token t. `mask` is
-bool; True marks a token that counts.
+belongs to response token t, and the value at t is the critic's before token t. `mask` is bool; True
+marks a token that counts.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ def shape_scores(
     missing_eos: Literal["replace", "subtract", "none"],
     missing_eos_penalty: float,
 ) -> Tensor:  # [B]
-    """Clip scores to +-score_clip (0: not at all), then treat the responses that never end."""
+    """Clip scores to +-score_clip (0: not at all), then penalize responses that never end."""
     shaped = scores.clamp(-score_clip, score_clip) if score_clip > 0 else scores
     if missing_eos == "replace":
         return torch.where(has_eos, shaped, torch.full_like(shaped, -missing_eos_penalty))
@@ -73,11 +73,11 @@ def compute_gae(
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """The clipped objective and what is watched beside it; all 0-d tensors."""
+    """The clipped objective and its statistics; all 0-d tensors."""
 
     loss: Tensor  # summed over the micro-batch, divided by token_count
     clipped_tokens: Tensor  # number of tokens where the clipped branch is strictly larger
-    kl_sum: Tensor  # sum of (new - old)^2 / 2, the policy's own movement
+    kl_sum: Tensor  # sum of (new - old)^2 / 2, how far the policy moved
     ratio_min: Tensor
     ratio_max: Tensor
 
@@ -102,14 +102,14 @@ def policy_loss(
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
     loss = masked_sum(torch.maximum(unclipped, clipped), mask) / token_count
-    # A rank with fewer micro-batches than others has none of the tokens, and no extreme.
-    watched = ratio.detach() if ratio.numel() else None
+    # A rank with fewer micro-batches than others has no tokens and no extremes.
+    extremes = ratio.detach().aminmax() if ratio.numel() else None
     return PolicyLoss(
         loss=loss,
         clipped_tokens=((clipped > unclipped) & mask).sum(),
         kl_sum=masked_sum(log_ratio.detach().square() / 2.0, mask),
-        ratio_min=ratio.new_tensor(torch.inf) if watched is None else watched.amin(),
-        ratio_max=ratio.new_tensor(-torch.inf) if watched is None else watched.amax(),
+        ratio_min=extremes.min if extremes else ratio.new_tensor(torch.inf),
+        ratio_max=extremes.max if extremes else ratio.new_tensor(-torch.inf),
     )
 
 
@@ -149,7 +149,7 @@ def explained_variance(
     returns: Tensor,  # [B, T]
     mask: Tensor,  # [B, T]
 ) -> Tensor:  # 0-d
-    """1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 says nothing."""
+    """1 - Var(returns - values) / Var(returns): 1 for a perfect critic, 0 for a constant one."""
     errors = returns - values
     error_variance = masked_mean((errors - masked_mean(errors, mask)).square(), mask)
     variance = masked_mean((returns - masked_mean(returns, mask)).square(), mask)

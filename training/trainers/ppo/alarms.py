@@ -1,6 +1,6 @@
-"""Signs that a PPO run goes wrong, out of its metrics; each says which flag to change. Pure.
+"""Signs that a PPO run goes wrong, from its metrics; each names the flag to change. Pure.
 
-A history is the metrics of the steps so far, the first steps and the latest ones at least.
+A history holds metrics of the first steps and of the latest ones.
 """
 
 import logging
@@ -17,16 +17,16 @@ from training.judge import Judge
 logger = logging.getLogger(__name__)
 
 History = Sequence[Mapping[str, float]]
-Alarm = Callable[[History, PPOArgs], str | None]  # what, figures, which flag; None: all is well
+Alarm = Callable[[History, PPOArgs], str | None]  # a message with figures and flags, or None
 
-FIRST, LATEST = 3, 3  # steps whose mean is where a run began, and where it is
-QUIET = 5  # steps without it after which an alarm is over, and may be said again
+FIRST, LATEST = 3, 3  # steps whose means are compared: where a run began, and where it is
+QUIET = 5  # steps without it after which an alarm is over, and may be logged again
 
 MAX_KL_RATIO = 3.0  # to --kl_target
-MIN_ENTROPY_SHARE = 0.3  # of the first steps'
-MAX_LENGTH_RATIO = 2.0  # either way, of the first steps'
-MAX_CLIPPED = 0.5  # share of scores at --score_clip
-MIN_SPREAD_SHARE = 0.05  # of the first steps' standard deviation of scores
+MIN_ENTROPY_RATIO = 0.3  # to the first steps
+MAX_LENGTH_RATIO = 2.0  # to the first steps, either way
+MAX_CLIPPED = 0.5  # fraction of scores at --score_clip
+MIN_SPREAD_RATIO = 0.05  # of the scores' standard deviation to the first steps'
 MIN_SPREAD = 1e-3
 
 WATCHED = (
@@ -36,26 +36,24 @@ WATCHED = (
 KEPT = ("_first", "_latest", "_evaluations", "_silent_for", "raised")  # in a checkpoint
 
 
-def kl_far_over_target(history: History, args: PPOArgs) -> str | None:
-    """The policy has left ref by far more than was wanted."""
-    kl = _latest(history, "kl/ref")
+def detect_high_kl(history: History, args: PPOArgs) -> str | None:
+    """Detect a policy that has left ref by far more than --kl_target."""
+    kl = _compare_ends(history, "kl/ref")[1]
     if not kl > MAX_KL_RATIO * args.kl_target:
         return None
-    flags = (
-        f"raise --kl_coef (now {args.kl_coef:g}) or set --kl_controller adaptive"
-        if args.kl_controller == "fixed"
-        else f"lower --kl_horizon (now {args.kl_horizon:g})"
-    )
+    flags = f"raise --kl_coef (now {args.kl_coef:g}) or set --kl_controller adaptive"
+    if args.kl_controller == "adaptive":
+        flags = f"lower --kl_horizon (now {args.kl_horizon:g})"
     return (
         f"KL to ref is {kl:.1f} nats, over {MAX_KL_RATIO:g} x --kl_target {args.kl_target:g}: "
         f"{flags}, or lower --actor_lr (now {args.actor_lr:g})"
     )
 
 
-def entropy_collapse(history: History, args: PPOArgs) -> str | None:
-    """The policy says the same thing over and over."""
-    first, now = _first(history, "policy/entropy"), _latest(history, "policy/entropy")
-    if not now < MIN_ENTROPY_SHARE * first:
+def detect_entropy_collapse(history: History, args: PPOArgs) -> str | None:
+    """Detect a policy that repeats itself."""
+    first, now = _compare_ends(history, "policy/entropy")
+    if not now < MIN_ENTROPY_RATIO * first:
         return None
     return (
         f"entropy fell from {first:.2f} to {now:.2f} nats a token: the responses grow alike; raise "
@@ -64,8 +62,8 @@ def entropy_collapse(history: History, args: PPOArgs) -> str | None:
     )
 
 
-def no_eos(history: History, args: PPOArgs) -> str | None:
-    """No response of the latest batch ended by itself."""
+def detect_missing_eos(history: History, args: PPOArgs) -> str | None:
+    """Detect a batch of which no response ended with EOS."""
     if not history or history[-1].get("response/eos_rate") != 0.0:
         return None
     return (
@@ -76,9 +74,9 @@ def no_eos(history: History, args: PPOArgs) -> str | None:
     )
 
 
-def length_drift(history: History, args: PPOArgs) -> str | None:
-    """Responses have become much longer or shorter: a score that is won by length."""
-    first, now = _first(history, "response/length"), _latest(history, "response/length")
+def detect_length_drift(history: History, args: PPOArgs) -> str | None:
+    """Detect responses that became much longer or shorter: a score may be won by length."""
+    first, now = _compare_ends(history, "response/length")
     if not (now > MAX_LENGTH_RATIO * first or now * MAX_LENGTH_RATIO < first):
         return None
     return (
@@ -88,16 +86,16 @@ def length_drift(history: History, args: PPOArgs) -> str | None:
     )
 
 
-def saturated_scores(history: History, args: PPOArgs) -> str | None:
-    """The reward model no longer tells responses apart, or the clip hides what it tells."""
-    clipped = _latest(history, "score/clip_fraction")
+def detect_saturated_scores(history: History, args: PPOArgs) -> str | None:
+    """Detect scores that the clip or the reward model itself makes all alike."""
+    clipped = _compare_ends(history, "score/clip_fraction")[1]
     if clipped > MAX_CLIPPED:
         return (
-            f"{100 * clipped:.0f} % of the scores lie beyond --score_clip {args.score_clip:g} and "
+            f"{100 * clipped:.0f} % of the scores are beyond --score_clip {args.score_clip:g} and "
             "count the same: raise it, or set it to 0"
         )
-    first, now = _first(history, "score/std"), _latest(history, "score/std")
-    if not now < max(MIN_SPREAD_SHARE * first, MIN_SPREAD):
+    first, now = _compare_ends(history, "score/std")
+    if not now < max(MIN_SPREAD_RATIO * first, MIN_SPREAD):
         return None
     return (
         f"the standard deviation of the scores fell from {first:.3g} to {now:.3g}: the reward "
@@ -106,8 +104,8 @@ def saturated_scores(history: History, args: PPOArgs) -> str | None:
     )
 
 
-def judge_falls_while_score_rises(history: History, args: PPOArgs) -> str | None:
-    """Held-out responses please the reward model more and the judge less: over-optimisation."""
+def detect_overoptimization(history: History, args: PPOArgs) -> str | None:
+    """Detect over-optimisation: on held-out prompts the score rises and the judge falls."""
     both = [row for row in history if _has(row, "eval/judge/mean") and _has(row, "eval/score/mean")]
     if len(both) < 2:
         return None
@@ -128,17 +126,17 @@ def judge_falls_while_score_rises(history: History, args: PPOArgs) -> str | None
 
 
 ALARMS: Mapping[str, Alarm] = {
-    "kl": kl_far_over_target,
-    "entropy": entropy_collapse,
-    "no_eos": no_eos,
-    "length": length_drift,
-    "scores": saturated_scores,
-    "judge": judge_falls_while_score_rises,
+    "kl": detect_high_kl,
+    "entropy": detect_entropy_collapse,
+    "no_eos": detect_missing_eos,
+    "length": detect_length_drift,
+    "scores": detect_saturated_scores,
+    "judge": detect_overoptimization,
 }
 
 
 class AlarmBell:
-    """Says each alarm once an episode: again only after `QUIET` steps without it.
+    """Logs each alarm once, and again only after `QUIET` steps without it.
 
     `judge` scores the texts of held-out responses, if the run has one.
     """
@@ -149,39 +147,39 @@ class AlarmBell:
         self._first: list[dict[str, float]] = []
         self._latest: list[dict[str, float]] = []
         self._evaluations: list[dict[str, float]] = []
-        self._silent_for: dict[str, int] = {}  # of the alarms that are on
+        self._silent_for: dict[str, int] = {}  # steps since each active alarm held last
         self.raised: dict[str, list[int]] = {}  # steps at which each began
 
-    def step(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Look at a training step; `alarm/NAME` 1 for each alarm that holds now."""
-        row = _watched(metrics)
+    def check_step(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Check a training step; returns `alarm/NAME` 1 for each alarm that holds now."""
+        row = _select_watched(metrics)
         if len(self._first) < FIRST:
             self._first.append(row)
         else:
             self._latest = [*self._latest, row][-LATEST:]
         names = [name for name in ALARMS if name != "judge"]
-        return self._look(step, names, [*self._first, *self._latest])
+        return self._check(step, names, [*self._first, *self._latest])
 
-    def evaluation(
+    def check_evaluation(
         self, step: int, metrics: Mapping[str, float], texts: Sequence[str]
     ) -> dict[str, float]:
-        """Look at an evaluation on held-out prompts: the judge's opinion, and its alarm."""
+        """Check an evaluation on held-out prompts; returns the judge's mean, error and alarm."""
         if self._judge is None:
             return {}
         try:
             scores = torch.tensor(list(self._judge(texts)), dtype=torch.float64)
-        except UserError as error:  # it only watches: nothing that was learned is given up for it
+        except UserError as error:  # it only watches, so the run continues
             logger.warning("step %d: not judged: %s", step, error)
             return {}
         judged = {
             "eval/judge/mean": scores.mean().item(),
             "eval/judge/error": (scores.std(correction=0) / len(scores) ** 0.5).item(),
         }
-        self._evaluations.append(_watched({**metrics, **judged}))
-        return {**judged, **self._look(step, ["judge"], self._evaluations)}
+        self._evaluations.append(_select_watched({**metrics, **judged}))
+        return {**judged, **self._check(step, ["judge"], self._evaluations)}
 
     def state_dict(self) -> dict[str, Any]:
-        """What `restore` needs to go on from here."""
+        """Return what a checkpoint keeps."""
         return {name: getattr(self, name) for name in KEPT}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -189,14 +187,14 @@ class AlarmBell:
         for name in KEPT:
             setattr(self, name, state[name])
 
-    def summary(self) -> list[str]:
-        """One line for each alarm that there was."""
+    def summarize(self) -> list[str]:
+        """One line for each alarm that was raised."""
         return [
             f"alarm {name}: raised at step {', '.join(map(str, steps))}"
             for name, steps in self.raised.items()
         ]
 
-    def _look(self, step: int, names: Iterable[str], history: History) -> dict[str, float]:
+    def _check(self, step: int, names: Iterable[str], history: History) -> dict[str, float]:
         metrics = {}
         for name in names:
             text = ALARMS[name](history, self._args)
@@ -214,7 +212,7 @@ class AlarmBell:
         return metrics
 
 
-def _watched(metrics: Mapping[str, float]) -> dict[str, float]:
+def _select_watched(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: float(metrics[name]) for name in WATCHED if name in metrics}
 
 
@@ -222,15 +220,10 @@ def _has(row: Mapping[str, float], name: str) -> bool:
     return math.isfinite(row.get(name, math.nan))
 
 
-def _mean(rows: History, name: str) -> float:
-    """The mean of a metric over the rows that have it; NaN, of which no bound holds, if none."""
-    values = [row[name] for row in rows if _has(row, name)]
-    return sum(values) / len(values) if values else math.nan
-
-
-def _first(history: History, name: str) -> float:
-    return _mean(history[:FIRST], name)
-
-
-def _latest(history: History, name: str) -> float:
-    return _mean(history[-LATEST:], name)
+def _compare_ends(history: History, name: str) -> tuple[float, float]:
+    """Means of a metric over the first and the latest steps; NaN, beyond no bound, if none."""
+    means = []
+    for rows in (history[:FIRST], history[-LATEST:]):
+        values = [row[name] for row in rows if _has(row, name)]
+        means.append(sum(values) / len(values) if values else math.nan)
+    return means[0], means[1]

@@ -1,7 +1,8 @@
-"""Losses, gradients and optimizer steps of PPO: a critic of its own, or on the actor's trunk."""
+"""Losses, gradients and optimizer steps of PPO, with a separate critic or a shared trunk."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,21 +19,22 @@ from training.trainers.ppo.metrics import UpdateSums
 from training.trainers.ppo.minibatch import ResponseBatch, iterate_micro_batches
 from training.trainers.ppo.setup import Models
 
-# From a micro-batch and the values [b, t] read in it to its old values and returns, [b, t] each.
-FindTargets = Callable[[ResponseBatch, Tensor], tuple[Tensor, Tensor]]
+ValueTargets = tuple[Tensor, Tensor]  # old values and returns [b, t] of a micro-batch
+FindTargets = Callable[[ResponseBatch, Tensor], ValueTargets]  # given the values [b, t] read in it
 GRADIENT_NORMS = {"actor": "policy/grad_norm", "critic": "value/grad_norm"}
 
 
 class Learner(ABC):
-    """Adds up the gradients of a minibatch, with sums for its metrics, and steps.
+    """Accumulates the gradients of a minibatch and its metrics, then steps.
 
-    A rank computes its share of each minibatch. `token_count` is that of the whole minibatch.
+    A rank computes its share of each minibatch; `token_count` is of the whole minibatch.
     """
 
     def __init__(self, args: PPOArgs, world: World, models: Models, pad_id: int) -> None:
-        self._args, self._world, self._pad_id = args, world, pad_id
+        self._args, self._world = args, world
+        self._split = partial(iterate_micro_batches, args=args, world=world, pad_id=pad_id)
         self._engines: Mapping[str, TrainingEngine] = models.trained
-        self._sums = UpdateSums(world)  # of the optimizer step that gradients are made for
+        self._sums = UpdateSums(world)  # beside the gradients of the next optimizer step
 
     def start(self) -> None:
         """Put the models into training mode."""
@@ -61,13 +63,10 @@ class Learner(ABC):
         named = {GRADIENT_NORMS[name]: norm for name, norm in norms.items()}
         return {**metrics, **named, "optim/lr_scale": lr_scale}
 
-    def _split(self, rows: Sequence[int], rollout: Rollout) -> Iterator[ResponseBatch]:
-        return iterate_micro_batches(rollout, rows, self._args, self._world, self._pad_id)
-
     def _policy_loss(
         self, batch: ResponseBatch, experience: Experience, token_count: int
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        """Run the actor; returns its loss and what else it reads: a shared trunk's values [N]."""
+        """Run the actor. Returns its loss and, from a shared trunk, values [N] in a sequence."""
         args = self._args
         sampled = batch.pick(experience.rollout.logprobs)[batch.mask]  # [N]
         advantages = batch.pick(experience.advantages)[batch.mask]  # [N]
@@ -89,23 +88,18 @@ class Learner(ABC):
             args.temperature,
             token_loss=lambda logprobs, where: compute_loss(logprobs, where).loss,
         )
-        # The LM head takes the loss in chunks, whose sum rounds otherwise than that of all tokens.
+        # Once more for the metrics: the LM head sums the loss in chunks, which rounds differently.
         whole = compute_loss(logprobs, slice(0, len(logprobs)))
         self._sums.add_policy(whole, logprobs, sampled, batch)
         return loss, others
 
     def _value_loss(
-        self,
-        batch: ResponseBatch,
-        values: Tensor,  # [b, t]
-        old_values: Tensor,  # [b, t]
-        returns: Tensor,  # [b, t]
-        token_count: int,
-    ) -> Tensor:  # 0-d
+        self, batch: ResponseBatch, values: Tensor, targets: ValueTargets, token_count: int
+    ) -> Tensor:
+        """Compute the loss of values [b, t]."""
         value = value_loss(
             values,
-            old_values,
-            returns,
+            *targets,
             batch.mask,
             value_clip_range=self._args.value_clip_range,
             token_count=token_count,
@@ -118,15 +112,15 @@ class SeparateLearner(Learner):
     """Actor and critic are two models with an optimizer each."""
 
     def read_values(self, rollout: Rollout, rewards: Tensor) -> Tensor:
-        """Old values [B, T]; with one optimizer step per rollout, as the critic is trained.
+        """Old values [B, T]; with one optimizer step per rollout, read while the critic is trained.
 
-        The returns of a response need its own values alone, so one forward serves both.
+        A response's returns depend on its own values alone, so one forward serves both.
         """
         args = self._args
         if not args.reads_values_in_update:
             return rollout.values
 
-        def find_targets(batch: ResponseBatch, values: Tensor) -> tuple[Tensor, Tensor]:
+        def find_targets(batch: ResponseBatch, values: Tensor) -> ValueTargets:
             rows = batch.pick(rewards), values, batch.mask
             return values, compute_gae(*rows, gamma=args.gamma, gae_lambda=args.gae_lambda)[1]
 
@@ -135,12 +129,12 @@ class SeparateLearner(Learner):
         return self._world.sum_over_ranks(values.to(self._world.device)).cpu()
 
     def backward(self, rows: Sequence[int], experience: Experience, token_count: int) -> None:
-        def find_targets(batch: ResponseBatch, values: Tensor) -> tuple[Tensor, Tensor]:
+        def find_targets(batch: ResponseBatch, values: Tensor) -> ValueTargets:
             return batch.pick(experience.values), batch.pick(experience.returns)
 
         if not self._args.reads_values_in_update:  # else `read_values` has trained the critic
             self._train_critic(rows, experience.rollout, find_targets, token_count)
-        for batch in self._split(rows, experience.rollout):
+        for batch in self._split(experience.rollout, rows):
             loss, _ = self._policy_loss(batch, experience, token_count)
             self._engines["actor"].backward(loss, last=batch.is_last)
 
@@ -149,10 +143,10 @@ class SeparateLearner(Learner):
     ) -> Tensor:
         """Run the critic forward and backward; returns values [B, T], 0 for other ranks' rows."""
         critic, all_values = self._engines["critic"], torch.zeros(rollout.mask.shape)
-        for batch in self._split(rows, rollout):
+        for batch in self._split(rollout, rows):
             values = scatter_to_mask(read_token_values(critic, batch.tokens), batch.mask)
             targets = find_targets(batch, values.detach())
-            loss = self._value_loss(batch, values, *targets, token_count)
+            loss = self._value_loss(batch, values, targets, token_count)
             critic.backward(loss, last=batch.is_last)
             if batch.rows:
                 all_values[batch.rows, : batch.mask.shape[1]] = values.detach().cpu()
@@ -163,11 +157,12 @@ class SharedLearner(Learner):
     """One model with two heads, one loss (policy + vf_coef x value) and one optimizer."""
 
     def backward(self, rows: Sequence[int], experience: Experience, token_count: int) -> None:
-        for batch in self._split(rows, experience.rollout):
+        for batch in self._split(experience.rollout, rows):
             loss, (packed,) = self._policy_loss(batch, experience, token_count)
             values = scatter_to_mask(packed, batch.mask)
             targets = batch.pick(experience.values), batch.pick(experience.returns)
-            loss += self._args.vf_coef * self._value_loss(batch, values, *targets, token_count)
+            critic_loss = self._value_loss(batch, values, targets, token_count)
+            loss = loss + self._args.vf_coef * critic_loss
             self._engines["actor"].backward(loss, last=batch.is_last)
 
 

@@ -85,13 +85,13 @@ def run_ppo(
             with profile_step(args, world, step), explain_out_of_memory("train", args):
                 rollout, metrics = trainer.train_step(step, batch)
             metrics.update(speed.ppo(rollout, args, metrics))
-            metrics.update(bell.step(step, metrics))
+            metrics.update(bell.check_step(step, metrics))
             log.log(step, metrics)
             log.log_samples(step, decode_samples(rollout, tokenizer))
             state.step = step
             is_due = args.eval_every and step % args.eval_every == 0
             state.is_eval_due = bool(is_due) or step == args.max_steps
-    for line in bell.summary():
+    for line in bell.summarize():
         logger.info("%s", line)
 
 
@@ -110,7 +110,7 @@ def evaluate(
     rollout = collector.collect(0, prompts, 1)
     metrics = {f"eval/{name}": value for name, value in measure_rollout(rollout).items()}
     texts = tokenizer.batch_decode(rollout.responses, skip_special_tokens=True)
-    metrics.update(bell.evaluation(step, metrics, texts))
+    metrics.update(bell.check_evaluation(step, metrics, texts))
     log.log(step, metrics, always_show=True)
     log.log_samples(step, [{**row, "held_out": True} for row in decode_samples(rollout, tokenizer)])
     return metrics

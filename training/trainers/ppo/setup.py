@@ -1,4 +1,4 @@
-"""Stage 3 from flags to parts: what the stages before must have left, and the four models."""
+"""Set-up of stage 3: check what stages 1 and 2 left, and load the four models."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -54,7 +54,7 @@ class Models:
         return {"actor": self.actor, **critic}
 
     def read_values(self, batch: TokenBatch) -> Tensor:  # [N]
-        """The value before each target token."""
+        """Read the critic's value before each target token."""
         if self.critic is None:
             values: Tensor = self.actor(*batch.inputs, values_only=True)[0]
             return values
@@ -62,7 +62,7 @@ class Models:
 
 
 def check_stages(args: PPOArgs, world: World) -> tuple[Tokenizer, ScalarSettings]:
-    """Tokenizer and reward-model settings, after what files and flags can tell was checked."""
+    """Check files and flags; returns the tokenizer and the reward model's settings."""
     actor, scorer = args.actor_model_name_or_path, args.reward_model_name_or_path
     actor_flag, scorer_flag = "--actor_model_name_or_path", "--reward_model_name_or_path"
     config = load_config(actor, flag=actor_flag, hint=RUN_STAGE_1)
@@ -74,9 +74,8 @@ def check_stages(args: PPOArgs, world: World) -> tuple[Tokenizer, ScalarSettings
     lengths = f"--max_prompt_length {args.max_prompt_length} and --max_new_tokens "
     lengths += f"{args.max_new_tokens} can"
     check_fits(config, length, flags=lengths)
-    folder = find_backbone(scorer, settings)
-    scorer_config = load_config(folder, flag=scorer_flag, hint=RUN_STAGE_2)
-    check_fits(scorer_config, length, flags=f"{scorer_flag} {scorer}: {lengths}")
+    config = load_config(find_backbone(scorer, settings), flag=scorer_flag, hint=RUN_STAGE_2)
+    check_fits(config, length, flags=f"{scorer_flag} {scorer}: {lengths}")
     for name in ("rollout_batch_size", "minibatch_size"):
         if getattr(args, name) % world.size:
             raise UserError(
@@ -91,18 +90,16 @@ def check_stages(args: PPOArgs, world: World) -> tuple[Tokenizer, ScalarSettings
 def load_models(
     args: PPOArgs, world: World, tokenizer: Tokenizer, settings: ScalarSettings
 ) -> Models:
-    """Actor and ref from stage 1, critic and reward model from stage 2, under their engines."""
+    """Load actor and ref from stage 1, critic and reward model from stage 2, in their engines."""
     dtype = engine.compute_dtype(args.dtype, world.device)
-    pad_id = tokenizer.pad_token_id
-
     is_shared = args.critic == "shared"
 
-    def policy(kind: type[Policy] = Policy) -> Policy:
+    def load_policy(kind: type[Policy]) -> Policy:
         path = args.actor_model_name_or_path
         lm = load_causal_lm(path, tokenizer, device=world.device, dropout=0.0)
-        return kind(lm, pad_id=pad_id, compute_dtype=dtype)
+        return kind(lm, pad_id=tokenizer.pad_token_id, compute_dtype=dtype)
 
-    scalar = partial(
+    load_scalar = partial(
         load_scalar_model,
         args.reward_model_name_or_path,
         settings,
@@ -111,17 +108,15 @@ def load_models(
         tokens=len(tokenizer),
     )
     with engine.shard_while_loading(args, world):  # under ZeRO-3, weights are split as they load
-        actor = policy(ActorCritic if is_shared else Policy)
-        ref, reward_model = policy(), scalar()
-        critic = None if is_shared else scalar()
-    for lm in (actor.lm, critic.backbone if critic else None):
-        if lm is not None:
-            add_lora(lm, args)
-    if args.cpu_blocks:
-        for model in (actor, ref, reward_model, critic):
-            if model is not None:
-                use_cpu_blocks(model)
-
+        actor = load_policy(ActorCritic if is_shared else Policy)
+        ref, reward_model = load_policy(Policy), load_scalar()
+        critic = None if is_shared else load_scalar()
+    add_lora(actor.lm, args)
+    if critic is not None:
+        add_lora(critic.backbone, args)
+    for model in (actor, ref, reward_model, critic) if args.cpu_blocks else ():
+        if model is not None:
+            use_cpu_blocks(model)
     critic_optimizer = partial(optim.make_adamw, args=args, lr=args.critic_lr)
     return Models(
         actor=engine.wrap_trainable(actor, args, world, partial(make_actor_optimizer, args=args)),
@@ -139,6 +134,7 @@ def make_actor_optimizer(module: nn.Module, args: PPOArgs) -> Optimizer:
 
 
 def make_hybrid_engine(lm: Any, args: PPOArgs, world: World, tokenizer: Tokenizer) -> HybridEngine:
+    """Make the generator of rollouts, which shares its weights with `lm`."""
     return HybridEngine(
         lm,
         Sampling(

@@ -11,7 +11,7 @@ from typing import Any
 from training.arguments.ppo import PPOArgs
 from training.data.encode import EncodedPrompt
 from training.models.tokenizers import Tokenizer
-from training.objectives.kl import next_kl_coef
+from training.objectives.kl import adapt_kl_coef
 from training.runtime.distributed import World
 from training.trainers.guards import Guard
 from training.trainers.ppo.experience import (
@@ -99,7 +99,7 @@ class PPOTrainer:
 
         # 7. KL coefficient of the next step: steered to --kl_target, if it is adaptive.
         if args.kl_controller == "adaptive":
-            self.kl_coef = next_kl_coef(
+            self.kl_coef = adapt_kl_coef(
                 self.kl_coef,
                 kl=metrics["kl/ref"],
                 kl_target=args.kl_target,
