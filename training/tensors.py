@@ -69,8 +69,8 @@ def block_attention_mask(
 ) -> Tensor:  # [B, L, L] bool, True where token i (row) reads token j (column)
     """Attention for rows that hold several sequences.
 
-    Token i reads those before it of its own document that stand in the trunk (branch 0) or in its
-    own branch. Padding reads nothing and is read by nobody.
+    Token i reads earlier tokens of its document that are in the trunk (branch 0) or in the branch
+    of token i. Padding neither reads nor is read.
     """
     is_same = documents[:, :, None] == documents[:, None, :]
     is_seen = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])

@@ -1,4 +1,4 @@
-"""Hand-made runs: each alarm rings where it should, says what to change, and rings once."""
+"""Hand-made runs: each alarm is raised where it should be, names the flag to change, and once."""
 
 import logging
 import math
@@ -51,21 +51,21 @@ def ring(rows: list[dict[str, float]], args: PPOArgs = ARGS) -> list[set[str]]:
         ("scores", "score/std", [0.0, 0.0, 0.0], 1, ["nothing left to prefer", "--max_steps"]),
     ],
 )
-def test_an_alarm_rings_from_the_step_on_at_which_its_bound_is_passed(
+def test_an_alarm_is_raised_from_the_step_at_which_its_bound_is_passed(
     alarm, metric, values, first_step, words, caplog
 ):
     caplog.set_level(logging.INFO)
     held = ring(series(metric, values))
     assert [alarm in names for names in held].index(True) + 1 == first_step
     assert set().union(*held) == {alarm}
-    said = next(record.getMessage() for record in caplog.records)
-    assert said.startswith(f"warning: step {first_step}: alarm {alarm}: ")
+    message = next(record.getMessage() for record in caplog.records)
+    assert message.startswith(f"warning: step {first_step}: alarm {alarm}: ")
     for word in words:
-        assert word in said
-    assert "\n" not in said
+        assert word in message
+    assert "\n" not in message
 
 
-def test_a_healthy_run_rings_nothing():
+def test_a_healthy_run_raises_no_alarm():
     drifting = [
         {**HEALTHY, "kl/ref": step / 10, "policy/entropy": 3.0 - step / 30, "response/length": 8.0}
         for step in range(50)
@@ -73,7 +73,7 @@ def test_a_healthy_run_rings_nothing():
     assert ring(drifting) == [set()] * 50
 
 
-def test_an_adaptive_controller_is_told_about_its_own_flag():
+def test_the_kl_alarm_names_the_flag_of_the_controller_in_use():
     rows = series("kl/ref", [9.0] * 4)
     args = PPOArgs(kl_target=2.0, kl_controller="adaptive")
     text = ALARMS["kl"](rows, args)
@@ -82,23 +82,23 @@ def test_an_adaptive_controller_is_told_about_its_own_flag():
     assert "--kl_coef" not in text
 
 
-def test_an_alarm_is_said_once_an_episode_and_again_after_a_quiet_time(caplog):
+def test_an_alarm_is_logged_once_and_again_after_a_quiet_time(caplog):
     caplog.set_level(logging.INFO)
     off, on = 0.9, 0.0
-    values = [on, on, on, off, off, on] + [off] * 5 + [on]  # two quiet steps are no end, five are
+    values = [on, on, on, off, off, on] + [off] * 5 + [on]  # two quiet steps do not end it, five do
     bell = AlarmBell(ARGS, None)
     for step, row in enumerate(series("response/eos_rate", values), start=1):
         bell.check_step(step, row)
-    said = [record.getMessage().split(":")[1] for record in caplog.records]
-    assert said == [" step 1", " step 12"]
+    logged = [record.getMessage().split(":")[1] for record in caplog.records]
+    assert logged == [" step 1", " step 12"]
     assert bell.summarize() == ["alarm no_eos: raised at step 1, 12"]
 
 
-def test_numbers_that_are_not_finite_ring_nothing_and_hide_nothing():
+def test_numbers_that_are_not_finite_raise_and_hide_no_alarm():
     nan = dict.fromkeys(HEALTHY, math.nan)
     rows = [*series("kl/ref", [1.0] * 3), nan, *series("kl/ref", [9.0] * 2), nan]
     assert ring(rows)[3] == set()
-    assert ring(rows)[-1] == {"kl"}  # of the two that are known
+    assert ring(rows)[-1] == {"kl"}  # from the two finite ones
 
 
 def evaluations(pairs: list[tuple[float, float]], error: float = 0.0) -> list[dict[str, float]]:
@@ -126,7 +126,7 @@ def test_a_judge_that_falls_while_the_score_rises_is_over_optimisation(pairs, er
         assert "from 2 to 1.5 while the score rose by 1" in text
 
 
-def test_the_judge_reads_held_out_responses_and_its_error_is_of_the_mean(caplog):
+def test_the_judge_scores_held_out_responses_and_reports_the_error_of_the_mean(caplog):
     caplog.set_level(logging.INFO)
     bell = AlarmBell(ARGS, lambda texts: [len(text) for text in texts])
     first = bell.check_evaluation(0, {"eval/score/mean": 0.0}, ["aaaa", "aaaaaa"])
@@ -136,7 +136,7 @@ def test_the_judge_reads_held_out_responses_and_its_error_is_of_the_mean(caplog)
     assert AlarmBell(ARGS, None).check_evaluation(0, {"eval/score/mean": 0.0}, ["a"]) == {}
 
 
-def test_a_judge_that_fails_is_said_and_gives_nothing_up(caplog):
+def test_a_judge_that_fails_is_logged_and_the_run_continues(caplog):
     def judge(texts):
         raise UserError("--judge mine.py:3: 'score' returned nan")
 
@@ -145,7 +145,7 @@ def test_a_judge_that_fails_is_said_and_gives_nothing_up(caplog):
     assert caplog.messages == ["step 7: not judged: --judge mine.py:3: 'score' returned nan"]
 
 
-def test_a_bell_that_goes_on_from_its_progress_rings_as_if_never_stopped():
+def test_a_restored_bell_raises_what_one_that_never_stopped_would():
     rows = series("policy/entropy", [3, 3, 3, 1, 0.5, 0.5, 0.5, 0.5])
     whole, cut = AlarmBell(ARGS, None), AlarmBell(ARGS, None)
     expected = [whole.check_step(step, row) for step, row in enumerate(rows, start=1)]

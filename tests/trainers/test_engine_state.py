@@ -1,4 +1,4 @@
-"""An engine that is given another's state goes on as the other would have, to the last bit."""
+"""An engine that loads another's state continues as the other would have, to the last bit."""
 
 from typing import Any
 
@@ -71,7 +71,7 @@ def assert_equal_weights(found, expected):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("steps_before", [0, 3])
-def test_it_goes_on_to_the_last_bit(world, trainer_of, layout, steps_before):
+def test_it_continues_to_the_last_bit(world, trainer_of, layout, steps_before):
     engine, trainer = trainer_of(layout)
     train(trainer, range(steps_before))
     state = collect_engine_state(engine, world)
@@ -87,7 +87,7 @@ def test_it_goes_on_to_the_last_bit(world, trainer_of, layout, steps_before):
 
 @pytest.mark.parametrize(("saved", "restored"), [("ZeRO 0", "ZeRO 2"), ("ZeRO 2", "ZeRO 3"),
                                                  ("ZeRO 3", "ZeRO 0")])  # fmt: skip
-def test_another_zero_stage_goes_on_from_it(world, trainer_of, saved, restored):
+def test_another_zero_stage_continues_from_it(world, trainer_of, saved, restored):
     engine, trainer = trainer_of(saved)
     train(trainer, range(3))
     state = collect_engine_state(engine, world)

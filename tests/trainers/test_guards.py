@@ -25,7 +25,7 @@ def bad(lr_scale: float) -> float:
     raise SkipStep(Fault("loss"))
 
 
-def test_a_step_that_is_left_out_gives_its_learning_rate_to_the_next():
+def test_a_skipped_step_gives_its_learning_rate_to_the_next():
     guard, schedule = guarded(2)
     # A line from 1 to 0 over four steps, read half-way: 7/8, 5/8, 3/8, 1/8.
     made = [guard.step("step", work) for work in (float, bad, float, bad, float, float)]
@@ -34,29 +34,29 @@ def test_a_step_that_is_left_out_gives_its_learning_rate_to_the_next():
     assert guard.metrics == {"guard/skipped_steps": 2.0}
 
 
-def test_the_run_stops_when_more_steps_in_a_row_than_allowed_are_left_out(caplog):
+def test_the_run_stops_after_more_skipped_steps_in_a_row_than_allowed(caplog):
     caplog.set_level(logging.INFO)
     guard, schedule = guarded(2)
     guard.step("step 1", bad)
-    guard.step("step 1", float)  # one that is made begins the count anew
+    guard.step("step 1", float)  # a step that is made restarts the count
     guard.step("step 2", bad)
     guard.step("step 2", bad)
     with pytest.raises(TooManySkips, match=r"step 2: loss is not finite; 3 .*_steps 2") as stop:
         guard.step("step 2", bad)
     assert stop.value.weights_are_finite
     assert schedule.step == 1
-    said = [record.getMessage() for record in caplog.records]
-    assert said[-1].endswith("no optimizer step is made (2 in a row of at most 2)")
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged[-1].endswith("no optimizer step is made (2 in a row of at most 2)")
 
 
 def test_a_lost_weight_stops_the_run_at_once():
     guard, _ = guarded(5)
-    with pytest.raises(TooManySkips, match="no later step can mend it") as stop:
+    with pytest.raises(TooManySkips, match="no later step can") as stop:
         guard.skip("step 1", Fault("weight w of the actor", is_weight=True))
     assert not stop.value.weights_are_finite
 
 
-def test_a_guard_goes_on_counting_from_its_progress():
+def test_a_restored_guard_continues_its_count():
     guard, _ = guarded(1)
     guard.step("step 1", bad)
     other, _ = guarded(1)
@@ -65,7 +65,7 @@ def test_a_guard_goes_on_counting_from_its_progress():
         other.step("step 1", bad)
 
 
-def test_the_reading_made_first_is_named_with_its_own_rows():
+def test_the_earliest_bad_reading_is_named_with_its_rows():
     readings = Readings()
     nan, inf = float("nan"), float("inf")
     readings.add("score", torch.tensor([0.5, 1.0]), lambda: ["a.jsonl:1", "a.jsonl:2"])
@@ -77,7 +77,7 @@ def test_the_reading_made_first_is_named_with_its_own_rows():
     assert Readings().fault(WORLD) is None
 
 
-def test_a_rank_that_read_nothing_names_the_same_fault(monkeypatch):
+def test_a_rank_without_readings_names_the_same_fault(monkeypatch):
     other = (["score", "loss"], {"loss": ["b"], "score": ["a"]})
     monkeypatch.setattr(World, "gather", lambda self, own: [own, other])
     assert str(Readings().fault(WORLD)) == "score of a is not finite"

@@ -72,7 +72,7 @@ def test_that_the_clock_has_taken_over_is_part_of_a_checkpoint(schedule_of):
     assert before + second.run(*[1.0] * 25) == whole
 
 
-def test_a_step_that_is_given_up_has_not_been(schedule_of):
+def test_a_step_that_is_not_ended_is_not_counted(schedule_of):
     schedule = schedule_of(4, 0.0)
     schedule.run(1.0)
     schedule.start_step()

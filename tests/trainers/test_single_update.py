@@ -1,4 +1,4 @@
-"""One optimizer step a rollout: the update's own forwards serve as the old values and log-probs."""
+"""One optimizer step per rollout: the update's forwards give the old values and log-probs."""
 
 from dataclasses import replace
 from unittest.mock import PropertyMock
