@@ -66,7 +66,7 @@ class PPOTrainer:
         return rollout, {**metrics, **self.collector.seconds}
 
     def update(self, step: int, rollout: Rollout) -> dict[str, float]:
-        """Make the optimizer steps on a rollout, or those left by a stopped run; returns metrics."""
+        """Make the optimizer steps on a rollout, or those a stopped run left; returns metrics."""
         args, learner, started = self._args, self._learner, time.monotonic()
         if rollout.fault:
             self._guard.skip(f"step {step}", rollout.fault)
