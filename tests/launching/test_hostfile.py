@@ -1,4 +1,4 @@
-"""What run.sh's environment asks of the launcher where there are several hosts."""
+"""Launcher flags from run.sh's environment for several hosts."""
 
 import os
 
@@ -22,18 +22,18 @@ def pdsh(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
-def test_without_a_hostfile_nothing_is_asked_whatever_a_job_left_in_the_environment():
+def test_without_a_hostfile_no_flags_are_added_whatever_the_environment():
     left = {"MASTER_ADDR": "192.0.2.1", "NODE_RANK": "0"}
     assert hostfile.build_launcher_flags(left) == []
     assert hostfile.count_ranks(left) == {}
 
 
-def test_a_further_hosts_rank_without_a_hostfile_does_not_train_alone():
+def test_a_node_rank_without_a_hostfile_is_an_error():
     with pytest.raises(ValueError, match="NODE_RANK=3 but no HOSTFILE"):
         hostfile.build_launcher_flags({"NODE_RANK": "3"})
 
 
-def test_a_hostfile_alone_goes_over_pdsh_to_the_first_hosts_name(two_hosts, pdsh):
+def test_a_hostfile_alone_uses_pdsh_and_the_first_hosts_name(two_hosts, pdsh):
     expected = ["--hostfile", two_hosts["HOSTFILE"], "--master_addr", "alpha", "--no_ssh_check"]
     assert hostfile.build_launcher_flags(two_hosts) == expected
 
@@ -52,7 +52,7 @@ def test_a_host_that_ssh_does_not_reach_is_named(two_hosts, pdsh, tmp_path):
         hostfile.build_launcher_flags(two_hosts)
 
 
-def test_a_node_rank_starts_one_hosts_part_without_ssh(two_hosts, monkeypatch):
+def test_a_node_rank_starts_only_that_host_without_ssh(two_hosts, monkeypatch):
     monkeypatch.setenv("PATH", "")  # pdsh is not needed
     asked = {**two_hosts, "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.7"}
     flags = hostfile.build_launcher_flags(asked)
@@ -75,7 +75,7 @@ def test_rank_0_is_on_the_first_host(flags, expected):
     assert hostfile.is_first_host(flags) is expected
 
 
-def test_ranks_are_counted_by_slots_or_are_num_gpus_on_each_host(two_hosts):
+def test_ranks_per_host_are_its_slots_or_num_gpus(two_hosts):
     assert hostfile.count_ranks(two_hosts) == {"WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "4"}
     fewer = {**two_hosts, "NUM_GPUS": "2"}
     assert hostfile.count_ranks(fewer) == {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
@@ -101,18 +101,18 @@ def test_a_bad_hostfile_is_named_with_its_line(tmp_path, text, said):
         hostfile.build_launcher_flags({"HOSTFILE": str(path)})
 
 
-def test_a_hostfile_that_is_not_there_does_not_mean_this_host_alone(tmp_path):
+def test_a_missing_hostfile_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"HOSTFILE=.*none: no such file"):
         hostfile.build_launcher_flags({"HOSTFILE": str(tmp_path / "none")})
 
 
 @pytest.mark.parametrize("rank", ["2", "-1", "first"])
-def test_a_node_rank_is_the_place_of_a_host_in_the_file(two_hosts, rank):
+def test_a_node_rank_outside_the_file_is_an_error(two_hosts, rank):
     with pytest.raises(ValueError, match=f"NODE_RANK must be 0 to 1, .*, got '{rank}'"):
         hostfile.build_launcher_flags({**two_hosts, "NODE_RANK": rank})
 
 
-def test_without_pdsh_the_way_without_it_is_said(two_hosts, monkeypatch):
+def test_without_pdsh_the_error_explains_how_to_start_without_it(two_hosts, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match=r"`pdsh`.*NODE_RANK=0 to 1"):
         hostfile.build_launcher_flags(two_hosts)
@@ -129,7 +129,7 @@ def test_without_pdsh_the_way_without_it_is_said(two_hosts, monkeypatch):
         (75, b"", b"", 75),
     ],
 )
-def test_success_beside_the_first_host_needs_a_new_marker(
+def test_success_on_another_host_than_the_first_needs_a_new_marker(
     tmp_path, monkeypatch, status, before, now, expected
 ):
     monkeypatch.setattr(launch, "SHARED_SECONDS", 0.1)
@@ -140,7 +140,7 @@ def test_success_beside_the_first_host_needs_a_new_marker(
     assert launch._decide_status_beside(launched, complete, before) == expected
 
 
-def test_remote_ranks_get_what_counts_and_the_users_own_lines(two_hosts, tmp_path, monkeypatch):
+def test_remote_ranks_get_our_variables_and_the_users_lines(two_hosts, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".deepspeed_env").write_text("GLOO_SOCKET_IFNAME=eth1\n\n")

@@ -1,6 +1,6 @@
 """Exit status and clean-up of `training.launching.launch`.
 
-Small stand-ins for `deepspeed`, or, where it is one rank, for the stage's program.
+Small programs replace `deepspeed`, or the stage's program if there is one rank.
 """
 
 import os
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from training.launching import hostfile
 from training.launching import launch as module
 from training.launching.launch import LAUNCH_ID
 
@@ -27,7 +26,7 @@ MARK = f"""
 
 @pytest.fixture(params=["deepspeed", "main.py"])
 def launch(tmp_path, request):
-    """Starts a launch where `deepspeed`, or the only rank's program, does what the test says."""
+    """Starts a launch where `deepspeed`, or the only rank's program, is the given script."""
     (tmp_path / "out").mkdir()
     starts = request.param
     ranks = ["--num_gpus", "2" if starts == "deepspeed" else "1"]
@@ -61,7 +60,7 @@ def test_success_needs_the_marker_of_this_launch(launch):
 
 
 @pytest.mark.parametrize("marker", [None, "{}", '{"launch": "an earlier one"}', "{"])
-def test_a_launcher_that_says_success_without_the_marker_is_not_believed(launch, tmp_path, marker):
+def test_a_launchers_success_without_the_marker_is_a_failure(launch, tmp_path, marker):
     if marker is not None:
         (tmp_path / "out" / "complete.json").write_text(marker)
     process = launch("pass")
@@ -74,7 +73,7 @@ def test_a_launcher_that_says_success_without_the_marker_is_not_believed(launch,
 @pytest.mark.parametrize(
     "last", [["--output_dir", "{out}"], ["--output_dir={out}"], ["--output-dir", "{out}"]]
 )
-def test_of_two_output_folders_the_last_counts_as_for_the_program(launch, tmp_path, last):
+def test_the_last_of_two_output_folders_counts(launch, tmp_path, last):
     own = [word.format(out=tmp_path / "out") for word in last]
     mark = MARK.replace('sys.argv[sys.argv.index("--output_dir") + 1]', f'"{tmp_path / "out"}"')
     assert launch(mark, "--output_dir", str(tmp_path / "default"), *own).wait(30) == 0
@@ -88,7 +87,7 @@ def test_of_two_output_folders_the_last_counts_as_for_the_program(launch, tmp_pa
         ("import os; os.kill(os.getpid(), 9)", 137),
     ],
 )
-def test_any_other_status_is_handed_on(launch, does, status):
+def test_any_other_status_is_returned(launch, does, status):
     assert launch(does).wait(30) == status
 
 
@@ -158,7 +157,7 @@ def test_a_run_that_saves_on_a_signal_ends_with_75(launch, tmp_path, number, hid
     assert not is_alive(rank)
 
 
-def test_a_launcher_that_is_killed_while_its_rank_saves_is_no_loss(launch, tmp_path):
+def test_killing_a_launcher_while_its_rank_saves_loses_nothing(launch, tmp_path):
     (tmp_path / "saves").touch()
     process = launch(RANKS)
     rank = wait_for_pid(tmp_path / "rank")
@@ -168,7 +167,7 @@ def test_a_launcher_that_is_killed_while_its_rank_saves_is_no_loss(launch, tmp_p
     assert not is_alive(rank)
 
 
-def test_a_rank_that_does_not_save_is_not_said_to_be_saved(launch, tmp_path):
+def test_a_rank_that_does_not_save_is_not_reported_as_saved(launch, tmp_path):
     process = launch(
         """
         import os, pathlib, signal, sys, time
@@ -186,7 +185,7 @@ def test_a_rank_that_does_not_save_is_not_said_to_be_saved(launch, tmp_path):
     assert process.wait(30) == 143
 
 
-def test_a_rank_whose_launcher_is_gone_is_waited_for_while_it_saves(monkeypatch, tmp_path):
+def test_launch_waits_for_a_rank_that_saves_after_its_launcher_died(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
     saves = f"""
 import pathlib, signal, sys, time
@@ -207,7 +206,7 @@ time.sleep(1000)
     assert (tmp_path / "saved").exists()
 
 
-def test_two_signals_before_the_launcher_is_started_do_not_reach_our_own_group(monkeypatch):
+def test_signals_before_the_launcher_starts_do_not_reach_our_process_group(monkeypatch):
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(module, "signal_group", lambda *call: sent.append(call))
     launched = module._Launched()
@@ -221,7 +220,7 @@ def test_two_signals_before_the_launcher_is_started_do_not_reach_our_own_group(m
 
 
 @pytest.mark.parametrize("launch", ["deepspeed"], indirect=True)
-def test_several_ranks_are_not_told_a_place_that_an_older_job_left(launch, tmp_path, monkeypatch):
+def test_several_ranks_do_not_inherit_a_rank_from_the_environment(launch, tmp_path, monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.setenv(name, "3")
     told = (
@@ -236,7 +235,7 @@ def test_several_ranks_are_not_told_a_place_that_an_older_job_left(launch, tmp_p
     assert (tmp_path / "told").read_text() == f"[] {process.pid}"
 
 
-def test_an_echo_of_a_signal_is_passed_over_and_a_second_one_ends_all(launch, tmp_path):
+def test_an_echo_of_a_signal_is_ignored_and_a_second_signal_ends_all(launch, tmp_path):
     process = launch(RANKS)  # whose rank does not stop
     rank = wait_for_pid(tmp_path / "rank")
     process.send_signal(signal.SIGTERM)
@@ -250,7 +249,7 @@ def test_an_echo_of_a_signal_is_passed_over_and_a_second_one_ends_all(launch, tm
     assert not is_alive(rank)
 
 
-def test_what_a_failed_launcher_leaves_is_ended(launch, tmp_path):
+def test_processes_left_by_a_failed_launcher_are_ended(launch, tmp_path):
     process = launch(
         """
         import pathlib, subprocess
@@ -263,35 +262,12 @@ def test_what_a_failed_launcher_leaves_is_ended(launch, tmp_path):
     assert not is_alive(int((tmp_path / "child").read_text()))
 
 
-def test_a_zombie_that_nobody_reaps_does_not_hold_up_the_end(monkeypatch):
+def test_a_zombie_that_nobody_reaps_does_not_delay_the_end(monkeypatch):
     """In a container whose first process waits for no children."""
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
     with subprocess.Popen(["true"], start_new_session=True) as zombie:
         os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
         module._end_group(module._Launched(group=zombie.pid))
-
-
-@pytest.mark.parametrize(
-    ("flags", "has_accelerator", "expected"),
-    [
-        ([], False, True),
-        ([], True, False),
-        (["--num_gpus", "1"], True, True),
-        (["--num_gpus", "2"], False, False),
-        (["--master_port", "29501"], False, True),
-        (["--num_gpus", "1", "--hostfile", "hosts"], False, False),
-        (["--num_gpus=1"], False, False),
-    ],
-)
-def test_one_rank_is_started_without_a_launcher(flags, has_accelerator, expected):
-    assert module._is_one_rank(flags, has_accelerator) is expected
-
-
-def test_a_hostfile_where_deepspeed_looks_for_it_is_left_to_deepspeed(monkeypatch, tmp_path):
-    monkeypatch.setattr(hostfile, "UNASKED", tmp_path / "hostfile")
-    assert module._is_one_rank([], has_accelerator=False)
-    hostfile.UNASKED.write_text("one\ntwo\n")
-    assert not module._is_one_rank([], has_accelerator=False)
 
 
 def wait_for_pid(file: Path) -> int:

@@ -34,7 +34,7 @@ def rank_of(monkeypatch):
 
 
 @pytest.fixture
-def find_free_port() -> int:
+def free_port() -> int:
     return processes.find_free_port()
 
 
@@ -48,14 +48,14 @@ def args(seconds: float) -> EngineArgs:
     return EngineArgs(host_timeout_minutes=seconds / 60)
 
 
-def test_one_rank_waits_for_nobody(monkeypatch):
+def test_a_single_rank_does_not_wait(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     with rendezvous.meet_ranks(args(1)):
         pass
 
 
-def test_rank_0_names_the_ranks_that_did_not_come(rank_of, capfd, find_free_port):
-    rank_of(0, find_free_port)
+def test_rank_0_names_the_ranks_that_did_not_come(rank_of, capfd, free_port):
+    rank_of(0, free_port)
     with pytest.raises(SystemExit) as ended, rendezvous.meet_ranks(args(0.5)):
         pytest.fail("met")
     assert ended.value.code == 4
@@ -64,14 +64,14 @@ def test_rank_0_names_the_ranks_that_did_not_come(rank_of, capfd, find_free_port
     assert "(127.0.0.1, rank 0)" in error
 
 
-def test_another_rank_names_the_address_where_rank_0_is_not(rank_of, capfd, find_free_port):
-    rank_of(1, find_free_port)
+def test_another_rank_names_the_address_at_which_rank_0_is_missing(rank_of, capfd, free_port):
+    rank_of(1, free_port)
     with pytest.raises(SystemExit) as ended, rendezvous.meet_ranks(args(0.5)):
         pytest.fail("met")
     assert ended.value.code == 4
     lines = [line for line in capfd.readouterr().err.splitlines() if ": error: " in line]
     assert len(lines) == 1
-    assert f"no answer from rank 0 at 127.0.0.1:{find_free_port} within 0.5 s" in lines[0]
+    assert f"no answer from rank 0 at 127.0.0.1:{free_port} within 0.5 s" in lines[0]
     assert "Connection refused; is the same command running there" in lines[0]
 
 
@@ -85,7 +85,7 @@ def test_a_taken_port_is_named(rank_of, capfd):
 
 
 def other_rank(port: int, address: str = "10.0.0.2", name: str = "beta") -> threading.Thread:
-    """Rank 1 comes, and says no more."""
+    """Rank 1 comes, and then sends nothing."""
 
     def come() -> None:
         store = dist.TCPStore(  # type: ignore[attr-defined]
@@ -102,10 +102,10 @@ def other_rank(port: int, address: str = "10.0.0.2", name: str = "beta") -> thre
 
 # Both are local rank 0, as where each task sees one GPU alone.
 @pytest.mark.parametrize("is_elsewhere", [True, False])
-def test_only_other_hosts_are_watched(rank_of, find_free_port, is_elsewhere):
-    rank_of(0, find_free_port)
+def test_only_other_hosts_are_watched(rank_of, free_port, is_elsewhere):
+    rank_of(0, free_port)
     here = (rendezvous._find_address_towards("127.0.0.1"), socket.gethostname())
-    other = other_rank(find_free_port, *(() if is_elsewhere else here))
+    other = other_rank(free_port, *(() if is_elsewhere else here))
     with rendezvous.meet_ranks(args(30)):
         names = {thread.name for thread in threading.enumerate()}
         assert ("host-watch" in names) is is_elsewhere
@@ -113,7 +113,7 @@ def test_only_other_hosts_are_watched(rank_of, find_free_port, is_elsewhere):
 
 
 @pytest.mark.parametrize("own", ["127.0.1.1", "127.0.0.1", ""])
-def test_a_host_whose_own_name_means_loopback_looks_towards_another(own, monkeypatch):
+def test_a_host_named_loopback_uses_its_address_towards_another(own, monkeypatch):
     monkeypatch.setattr(rendezvous, "_find_address_towards", {"10.0.0.2": "10.0.0.1"}.get)
     ranks = [Rank(0, own, "alpha"), Rank(1, "10.0.0.2", "beta")]
     assert rendezvous._find_shared_address(ranks[0], ranks) == "10.0.0.1"
@@ -130,12 +130,12 @@ def test_a_host_whose_own_name_means_loopback_looks_towards_another(own, monkeyp
         (RuntimeError("shapes do not match"), None),
     ],
 )
-def test_a_broken_connection_is_one_line_and_our_own_mistakes_are_none(
-    rank_of, find_free_port, capfd, monkeypatch, error, expected
+def test_a_broken_connection_is_one_line_and_other_errors_keep_their_traceback(
+    rank_of, free_port, capfd, monkeypatch, error, expected
 ):
     monkeypatch.setattr(rendezvous._Watch, "_watch", lambda _: None)
-    rank_of(0, find_free_port)
-    other = other_rank(find_free_port)
+    rank_of(0, free_port)
+    other = other_rank(free_port)
     with pytest.raises((SystemExit, RuntimeError)) as ended, rendezvous.meet_ranks(args(30)):
         raise error
     other.join()
@@ -163,7 +163,7 @@ time.sleep(60)
 
 
 @pytest.mark.slow
-def test_a_host_that_falls_silent_ends_the_process_and_is_named():
+def test_a_silent_host_ends_the_process_and_is_named():
     done = subprocess.run(
         [sys.executable, "-c", SILENT],
         cwd=ROOT,
@@ -184,7 +184,7 @@ def test_an_address_is_found_on_its_interface():
     assert rendezvous._find_address_towards("127.0.0.1") == "127.0.0.1"
 
 
-def test_an_interface_that_the_user_names_is_kept(monkeypatch):
+def test_an_interface_set_by_the_user_is_kept(monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
     rendezvous._set_interface("127.0.0.1")
     assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"

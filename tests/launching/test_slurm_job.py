@@ -1,4 +1,4 @@
-"""What becomes of a Slurm job when its step has ended; `srun` and `scontrol` are stand-ins.
+"""The end of a Slurm job after its step; `srun` and `scontrol` are fakes.
 
 The same with a real Slurm is in tests/slurm/test_jobs.py.
 """
@@ -75,12 +75,12 @@ def marker_line(folder: Path, name: str) -> str:
         ("exit 0", RUNNING, 1, False),  # nothing says that the run is complete
     ],
 )
-def test_a_stopped_run_is_requeued_and_no_other(start, tmp_path, srun, job, status, requeued):
+def test_only_a_stopped_run_is_requeued(start, tmp_path, srun, job, status, requeued):
     assert ended(start(f"{saves(tmp_path)}; {srun}", job=job))[0] == status
     assert is_requeued(tmp_path) == requeued
 
 
-def test_markers_say_what_the_status_of_srun_hides(start, tmp_path):
+def test_markers_count_before_the_status_of_srun(start, tmp_path):
     complete = marker_line(tmp_path, "complete.json")
     assert ended(start(f"{complete}; exit 137"))[0] == 0
     assert not is_requeued(tmp_path)
@@ -92,7 +92,7 @@ def test_a_rank_that_was_killed_after_the_run_was_saved_does_not_fail_the_job(st
     assert is_requeued(tmp_path)
 
 
-def test_what_a_run_said_before_it_was_requeued_does_not_hide_its_failure(start, tmp_path):
+def test_a_marker_from_before_a_requeue_does_not_hide_a_failure(start, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "stopped.json").write_text('{"launch": "slurm-7"}')
     assert ended(start(f"{saves(tmp_path)}; exit 2", restarts="1"))[0] == 2
@@ -104,7 +104,7 @@ def test_a_preempted_run_is_requeued_without_a_new_checkpoint_too(start, tmp_pat
     assert is_requeued(tmp_path)
 
 
-def test_a_run_that_is_stopped_without_progress_does_not_go_round_for_ever(start, tmp_path):
+def test_a_run_stopped_without_progress_is_not_requeued(start, tmp_path):
     status, said = ended(start("exit 75"))
     assert status == 1
     assert "stopped with status 75 and no further than before" in said
@@ -121,7 +121,7 @@ def test_a_checkpoint_of_the_same_step_is_no_progress(start, tmp_path, step, sta
     assert is_requeued(tmp_path) == (status == 75)
 
 
-def test_what_slurm_refuses_for_good_is_not_asked_again(start, tmp_path):
+def test_a_permanent_refusal_of_slurm_is_not_retried(start, tmp_path):
     refuse = f'[ "$1" != requeue ] || {{ echo "$@" >> {tmp_path}/tries; echo "Job is not '
     refuse += 'requeueable" >&2; exit 1; }'
     status, said = ended(start(f"{saves(tmp_path)}; exit 75", scontrol=refuse))
@@ -130,14 +130,14 @@ def test_what_slurm_refuses_for_good_is_not_asked_again(start, tmp_path):
     assert "not requeued: Job is not requeueable; submit it again" in said
 
 
-def test_a_cancelled_job_is_not_told_to_take_longer(start):
+def test_a_cancelled_job_is_not_advised_a_longer_time(start):
     status, said = ended(start("exit 75", job="JobState=CANCELLED"))
     assert status == 75
     assert "the job is CANCELLED, so it is left to Slurm" in said
     assert "--time" not in said
 
 
-def test_a_task_of_an_array_speaks_of_itself_alone(start, tmp_path):
+def test_a_task_of_an_array_requeues_only_itself(start, tmp_path):
     process = start(
         f"{saves(tmp_path)}; exit 75",
         scontrol=f'echo "$@" >> {tmp_path}/asked',
@@ -150,19 +150,19 @@ def test_a_task_of_an_array_speaks_of_itself_alone(start, tmp_path):
     assert asked == ["--oneliner show job 7_3", "requeue 7_3"]
 
 
-def test_a_controller_that_does_not_answer_at_once_is_asked_again(start, tmp_path):
+def test_a_controller_that_does_not_answer_is_retried(start, tmp_path):
     busy = f"echo x >> {tmp_path}/tries; [ $(wc -l < {tmp_path}/tries) != 1 ] ||"
     busy += " { echo 'Unable to contact slurm controller' >&2; exit 1; }"
     assert ended(start(f"{saves(tmp_path)}; exit 75", scontrol=busy))[0] == 75
     assert is_requeued(tmp_path)
 
 
-def test_srun_hands_its_tasks_all_that_the_job_has_set(start, tmp_path):
+def test_srun_passes_all_variables_of_the_job_to_its_tasks(start, tmp_path):
     ended(start(f'echo "$@" > {tmp_path}/asked'))
     assert "--export=ALL" in (tmp_path / "asked").read_text().split()
 
 
-def test_a_job_that_was_requeued_when_it_was_done_does_not_begin_anew(start, tmp_path):
+def test_a_job_requeued_after_its_run_completed_does_not_start_again(start, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "complete.json").write_text('{"launch": "slurm-7"}')
     assert ended(start(f"touch {tmp_path}/started", restarts="1"))[0] == 0

@@ -21,13 +21,13 @@ TASK = {  # the third of four tasks on two nodes: job 21034, step 1
 
 
 def wired(**changes: str) -> dict[str, str]:
-    """What is set for the task with these changes, and nothing of Slurm's own."""
+    """Return the variables that are set for the task with these changes, without Slurm's."""
     environ = TASK | changes
     set_rank_variables(environ)
     return {name: value for name, value in environ.items() if not name.startswith("SLURM_")}
 
 
-def test_a_task_is_told_its_rank_in_the_words_of_a_launcher():
+def test_a_tasks_rank_variables_are_set():
     assert wired() == {
         "RANK": "2",
         "WORLD_SIZE": "4",
@@ -43,22 +43,22 @@ def test_a_task_is_told_its_rank_in_the_words_of_a_launcher():
     "environ",
     [
         {name: value for name, value in TASK.items() if name != "SLURM_STEP_ID"},  # sbatch's script
-        {**TASK, "RANK": "1"},  # torchrun, one launcher a task
+        {**TASK, "RANK": "1"},  # torchrun, one launcher per task
         {"PATH": "/bin"},
     ],
 )
-def test_who_is_no_task_or_has_a_rank_is_left_alone(environ):
+def test_a_process_that_is_no_task_or_has_a_rank_is_unchanged(environ):
     before = dict(environ)
     set_rank_variables(environ)
     assert environ == before
 
 
-def test_an_address_and_port_of_the_users_own_are_kept():
+def test_an_address_and_port_set_by_the_user_are_kept():
     found = wired(MASTER_ADDR="10.0.0.7", MASTER_PORT="29500")
     assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("10.0.0.7", "29500")
 
 
-def test_a_single_task_needs_no_meeting_place():
+def test_a_single_task_gets_no_master_address():
     found = wired(SLURM_PROCID="0", SLURM_NODEID="0", SLURM_STEP_NUM_TASKS="1",
                   SLURM_STEP_TASKS_PER_NODE="1")  # fmt: skip
     assert found["WORLD_SIZE"] == "1"
@@ -69,7 +69,7 @@ def test_a_single_task_needs_no_meeting_place():
     ("seen", "local_rank"),
     [("0,1,2,3", "3"), ("3", "0"), ("GPU-a,GPU-b", "1"), ("", "3")],
 )
-def test_a_task_takes_its_gpu_among_those_that_it_sees(seen, local_rank):
+def test_a_tasks_local_rank_is_its_index_among_visible_gpus(seen, local_rank):
     assert wired(SLURM_LOCALID="3", CUDA_VISIBLE_DEVICES=seen)["LOCAL_RANK"] == local_rank
 
 
@@ -97,7 +97,7 @@ def test_tasks_of_a_node(node, tasks):
     ("changes", "threads"),
     [({"SLURM_CPUS_PER_TASK": "1"}, 1), ({"SLURM_CPUS_ON_NODE": "2"}, 1)],
 )
-def test_a_task_computes_on_its_own_cores_alone(monkeypatch, changes, threads):
+def test_a_task_uses_only_its_cores(monkeypatch, changes, threads):
     told: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", told.append)
     environ = {name: text for name, text in TASK.items() if name != "OMP_NUM_THREADS"} | changes

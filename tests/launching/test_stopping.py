@@ -1,4 +1,4 @@
-"""What signals do to a process, by where it is in its life."""
+"""Effects of signals on a process, by its phase."""
 
 import os
 import signal
@@ -56,7 +56,7 @@ with stopping.enter_training():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
-def test_while_it_loads_a_process_ends_at_once_with_75(start, number):
+def test_a_signal_while_loading_ends_the_process_with_75(start, number):
     process = start("print('ready')\ntime.sleep(60)")
     process.send_signal(number)
     said, _ = process.communicate(timeout=20)
@@ -65,7 +65,7 @@ def test_while_it_loads_a_process_ends_at_once_with_75(start, number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_while_it_trains_it_is_asked_and_the_second_time_ended(start, number):
+def test_while_training_a_signal_asks_and_a_second_one_ends_the_process(start, number):
     process = start(TRAINING)
     process.send_signal(number)
     assert process.stdout.readline() == f"{number.name}\n"
@@ -77,7 +77,7 @@ def test_while_it_trains_it_is_asked_and_the_second_time_ended(start, number):
     assert process.returncode == 128 + number
 
 
-def test_while_it_closes_it_is_let_finish(start):
+def test_while_closing_the_process_is_left_to_finish(start):
     process = start(
         """
         with stopping.enter_training():
@@ -91,7 +91,7 @@ def test_while_it_closes_it_is_let_finish(start):
     assert process.returncode == 0
 
 
-def test_a_signal_is_attended_to_while_the_main_thread_is_held_up_outside_python(start):
+def test_a_signal_is_handled_while_the_main_thread_is_blocked_outside_python(start):
     process = start(
         """
         import threading
@@ -110,7 +110,7 @@ def test_a_signal_is_attended_to_while_the_main_thread_is_held_up_outside_python
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
-def test_a_forked_child_ends_by_a_signal_that_its_parent_does_not_hear_of(start, number):
+def test_a_signal_ends_a_forked_child_and_does_not_reach_its_parent(start, number):
     process = start(
         """
         import os
@@ -131,7 +131,7 @@ def test_a_forked_child_ends_by_a_signal_that_its_parent_does_not_hear_of(start,
     assert process.poll() is None
 
 
-def test_a_forked_child_that_listens_and_forks_leaves_no_signal_held_back(start):
+def test_a_forked_child_that_listens_and_forks_leaves_no_signal_blocked(start):
     process = start(
         """
         import os, signal
@@ -150,7 +150,7 @@ def test_a_forked_child_that_listens_and_forks_leaves_no_signal_held_back(start)
     assert process.stdout.readline() == "0 set()\n"
 
 
-def test_what_nohup_has_shut_out_stays_out_of_a_forked_child():
+def test_a_forked_child_ignores_what_nohup_ignores():
     done = subprocess.run(
         ["nohup", sys.executable, "-uc", SHUT_OUT.replace("listen()", "listen(); os.fork()")],
         cwd=ROOT,
@@ -161,7 +161,7 @@ def test_what_nohup_has_shut_out_stays_out_of_a_forked_child():
     assert done.stdout.count("still here") == 2  # unbuffered, two writes may meet in a line
 
 
-def test_what_nohup_has_shut_out_stays_out(start):
+def test_what_nohup_ignores_stays_ignored(start):
     process = start(
         """
         import signal

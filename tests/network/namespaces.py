@@ -24,7 +24,7 @@ class TwoHosts:
         return f"{self.name}a", f"{self.name}b"
 
     def inside(self, host: int) -> list[str]:
-        """What to put before a command that is to run on this host."""
+        """Return the words before a command that make it run on this host."""
         return ["ip", "netns", "exec", self.hosts[host]]
 
     def make(self) -> None:
@@ -40,7 +40,7 @@ class TwoHosts:
         self.mend()
 
     def cut(self) -> None:
-        """What is sent from now on is lost, and no one is told."""
+        """Drop all packets from now on, silently."""
         ip("-n", self.hosts[1], "link", "set", INTERFACE, "down")
 
     def mend(self) -> None:

@@ -30,9 +30,7 @@ exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root {mark}="${mark}" \\
 """
 
 
-def test_one_call_starts_every_host_and_knows_when_they_are_done(
-    pairs, material, user_env, tmp_path
-):
+def test_one_call_starts_every_host_and_waits_for_all(pairs, material, user_env, tmp_path):
     if shutil.which("pdsh") is None:
         skip_unless_required("network", "no pdsh (Debian's pdsh)")
     ssh = tmp_path / "bin" / "ssh"

@@ -29,7 +29,7 @@ FLAGS = (
     f"--max_steps {STEPS} --rollout_batch_size 8 --minibatch_size 4 --max_new_tokens 6 "
     f"--save_every 2 --eval_every 15 --dtype fp32 --host_timeout_minutes {SILENT_SECONDS / 60}"
 )
-# torchrun's ranks exit as ours do, but it tells 1 of every failure.
+# torchrun returns 1 for every failure of its ranks.
 LOST = {"torchrun": 1, "deepspeed": 4}
 
 
@@ -78,7 +78,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Cut:
-    """What the two programs of a run did when the link was cut."""
+    """The two programs of a run after the link was cut."""
 
     statuses: list[int]
     seconds: float  # from the cut to the end of both
@@ -102,7 +102,7 @@ def runs(pairs, material, scorer, user_env, tmp_path_factory):
 
 
 def cut(run: Run) -> Cut:
-    """The link is cut once there is a checkpoint, and mended when both programs have ended."""
+    """Cut the link after a checkpoint, and restore it when both programs have ended."""
     saved = run.folder / "out" / "checkpoints" / "step_000002"
     with run.started() as programs:
         assert wait_until(saved.is_dir, LAUNCH_SECONDS), programs[0].errors.read_text()
@@ -129,7 +129,7 @@ def cuts(runs) -> dict[str, Cut]:
 
 @pytest.fixture(scope="module")
 def resumed(runs, cuts) -> dict[str, dict[str, bytes]]:
-    """What a run that nobody disturbed wrote, and those that were cut after the same command."""
+    """Outputs of an undisturbed run, and of runs that were cut and started again."""
     with ThreadPoolExecutor() as pool:
         list(pool.map(Run.to_the_end, runs.values()))
     return {name: run.results() for name, run in runs.items()}
@@ -144,14 +144,14 @@ class TestALinkThatIsCut:
         assert found.seconds < SILENT_SECONDS + ENDING_SECONDS
         assert found.left_behind == [{}, {}]
 
-    def test_is_said_on_each_host_with_the_other_one_and_what_to_do(self, cuts, launcher):
+    def test_is_reported_on_each_host_with_the_other_host_and_what_to_do(self, cuts, launcher):
         for errors, rank in zip(cuts[launcher].errors, (1, 0), strict=True):
             said = [line for line in errors.splitlines() if line.startswith("main.py: error: ")]
             assert len(said) == 1, errors
             assert f"({ADDRESSES[rank]}, rank {rank}) for 24 s (--host_timeout_minutes)" in said[0]
             assert "run the same command again on every host" in said[0]
 
-    def test_costs_nothing_once_the_same_command_is_run_again(self, resumed, launcher):
+    def test_loses_nothing_once_the_same_command_is_run_again(self, resumed, launcher):
         for name, expected in resumed["whole"].items():
             assert resumed[launcher][name] == expected, name
 
@@ -173,7 +173,7 @@ def test_a_host_that_does_not_come_is_a_timely_error(runs, tmp_path, host):
     assert not (tmp_path / "out").exists()
 
 
-def test_torchrun_itself_waits_for_a_host_as_long_as_it_is_told(runs, tmp_path):
+def test_torchrun_waits_for_a_host_for_its_own_timeout(runs, tmp_path):
     run = runs["torchrun"]
     command, env = run.command(0, find_free_port())
     command[1:1] = ["--rdzv_conf", "timeout=5"]

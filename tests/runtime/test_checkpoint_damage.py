@@ -1,4 +1,4 @@
-"""Every file of a checkpoint harmed in every way; a full disk; a folder that cannot be written.
+"""Every file of a checkpoint damaged in every way; a full disk; a folder that cannot be written.
 
 A small engine makes the checkpoints; each case is what the same command then does with them.
 """
@@ -39,7 +39,7 @@ def flip(path: Path) -> None:
 
 
 class Engine:
-    """What `CheckpointSaver` asks of an engine, around a module that plain AdamW trains."""
+    """The part of an engine that `CheckpointSaver` uses, with plain AdamW."""
 
     zero_stage = 0
 
@@ -78,7 +78,7 @@ def saved(args):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_harmed_file_is_named_and_the_checkpoint_before_is_taken(args, saved, caplog, name, harm):
+def test_a_damaged_file_is_named_and_the_checkpoint_before_is_used(args, saved, caplog, name, harm):
     assert {path.name for path in saved[1].iterdir()} == set(FILES)
     HARMS[harm](saved[1] / name)
     found = find_checkpoint(args, ALONE)
@@ -90,8 +90,8 @@ def test_a_harmed_file_is_named_and_the_checkpoint_before_is_taken(args, saved, 
     assert name in warning or (name == "manifest.json" and any(file in warning for file in FILES))
 
 
-def test_every_byte_of_a_manifest_counts(saved):
-    """Whichever is flipped, the checkpoint is refused, or all that it says is still the same."""
+def test_every_byte_of_a_manifest_is_checked(saved):
+    """A flipped byte is noticed, unless the content is unchanged."""
     path = saved[1] / "manifest.json"
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
@@ -103,7 +103,7 @@ def test_every_byte_of_a_manifest_counts(saved):
         assert is_same or find_damage(saved[1]), place
 
 
-def test_a_checkpoint_gives_back_what_was_saved(args, saved):
+def test_a_checkpoint_restores_what_was_saved(args, saved):
     made = checkpoints_of(args)
     actor = made._engines["actor"]
     expected = {name: value.clone() for name, value in actor.module.state_dict().items()}
@@ -114,7 +114,7 @@ def test_a_checkpoint_gives_back_what_was_saved(args, saved):
         assert torch.equal(value, expected[name]), name
 
 
-def test_a_pickle_in_a_checkpoints_place_is_not_run(args, saved, tmp_path):
+def test_a_pickle_in_place_of_a_checkpoint_is_not_run(args, saved, tmp_path):
     """Even where somebody has put the manifest right for it."""
 
     class Bomb:
@@ -136,7 +136,7 @@ def test_a_pickle_in_a_checkpoints_place_is_not_run(args, saved, tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
-def test_on_a_full_disk_the_save_fails_the_run_goes_on_and_says_so(args, small_disk, caplog):
+def test_a_save_on_a_full_disk_fails_with_a_log_line(args, small_disk, caplog):
     args = replace(args, output_dir=str(small_disk / "out"))
     made = checkpoints_of(args)  # one takes 100 KiB
     assert [made.save(step) for step in (1, 2)] == [True, True]
@@ -153,7 +153,7 @@ def test_on_a_full_disk_the_save_fails_the_run_goes_on_and_says_so(args, small_d
     assert made.save(4)
 
 
-def test_where_nothing_may_be_written_the_run_goes_on_and_says_so(args, saved, caplog):
+def test_a_save_to_an_unwritable_folder_fails_with_a_log_line(args, saved, caplog):
     root = Path(args.output_dir) / "checkpoints"
     hidden = root.rename(root.with_name("elsewhere"))
     root.write_text("")  # root may write anywhere, but not below a file

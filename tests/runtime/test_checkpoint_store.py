@@ -72,7 +72,7 @@ def test_values_of_another_metric_are_not_compared(tmp_path):
     assert names(tmp_path) == ["latest", "step_000020", "step_000030"]
 
 
-def test_the_same_step_again_takes_nothing_away_before_it_is_whole(store, tmp_path):
+def test_saving_a_step_again_keeps_the_first_until_the_second_is_whole(store, tmp_path):
     first = store.save(3, write)
 
     def look(folder: Path) -> None:
@@ -88,7 +88,7 @@ def test_the_same_step_again_takes_nothing_away_before_it_is_whole(store, tmp_pa
     assert names(tmp_path) == ["latest", "step_000003.2", "step_000004"]
 
 
-def test_saving_an_earlier_step_ends_a_past_that_was_given_up(store, tmp_path):
+def test_saving_an_earlier_step_removes_stale_later_steps(store, tmp_path):
     store.save(10, write)
     store.save(20, write)
     store.save(15, write)
@@ -115,7 +115,7 @@ def empty(path):
 
 @pytest.mark.parametrize("name", [*CONTENT, "manifest.json"])
 @pytest.mark.parametrize("harm", [truncate, flip, delete, empty])
-def test_each_file_harmed_in_each_way_is_noticed_and_the_one_before_is_taken(store, name, harm):
+def test_any_damage_to_any_file_is_noticed_and_the_one_before_is_used(store, name, harm):
     before, newest = store.save(1, write), store.save(2, write)
     if name == "manifest.json" and harm is truncate:
         harm(newest / name)  # the newline at its end; nothing is lost yet
@@ -137,14 +137,14 @@ def test_a_manifest_that_names_files_outside_is_refused(store, tmp_path):
 
 
 @pytest.mark.parametrize("manifest", ["{}", "[]", "null", '{"a": 1}', '{"a": {"bytes": "x"}}'])
-def test_a_manifest_of_another_shape_is_damage(store, manifest):
+def test_a_manifest_of_another_shape_counts_as_damage(store, manifest):
     folder = store.save(1, write)
     (folder / "manifest.json").write_text(manifest)
     assert "manifest.json" in find_damage(folder)
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_save_that_fails_leaves_what_was_there_and_nothing_half_written(store, tmp_path, error):
+def test_a_failed_save_leaves_older_checkpoints_and_nothing_half_written(store, tmp_path, error):
     before = store.save(1, write)
 
     def fails(folder: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_save_that_fails_leaves_what_was_there_and_nothing_half_written(store,
     assert names(tmp_path) == ["latest", "step_000001"]
 
 
-def test_the_remains_of_a_killed_save_are_never_read_and_are_swept(store, tmp_path):
+def test_what_a_killed_save_left_is_never_read_and_is_removed(store, tmp_path):
     remains = tmp_path / "checkpoints" / ".step_000005.writing"
     remains.mkdir(parents=True)
     write(remains)
@@ -166,7 +166,7 @@ def test_the_remains_of_a_killed_save_are_never_read_and_are_swept(store, tmp_pa
     assert not remains.exists()
 
 
-def test_every_byte_is_on_disk_before_the_name_is(store, monkeypatch):
+def test_every_byte_is_synced_before_the_rename(store, monkeypatch):
     order = []
     sync, replace = os.fsync, os.replace
 

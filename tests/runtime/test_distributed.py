@@ -19,14 +19,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch):
-    """No rank is set, and what a session sets is taken back."""
+    """Unset rank variables, and restore the environment afterwards."""
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "")  # so that it is restored
         monkeypatch.delenv(name)
     monkeypatch.setattr(distributed, "set_logging", lambda *_: None)
 
 
-def test_plain_python_is_one_rank_and_a_process_may_have_session_after_session():
+def test_plain_python_is_one_rank_and_can_join_again():
     for _ in range(2):
         with distributed.join_ranks(EngineArgs()) as world:
             assert (world.rank, world.size, world.is_main) == (0, 1, True)
@@ -49,7 +49,7 @@ def test_our_own_mistakes_keep_their_traceback_and_leave_no_group():
     assert not dist.is_initialized()
 
 
-def test_the_seed_decides_what_torch_draws():
+def test_the_seed_determines_torchs_random_numbers():
     drawn = []
     for seed in (5, 5, 6):
         with distributed.join_ranks(EngineArgs(seed=seed)):
@@ -65,7 +65,7 @@ def test_no_op_is_compiled_for_a_cpu(monkeypatch, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_collectives_of_one_rank_give_back_what_they_got(alone):
+def test_collectives_of_one_rank_return_their_input(alone):
     values = torch.tensor([1.0, 2.0])
     for found in (alone.sum_over_ranks(values), alone.max_over_ranks(values)):
         assert torch.equal(found, values)
@@ -107,7 +107,7 @@ for dies in ("nobody", "the inner launcher", "the outer launcher"):
 """
 
 
-def test_a_rank_finds_that_its_launcher_ended_where_a_sessions_manager_takes_orphans_over():
+def test_a_rank_notices_its_dead_launcher_if_a_session_manager_adopts_orphans():
     env = {**os.environ, "CROSS_RANK": "0", "CROSS_SIZE": "1", "WORLD_SIZE": "2"}
     command = [sys.executable, "-c", TREE]
     done = subprocess.run(
@@ -143,7 +143,7 @@ def test_process_1_may_be_the_launcher_itself(starts, expected, monkeypatch, tmp
     ("started_by", "expected"),
     [([9, 8, 7], False), ([9, 8, 1], True), ([9, 1, 0], True)],
 )
-def test_run_sh_says_who_it_is(monkeypatch, started_by, expected):
+def test_a_rank_recognizes_run_sh_by_its_process_id(monkeypatch, started_by, expected):
     monkeypatch.setenv("CLASSIC_RLHF_LAUNCHED_BY", "7")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("CROSS_RANK", "0")
@@ -160,6 +160,6 @@ def test_run_sh_says_who_it_is(monkeypatch, started_by, expected):
         ("bf16", True, torch.bfloat16),
     ],
 )
-def test_auto_is_bf16_where_the_processor_has_it(monkeypatch, choice, has_bf16, expected):
+def test_auto_is_bf16_if_the_processor_has_it(monkeypatch, choice, has_bf16, expected):
     monkeypatch.setattr(engine, "has_cpu_bf16", lambda: has_bf16)
     assert engine.compute_dtype(choice, torch.device("cpu")) == expected

@@ -15,7 +15,7 @@ ARGS = CommonArgs(max_grad_norm=0.5)
     [(0, []), (1, []), (2, []), (3, []), (2, ["optimizer"]), (3, ["optimizer"]),
      (3, ["optimizer", "param"])],
 )  # fmt: skip
-def test_each_shipped_file_is_of_its_stage_and_complete(stage, offloaded):
+def test_each_shipped_file_has_its_stage_and_is_complete(stage, offloaded):
     args = replace(
         ARGS,
         zero_stage=stage,
@@ -43,7 +43,7 @@ def own(tmp_path, **fields):
     return replace(ARGS, deepspeed_config=str(path), zero_stage=2)
 
 
-def test_an_own_file_keeps_its_keys(tmp_path):
+def test_a_users_file_keeps_its_keys(tmp_path):
     args = own(tmp_path, wall_clock_breakdown=True, gradient_clipping=0.5, train_batch_size="auto")
     config = build_config(args, world_size=2)
     assert config["wall_clock_breakdown"] is True

@@ -23,7 +23,7 @@ def rows(folder: Path, name: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
-def test_a_step_is_one_row_and_what_is_not_finite_is_null(args, alone, tmp_path):
+def test_a_step_is_one_row_and_non_finite_values_are_null(args, alone, tmp_path):
     with MetricLogger(args, alone, total_steps=2) as log:
         log.log(1, {"loss": 2.5, "norm": math.nan})
         log.log(2, {"loss": math.inf, "norm": 1.0})
@@ -34,7 +34,7 @@ def test_a_step_is_one_row_and_what_is_not_finite_is_null(args, alone, tmp_path)
     ]
 
 
-def test_rows_are_in_the_file_while_the_run_goes_on(args, alone, tmp_path):
+def test_rows_are_in_the_file_during_the_run(args, alone, tmp_path):
     with MetricLogger(args, alone, total_steps=2) as log:
         log.log(1, {"loss": 1.0})
         log.log_samples(1, [{"prompt": "Où ?"}])
@@ -42,7 +42,7 @@ def test_rows_are_in_the_file_while_the_run_goes_on(args, alone, tmp_path):
         assert rows(tmp_path / "out", "samples.jsonl") == [{"step": 1, "prompt": "Où ?"}]
 
 
-def test_what_a_clock_says_is_apart(args, alone, tmp_path):
+def test_timings_are_in_a_file_of_their_own(args, alone, tmp_path):
     with MetricLogger(args, alone, total_steps=1) as log:
         log.log(1, {"loss": 2.5, "time/step_s": 0.1, "speed/tokens_per_s": 9.0})
     assert rows(tmp_path / "out", "metrics.jsonl") == [{"step": 1, "loss": 2.5}]
@@ -64,7 +64,7 @@ def interrupted(args, alone, tmp_path):
     return Checkpoint(folder=folder, step=1, progress=progress, world_size=1)
 
 
-def test_a_resumed_run_cuts_its_files_back_and_goes_on(args, alone, tmp_path, interrupted):
+def test_a_resumed_run_truncates_its_files_and_appends(args, alone, tmp_path, interrupted):
     with MetricLogger(args, alone, total_steps=3, checkpoint=interrupted) as log:
         log.log(2, {"loss": 2.5})
         log.log_samples(2, [{"prompt": "again"}])
@@ -78,9 +78,7 @@ def test_a_resumed_run_cuts_its_files_back_and_goes_on(args, alone, tmp_path, in
     assert [(e.step, e.value) for e in board.Scalars("loss")] == [(1, 3.0), (2, 2.5)]
 
 
-def test_in_another_folder_a_resumed_run_brings_what_was_written(
-    args, alone, tmp_path, interrupted
-):
+def test_a_run_resumed_in_another_folder_copies_earlier_rows(args, alone, tmp_path, interrupted):
     there = replace(args, output_dir=str(tmp_path / "there"))
     with MetricLogger(there, alone, total_steps=3, checkpoint=interrupted) as log:
         log.log(2, {"loss": 2.5})
@@ -88,7 +86,7 @@ def test_in_another_folder_a_resumed_run_brings_what_was_written(
     assert [row["loss"] for row in rows(tmp_path / "out", "metrics.jsonl")] == [3.0, 2.0]
 
 
-def test_a_run_that_starts_anew_takes_away_an_earlier_ones_checkpoints(
+def test_a_run_from_scratch_removes_checkpoints_of_an_earlier_run(
     args, alone, tmp_path, interrupted
 ):
     with MetricLogger(args, alone, total_steps=3) as log:
@@ -113,14 +111,14 @@ def test_a_line_is_printed_for_the_first_the_last_and_every_third_step(args, alo
     ]
 
 
-def test_a_new_run_takes_away_the_marker_of_an_earlier_one(args, alone, tmp_path):
+def test_a_new_run_removes_the_marker_of_an_earlier_run(args, alone, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "complete.json").write_text("{}")
     with MetricLogger(args, alone, total_steps=1):
         assert not (tmp_path / "out" / "complete.json").exists()
 
 
-def test_other_ranks_write_and_say_nothing(args, alone, tmp_path, caplog):
+def test_other_ranks_write_and_log_nothing(args, alone, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     second = World(rank=1, size=2, device=alone.device)
     with MetricLogger(args, second, total_steps=1) as log:
@@ -131,7 +129,7 @@ def test_other_ranks_write_and_say_nothing(args, alone, tmp_path, caplog):
     assert caplog.messages == []
 
 
-def test_an_earlier_adapter_of_this_run_goes_and_nobody_elses(args, alone, tmp_path):
+def test_only_adapters_of_an_earlier_run_are_removed(args, alone, tmp_path):
     out = tmp_path / "out"
     ours = [out / "adapter", out / "last" / "adapter", out / "critic" / "adapter"]
     others = [out / "step1_sft" / "adapter", out / "src" / "adapter"]
@@ -144,7 +142,7 @@ def test_an_earlier_adapter_of_this_run_goes_and_nobody_elses(args, alone, tmp_p
     assert all(folder.exists() for folder in others)
 
 
-def test_going_on_keeps_the_adapter_and_drops_what_lies_ahead(args, alone, tmp_path, interrupted):
+def test_resuming_keeps_adapters_and_removes_later_checkpoints(args, alone, tmp_path, interrupted):
     out = tmp_path / "out"
     (out / "adapter").mkdir()
     (out / "adapter" / "adapter_config.json").write_text("{}")
@@ -159,7 +157,7 @@ def test_going_on_keeps_the_adapter_and_drops_what_lies_ahead(args, alone, tmp_p
 
 # TensorBoard's own thread ends so.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_on_a_full_disk_lines_wait_for_room_and_the_run_goes_on(args, alone, small_disk, caplog):
+def test_on_a_full_disk_lines_wait_for_room_and_the_run_continues(args, alone, small_disk, caplog):
     args = replace(args, output_dir=str(small_disk / "out"))
     with MetricLogger(args, alone, total_steps=3) as log:
         log.log(1, {"loss": 3.0})

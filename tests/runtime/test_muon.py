@@ -15,7 +15,7 @@ def parameters():
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_its_steps_are_those_of_torch_muon(weight_decay):
+def test_its_steps_equal_those_of_torch_muon(weight_decay):
     ours, plain = parameters(), parameters()
     settings = {"lr": 1e-2, "weight_decay": weight_decay}
     optimizers = [
@@ -35,7 +35,7 @@ def test_its_steps_are_those_of_torch_muon(weight_decay):
     assert min(moved) > 5e-3
 
 
-def test_a_matrix_without_gradient_stays():
+def test_a_matrix_without_gradient_does_not_change():
     ours = parameters()
     ours[0].grad = torch.ones_like(ours[0])
     StackedMuon(ours, lr=1e-2, weight_decay=0.1).step()
@@ -44,7 +44,7 @@ def test_a_matrix_without_gradient_stays():
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 20), (3, 20, 6), (2, 7, 7)])
-def test_singular_values_come_near_to_one_and_directions_stay(shape):
+def test_singular_values_come_near_one_and_directions_stay(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(2))
     found = orthogonalize(matrices).float()
     values = torch.linalg.svdvals(found)

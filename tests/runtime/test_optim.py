@@ -24,7 +24,7 @@ class TwoBlocks(nn.Module):
         self.bias.grad = torch.zeros_like(self.bias)
 
 
-def test_weight_decay_is_on_matrices_alone():
+def test_only_matrices_have_weight_decay():
     model = TwoBlocks()
     groups = make_adamw(model, ARGS, lr=1e-3).param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
@@ -49,14 +49,14 @@ def test_muon_moves_the_inner_matrix_and_adamw_the_rest():
     assert torch.linalg.svdvals(TwoBlocks().inner.detach().sin()).max() > 2.0
 
 
-def test_muon_does_not_care_that_gpt_2_stores_its_matrices_transposed():
+def test_muon_is_the_same_for_transposed_matrices():
     one, other = TwoBlocks(), TwoBlocks(transposed=True)
     with_muon(one).step()
     with_muon(other).step()
     assert_close(other.inner.T, one.inner, rtol=0, atol=1e-4)  # Muon computes in bf16
 
 
-def test_a_rate_set_on_the_pair_is_set_on_its_parts():
+def test_a_learning_rate_set_on_the_pair_is_set_on_both():
     model = TwoBlocks()
     optimizer = with_muon(model)
     for group in optimizer.param_groups:

@@ -26,7 +26,7 @@ from training.runtime.out_of_memory import explain_out_of_memory, is_out_of_memo
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
-def test_memory_that_runs_out_is_known_by_what_the_libraries_raise(error):
+def test_out_of_memory_errors_of_libraries_are_recognized(error):
     assert is_out_of_memory(error)
     outer = ValueError("loading failed")
     outer.__cause__ = error
@@ -36,7 +36,7 @@ def test_memory_that_runs_out_is_known_by_what_the_libraries_raise(error):
 @pytest.mark.parametrize(
     "error", [RuntimeError("shape mismatch"), OSError(errno.ENOSPC, "No space left"), KeyError("x")]
 )
-def test_other_errors_pass_as_they_are(error):
+def test_other_errors_pass_unchanged(error):
     assert not is_out_of_memory(error)
     with pytest.raises(type(error)), explain_out_of_memory("train", SFTArgs()):
         raise error
@@ -51,7 +51,7 @@ def test_the_error_names_the_phase_and_the_flag_with_its_value():
     )
 
 
-def test_an_inner_phase_is_the_one_that_is_named():
+def test_the_innermost_phase_is_named():
     args = PPOArgs()
     with (
         pytest.raises(UserError, match="while generating"),
@@ -61,7 +61,7 @@ def test_an_inner_phase_is_the_one_that_is_named():
         raise MemoryError
 
 
-def test_weights_that_cannot_be_read_for_want_of_memory_are_no_damaged_ones():
+def test_a_lack_of_memory_while_reading_weights_is_not_reported_as_damage():
     with (
         pytest.raises(UserError, match="out of memory while loading the models"),
         explain_out_of_memory("load", SFTArgs()),
@@ -107,5 +107,5 @@ def test_weights_that_cannot_be_read_for_want_of_memory_are_no_damaged_ones():
          "--max_new_tokens (now 16), or free memory"),
     ],
 )  # fmt: skip
-def test_only_what_helps_and_is_not_set_yet_is_advised(phase, args, ranks, on_gpu, expected):
+def test_only_flags_that_help_and_are_not_set_are_suggested(phase, args, ranks, on_gpu, expected):
     assert suggest_flags(phase, args, ranks=ranks, on_gpu=on_gpu) == expected

@@ -1,4 +1,4 @@
-"""How many threads a rank takes on a CPU."""
+"""The number of threads per rank on a CPU."""
 
 import os
 
@@ -24,7 +24,7 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "none"}
         ({"LOCAL_WORLD_SIZE": "1", "OMP_NUM_THREADS": "1", **TORCHRUN}, 0),  # of one it says none
     ],
 )
-def test_ranks_share_the_cores_unless_the_user_says_otherwise(monkeypatch, environment, expected):
+def test_ranks_share_the_cores_unless_the_user_sets_threads(monkeypatch, environment, expected):
     told: list[int] = []
     for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "OMP_NUM_THREADS", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)

@@ -19,7 +19,7 @@ def args(tmp_path):
     return CommonArgs(output_dir=str(tmp_path), profile_step=2)
 
 
-def test_the_named_step_alone_is_recorded(args, tmp_path):
+def test_only_the_named_step_is_recorded(args, tmp_path):
     for step in (1, 2, 3):
         with profile_step(args, World(0, 1, CPU), step):
             multiply()

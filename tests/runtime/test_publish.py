@@ -18,7 +18,7 @@ def write_one(folder: Path) -> None:
     (folder / "config.json").write_text("new")
 
 
-def test_publishing_replaces_files_and_keeps_what_is_not_the_models(tmp_path, alone):
+def test_publishing_replaces_the_models_files_and_keeps_others(tmp_path, alone):
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "config.json").write_text("old")
@@ -70,7 +70,7 @@ def test_on_a_full_disk_the_model_waits_for_room(small_disk, alone, monkeypatch,
     assert torch.equal(load_file(weights)["weight"], torch.ones(30_000))
 
 
-def test_others_may_read_what_the_umask_lets_them(tmp_path, alone):
+def test_published_files_have_the_permissions_of_the_umask(tmp_path, alone):
     publish(tmp_path, lambda to: save_file({"w": torch.ones(1)}, to / "model.safetensors"), alone)
     (tmp_path / "plain").touch()
     modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("model.safetensors", "plain")]

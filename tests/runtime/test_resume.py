@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from; what it says where it may not."""
+"""The checkpoint that a run resumes from, and the errors if it may not."""
 
 import json
 from dataclasses import asdict, replace
@@ -46,25 +46,25 @@ def save(args):
     return at
 
 
-def test_without_a_checkpoint_a_run_starts_anew(args, alone):
+def test_a_run_without_a_checkpoint_starts_from_scratch(args, alone):
     assert find_checkpoint(args, alone) is None
 
 
-def test_the_newest_is_taken(args, alone, save):
+def test_the_newest_checkpoint_is_used(args, alone, save):
     save(3)
     folder = save(6)
     found = found_by(args, alone)
     assert (found.folder, found.step, found.progress) == (folder, 6, {"kl_coef": 0.5})
 
 
-def test_none_and_a_finished_run_start_anew(args, alone, save, tmp_path):
+def test_resume_none_and_a_finished_run_start_from_scratch(args, alone, save, tmp_path):
     save(3)
     assert find_checkpoint(replace(args, resume="none"), alone) is None
     (tmp_path / "out" / "complete.json").write_text("{}")
     assert find_checkpoint(args, alone) is None
 
 
-def test_a_damaged_one_is_named_and_the_one_before_is_taken(args, alone, save, caplog):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(args, alone, save, caplog):
     before, newest = save(3), save(6)
     (newest / "state.json").write_text("")
     assert found_by(args, alone).folder == before
@@ -72,7 +72,7 @@ def test_a_damaged_one_is_named_and_the_one_before_is_taken(args, alone, save, c
     assert "state.json" in caplog.text
 
 
-def test_where_none_is_whole_the_run_does_not_start_anew_by_itself(args, alone, save):
+def test_if_every_checkpoint_is_damaged_the_run_does_not_start_from_scratch(args, alone, save):
     (save(3) / "state.json").unlink()
     with pytest.raises(UserError, match=r"no checkpoint is whole .*--resume none"):
         find_checkpoint(args, alone)
@@ -86,7 +86,7 @@ def test_a_path_names_a_checkpoint_or_a_run(args, alone, save, tmp_path, where):
     assert found_by(other, alone).step == 6
 
 
-def test_the_same_command_with_a_path_goes_on_with_what_it_began(args, alone, save, tmp_path):
+def test_the_same_command_with_a_path_resumes_its_own_run(args, alone, save, tmp_path):
     first = save(3)
     other = replace(args, output_dir=str(tmp_path / "other"), resume=str(first))
     found = found_by(other, alone)
@@ -94,7 +94,7 @@ def test_the_same_command_with_a_path_goes_on_with_what_it_began(args, alone, sa
     later = save(6, origin=found.origin, output_dir=other.output_dir)
     assert found_by(other, alone).folder == later
     assert found_by(replace(other, resume="auto"), alone).origin == str(first)
-    # What began elsewhere, and what is finished, is not gone on with.
+    # A run that began elsewhere, or that is finished, is not resumed.
     assert found_by(replace(other, resume=str(tmp_path / "out")), alone).folder == first
     (tmp_path / "other" / "complete.json").write_text("{}")
     assert found_by(other, alone).folder == first
@@ -126,9 +126,7 @@ def test_a_changed_flag_is_named_and_needs_consent(args, alone, save, caplog):
     assert "--warmup_ratio 0.1 -> 0.2" in caplog.text
 
 
-def test_other_ranks_and_zero_stages_need_no_consent_and_are_said_in_one_line(
-    args, alone, save, caplog
-):
+def test_another_layout_needs_no_consent_and_is_logged_in_one_line(args, alone, save, caplog):
     save(3, ranks=2)
     caplog.clear()
     other = replace(args, zero_stage=3, offload_optimizer=True)
@@ -140,7 +138,7 @@ def test_other_ranks_and_zero_stages_need_no_consent_and_are_said_in_one_line(
     ]
 
 
-def test_what_else_has_changed_still_needs_consent_and_the_layout_is_not_blamed(args, alone, save):
+def test_in_another_layout_a_changed_flag_still_needs_consent(args, alone, save):
     save(3, ranks=2)
     other = replace(args, zero_stage=3, micro_batch_tokens=17)
     with pytest.raises(UserError, match=r"settings: --micro_batch_tokens 4096 -> 17;"):
@@ -181,7 +179,7 @@ def test_data_with_other_content_are_a_changed_setting(args, alone, tmp_path):
         find_checkpoint(args, alone)
 
 
-def test_any_file_of_a_data_folder_counts(tmp_path):
+def test_the_fingerprint_covers_every_file_of_a_data_folder(tmp_path):
     args = CommonArgs(output_dir=str(tmp_path / "out"), data_path=[str(tmp_path)])
     assert compute_input_fingerprints(args) == {}
     seen = []
@@ -191,7 +189,7 @@ def test_any_file_of_a_data_folder_counts(tmp_path):
     assert len(set(seen)) == 3
 
 
-def test_a_models_weights_count_and_its_log_does_not(tmp_path):
+def test_the_fingerprint_of_a_model_covers_weights_but_not_logs(tmp_path):
     args = PPOArgs(actor_model_name_or_path=str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "config.json").write_text("{}")
@@ -204,7 +202,7 @@ def test_a_models_weights_count_and_its_log_does_not(tmp_path):
     assert compute_input_fingerprints(args) != before
 
 
-def test_of_a_large_file_the_ends_and_samples_count(tmp_path):
+def test_the_fingerprint_of_a_large_file_covers_its_ends_and_samples(tmp_path):
     large = tmp_path / "large.safetensors"
     with large.open("wb") as file:
         file.truncate(WHOLE + 5)

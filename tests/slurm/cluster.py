@@ -1,4 +1,4 @@
-"""A real Slurm of several nodes on this machine, and what it says of its jobs."""
+"""A real Slurm of several nodes on this machine, and the records of its jobs."""
 
 import os
 import re
@@ -51,7 +51,7 @@ class Cluster:
         return self.job(number).get("JobState", "")
 
     def ended(self, number: str) -> str:
-        """The state in which a job has ended for good, or is in after long waiting."""
+        """Return the final state of a job, or its state after a long wait."""
         wait_until(lambda: self.state(number) in DONE, JOB_SECONDS)
         return self.state(number)
 

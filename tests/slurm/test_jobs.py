@@ -31,7 +31,7 @@ NORMALIZATION = ["--normalization_samples", "4", "--normalization_new_tokens", "
 
 @pytest.fixture(scope="module")
 def flags(material):
-    """Of each stage, its data included."""
+    """Flags of each stage, with its data."""
 
     def data(stage: str) -> list[str]:
         train, dev = material.file(stage), material.file(stage, "dev")
@@ -77,9 +77,7 @@ def rows(output: Path) -> int:
     return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
 
 
-def test_a_job_that_is_warned_and_then_preempted_ends_as_if_nothing_had_been(
-    cluster, pipeline, flags
-):
+def test_a_job_warned_and_then_preempted_ends_as_if_undisturbed(cluster, pipeline, flags):
     root, _, _ = pipeline
     output = cluster.folder / "preempted"
     models = ["--actor_model_name_or_path", root / "step1_sft",
@@ -100,7 +98,7 @@ def test_a_job_that_is_warned_and_then_preempted_ends_as_if_nothing_had_been(
     assert cluster.run("scancel", "--batch", "--signal=USR1", job).returncode == 0
     cluster.start_again(job)
     [saved, *_] = output.glob("checkpoints/*/state.json")
-    assert json.loads(saved.read_text())["world_size"] == 2  # one process a node
+    assert json.loads(saved.read_text())["world_size"] == 2  # one process per node
     again = rows(output) + 1
     assert wait_until(lambda: has_rows(again), JOB_SECONDS)
     urgent = cluster.run(
@@ -138,7 +136,7 @@ def test_a_stage_that_fails_cancels_the_rest(cluster, flags, tmp_path):
     assert "soon_gone.jsonl" in cluster.printed("step1_sft", jobs[0])
 
 
-def test_a_dry_run_asks_slurm_and_the_stage_and_submits_nothing(cluster, flags, tmp_path):
+def test_a_dry_run_checks_with_slurm_and_the_stage_and_submits_nothing(cluster, flags, tmp_path):
     options = ["--nodes", "2", "--gpus-per-node", "2", "--dry_run"]
     done = cluster.script(
         "submit.sh", "step1_sft", *options, "--", "--output_dir", tmp_path / "out",
@@ -151,7 +149,7 @@ def test_a_dry_run_asks_slurm_and_the_stage_and_submits_nothing(cluster, flags, 
     assert not (tmp_path / "out").exists()
 
 
-def test_what_slurm_or_the_stage_refuses_is_one_line_and_not_submitted(cluster):
+def test_a_refusal_of_slurm_or_the_stage_is_one_line_and_nothing_is_submitted(cluster):
     too_many = cluster.script(
         "submit.sh", "step1_sft", "--nodes", "3", "--check", "none", "--dry_run", "--"
     )
@@ -181,7 +179,7 @@ def test_a_cancelled_job_stays_cancelled(cluster, flags, tmp_path):
     assert cluster.run("squeue", "--noheader").stdout == ""
 
 
-def test_jobs_of_an_array_have_a_seed_and_a_folder_each(cluster, flags, tmp_path):
+def test_each_job_of_an_array_has_its_seed_and_folder(cluster, flags, tmp_path):
     done = cluster.script(
         "submit.sh", "step1_sft", "--array=3,5", "--check=none", "--wait", "--",
         "--output_dir", tmp_path / "seed_%a", "--seed", "%a", *flags["step1_sft"],

@@ -1,4 +1,4 @@
-"""What the two commands refuse before they ask Slurm anything: one line, status 2."""
+"""Errors of the two commands before they call Slurm: one line, status 2."""
 
 import os
 import shutil
@@ -94,8 +94,8 @@ def test_a_mistake_in_pipeline(path_without_slurm, words, said):
     assert said in line
 
 
-def test_a_pipeline_of_which_a_part_is_refused_is_taken_back(tmp_path):
-    """`sbatch` takes the first job and refuses the second; `scancel` says what it was asked for."""
+def test_a_pipeline_is_cancelled_if_one_stage_is_refused(tmp_path):
+    """`sbatch` takes the first job and refuses the second; `scancel` records its arguments."""
     sbatch = f"""
         case "$*" in *--test-only*) exit ;; esac
         echo "$@" >> {tmp_path}/asked

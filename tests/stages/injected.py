@@ -1,4 +1,4 @@
-"""Runs stages in which a number goes bad on the last rank, and notes what came of the weights.
+"""Runs stages in which a number turns bad on the last rank, and records the weights after it.
 
 python -m tests.stages.injected CELLS.json     with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR set
 """
@@ -35,7 +35,7 @@ BAD_PARAMETER = "h.1.mlp.c_proj.weight"
 
 
 def optimizer_state(engine: TrainingEngine) -> list[Tensor]:
-    """Copies of all that this rank's optimizer keeps, step counts included."""
+    """Copy this rank's optimizer state, step counts included."""
     optimizer = engine._engine.optimizer
     parts = getattr(optimizer, "parts", [getattr(optimizer, "optimizer", optimizer)])
     return [
@@ -73,12 +73,12 @@ class Cell:
         self._engines: list[TrainingEngine] = []
 
     def is_due(self) -> bool:
-        """Whether numbers go bad here; call once a time."""
+        """True if numbers turn bad now; call once per time."""
         self._count += 1
         return self.first <= self._count < self.first + self.times and self.is_last
 
     def is_armed(self) -> bool:
-        """The same of a step of stage 1 or 2: true for its first reading alone."""
+        """True at the first reading of a due step of stage 1 or 2."""
         was_armed, self._armed = self._armed, False
         return was_armed
 

@@ -1,4 +1,4 @@
-"""Runs stages whose launches have ranks and a ZeRO stage of their own, in one process a rank.
+"""Runs stages whose launches have ranks and a ZeRO stage of their own, in one process per rank.
 
 Each launch but the last is stopped in the optimizer step that it is told, and the next goes on. The
 launches of a cell are made one after the other, by the processes of one rank and of two in turn;
@@ -28,7 +28,7 @@ ALL_SAMPLES = 1000
 
 
 class Stop:
-    """Asks this rank to stop in the optimizer step of that number; 0 is never."""
+    """Asks this rank to stop in that optimizer step; 0 means never."""
 
     def __init__(self, at: int) -> None:
         self._at = at
@@ -45,12 +45,12 @@ class Stop:
 
 
 def ended(output: Path, number: int) -> Path:
-    """The file that tells of a launch that has ended."""
+    """Return the file that records the end of a launch."""
     return Path(f"{output}.ended{number}.json")
 
 
 def tell(output: Path, number: int, status: int) -> None:
-    """What came of a launch, and how far its checkpoint is."""
+    """Record the status of a launch and the progress of its checkpoint."""
     found: dict[str, Any] = {"status": status}
     folder = CheckpointStore(output, keep=1).find_newest()[0]
     if folder is not None:

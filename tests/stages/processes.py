@@ -20,7 +20,7 @@ LAUNCH_SECONDS = 300  # for a whole run, on a machine that is busy
 
 
 def environment(extensions: Path, cache: Path) -> dict[str, str]:
-    """A user's environment: one thread a rank, no network, no rank, an empty op cache."""
+    """A user's environment: one thread per rank, no network, no rank, an empty op cache."""
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     own = {name: value for name, value in os.environ.items() if name not in ranks}
     return own | {
@@ -47,7 +47,7 @@ class Program:
         return self.process.wait(seconds)
 
     def family(self) -> dict[int, list[str]]:
-        """The command of every living process that descends from the program, itself included."""
+        """Return the commands of the program and of all its living descendants."""
         found = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -72,7 +72,7 @@ class Program:
 def started(
     command: Sequence[str | Path], logs: Path, env: dict[str, str], cwd: Path = ROOT
 ) -> Iterator[Program]:
-    """A program in a session of its own; whatever is left of it is killed on the way out."""
+    """A program in a session of its own; what is left of it is killed at the end."""
     mark = uuid.uuid4().hex
     output, errors = logs / f"{mark}.out", logs / f"{mark}.err"
     with output.open("wb") as out, errors.open("wb") as err:
@@ -103,7 +103,7 @@ def reward_model_of(base: Path, folder: Path, env: dict[str, str]) -> Path:
 
 
 def skip_unless_required(marker: str, reason: str) -> NoReturn:
-    """Skip what the machine lacks a package for; REQUIRED_TESTS names markers that fail instead."""
+    """Skip tests whose package is not installed; REQUIRED_TESTS names markers that fail instead."""
     if marker in os.environ.get("REQUIRED_TESTS", "").split():
         pytest.fail(reason)
     pytest.skip(reason)

@@ -1,8 +1,8 @@
-"""Runs stages that are asked to stop over and over, and go on each time, in one process a rank.
+"""Runs stages that are stopped repeatedly and resumed each time, in one process per rank.
 
-Stopping is asked for where it can be noticed: after every so many looks of one rank (`check_stop`,
-each token of generation). A cell is the flags of a stage, its folder, that many (0 is never), and
-folders that must be complete before.
+One rank is asked to stop after every so many checks (`check_stop`, each token of generation). A
+cell is the flags of a stage, its folder, that number (0 means never), and folders that must be
+complete before.
 
 python -m tests.stages.stops CELLS.json     with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR set
 """
@@ -29,7 +29,7 @@ MOST_LAUNCHES = 60
 
 
 class Looks:
-    """Counts this rank's looks while it trains, and asks it to stop at one of them."""
+    """Counts this rank's checks while it trains, and asks it to stop at one of them."""
 
     def __init__(self, stop_at: int) -> None:
         self._stop_at = stop_at
@@ -50,7 +50,7 @@ class Looks:
 def launch(
     program: str, flags: list[str], output: Path, number: int, watch: Callable[[Patches], None]
 ) -> int:
-    """One launch of a stage's own `main`, watched; its exit status."""
+    """Run a stage's `main` once, watched. Return its exit status."""
     sys.argv = [f"{program}/main.py", "--output_dir", str(output), *flags]
     os.environ["MASTER_PORT"] = str(agree_on_port(Path(f"{output}.port{number}")))
     stopping._process.phase, stopping._process.asked_by = stopping.LOADING, 0

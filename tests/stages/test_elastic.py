@@ -1,4 +1,4 @@
-"""A run that goes on with other ranks or under another ZeRO stage is the run that was left alone.
+"""A run that resumes with other ranks or another ZeRO stage equals the undisturbed run.
 
 Up to the order in which fp32 sums are taken: metrics agree to 1e-5, what is sampled is equal.
 """
@@ -21,7 +21,7 @@ FLAGS = {
     "sft": "--max_steps 6 --eval_every 2 --batch_size 6 --learning_rate 1e-2 --dropout 0",
     "reward": "--max_steps 6 --eval_every 2 --batch_size 6 --learning_rate 1e-3 "
     "--normalization_samples 6 --normalization_new_tokens 6",
-    # Four optimizer steps a PPO step, twelve in all.
+    # Four optimizer steps per PPO step, twelve in all.
     "ppo": "--max_steps 3 --eval_every 1 --max_eval_rows 4 --rollout_batch_size 8 "
     "--minibatch_size 4 --ppo_epochs 2 --max_new_tokens 8 --kl_controller adaptive "
     "--kl_target 0.1 --actor_lr 1e-3 --critic_lr 1e-3",
@@ -54,7 +54,7 @@ class Cell:
 
     @property
     def alone(self) -> "Cell":
-        """The same run on one rank without ZeRO, not stopped."""
+        """Return this run on one rank without ZeRO, not stopped."""
         return Cell(self.stage, ("1z0",), (), self.flags)
 
 
@@ -80,7 +80,7 @@ ALONE = list({cell.alone.name: cell.alone for cell in CELLS}.values())
 
 @dataclass(frozen=True)
 class Plan:
-    """What layouts.py reads of a cell."""
+    """A cell, as layouts.py reads it."""
 
     program: str
     flags: list[str]
@@ -134,7 +134,7 @@ def runs(request, tmp_path_factory, material: Material, user_env):
 
 
 def endings(runs: Path, cell: Cell) -> list[dict[str, Any]]:
-    """What came of each launch."""
+    """Return the record of each launch."""
     files = [Path(f"{runs / cell.name}.ended{n}.json") for n in range(len(cell.launches))]
     return [json.loads(file.read_text()) for file in files]
 
@@ -156,7 +156,7 @@ def mark_cells(cells: list[Cell]) -> Any:
 
 
 @mark_cells(CELLS)
-def test_it_was_stopped_where_it_should(runs, cell):
+def test_it_was_stopped_at_the_planned_steps(runs, cell):
     found = endings(runs, cell)
     assert [launch["status"] for launch in found] == [75] * len(cell.stops) + [0]
     done = 0
@@ -170,7 +170,7 @@ def test_it_was_stopped_where_it_should(runs, cell):
 
 
 @mark_cells(CELLS)
-def test_metrics_are_those_of_the_run_that_was_left_alone(runs, cell):
+def test_metrics_equal_those_of_the_undisturbed_run(runs, cell):
     found = rows(runs / cell.name, "metrics.jsonl")
     expected = rows(runs / cell.alone.name, "metrics.jsonl")
     assert len(found) == len(expected) >= 6
@@ -180,7 +180,7 @@ def test_metrics_are_those_of_the_run_that_was_left_alone(runs, cell):
 
 
 @mark_cells(EXACT)
-def test_samples_are_those_of_the_run_that_was_left_alone(runs, cell):
+def test_samples_equal_those_of_the_undisturbed_run(runs, cell):
     found = rows(runs / cell.name, "samples.jsonl")
     expected = rows(runs / cell.alone.name, "samples.jsonl")
     scores = [
@@ -195,7 +195,7 @@ def test_samples_are_those_of_the_run_that_was_left_alone(runs, cell):
 
 
 @mark_cells(CELLS)
-def test_weights_are_those_of_the_run_that_was_left_alone(runs, cell):
+def test_weights_equal_those_of_the_undisturbed_run(runs, cell):
     alone = runs / cell.alone.name
     names = [path.relative_to(alone) for path in alone.rglob("*.safetensors")]
     names = [name for name in names if "checkpoints" not in name.parts]
@@ -207,7 +207,7 @@ def test_weights_are_those_of_the_run_that_was_left_alone(runs, cell):
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
-def test_the_curves_have_something_to_show(runs, stage):
+def test_metrics_change_during_the_run(runs, stage):
     name = "score/mean" if stage == "ppo" else "loss/train"
     alone = runs / Cell(stage, UP, ()).alone.name
     curve = [row[name] for row in rows(alone, "metrics.jsonl") if name in row]

@@ -181,7 +181,7 @@ INJECTED = [name for name, cell in CELLS.items() if cell.kind != "left_out"]
 
 
 @pytest.mark.parametrize("name", mark_cells(INJECTED))
-def test_no_rank_steps_and_all_weights_and_optimizer_state_keep_their_bits(runs, name):
+def test_no_rank_steps_and_weights_and_optimizer_state_keep_every_bit(runs, name):
     for record in runs.records(name):
         assert record["unchanged"], "nothing was skipped"
         assert all(record["unchanged"])
@@ -202,7 +202,7 @@ def test_every_rank_names_the_same_fault(runs, name):
         if (cell.stage, cell.kind) == ("sft", "gradient") and cell.label != "-bf16"
     ),
 )
-def test_the_run_is_as_if_the_bad_batch_had_not_been_there(runs, name):
+def test_the_run_equals_one_without_the_bad_batch(runs, name):
     without = load_file(runs.folder / name.replace("gradient", "left_out") / "model.safetensors")
     injected = load_file(runs.folder / name / "model.safetensors")
     assert injected.keys() == without.keys()

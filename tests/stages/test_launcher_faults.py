@@ -1,4 +1,4 @@
-"""However a launch ends, it says so by its exit status and leaves no process behind."""
+"""A launch returns the right exit status, however it ends, and leaves no process behind."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ RUN, MAIN = ROOT / "step1_sft" / "run.sh", ROOT / "step1_sft" / "main.py"
 
 @pytest.fixture
 def endless(material, user_env, tmp_path):
-    """Starts stage 1 with steps without end, and yields once it makes them."""
+    """Start stage 1 with endless steps, and yield after the first."""
 
     @contextmanager
     def start(*command: str | Path, ranks: int) -> Iterator[Program]:
@@ -57,7 +57,7 @@ def find_ranks(program: Program) -> list[int]:
 
 
 def is_started(program: Program, name: str) -> bool:
-    """Whether Python runs a script of this name."""
+    """True if Python runs a script of this name."""
     commands = program.family().values()
     return any(Path(word).name == name for command in commands for word in command[1:2])
 
@@ -69,7 +69,7 @@ def inner_launcher_of(program: Program) -> int:
     return found
 
 
-def test_killing_deepspeeds_inner_launcher_is_no_success_and_no_loss(endless, tmp_path):
+def test_killing_deepspeeds_inner_launcher_fails_and_loses_nothing(endless, tmp_path):
     with endless("bash", RUN, ranks=2) as program:
         os.kill(inner_launcher_of(program), signal.SIGKILL)
         assert program.wait(60) == 75
@@ -84,7 +84,7 @@ def test_killing_one_rank_ends_the_other_and_the_launch(endless):
         assert program.all_gone_within(GONE_SECONDS)
 
 
-def test_killing_the_only_rank_is_no_success(endless):
+def test_killing_the_only_rank_is_a_failure(endless):
     with endless("bash", RUN, ranks=1) as program:
         [rank] = find_ranks(program)
         os.kill(rank, signal.SIGKILL)
@@ -145,9 +145,7 @@ def test_a_signal_to_run_sh_before_there_is_a_rank_loses_nothing(material, user_
         assert said in program.output.read_text().splitlines()
 
 
-def test_one_rank_does_not_look_for_what_an_older_job_left_in_the_environment(
-    material, user_env, tmp_path
-):
+def test_one_rank_ignores_variables_that_an_older_job_left(material, user_env, tmp_path):
     left = {"MASTER_ADDR": "192.0.2.1", "CROSS_RANK": "0", "WORLD_SIZE": "4", "RANK": "3"}
     flags = ["--model_name_or_path", material.base, "--output_dir", tmp_path / "out"]
     command = ["bash", RUN, *flags, "--max_steps", "1"]

@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere and goes on ends as one that never was: to the last bit."""
+"""A run that is stopped anywhere and resumed equals an undisturbed one to the last bit."""
 
 import json
 from contextlib import ExitStack
@@ -21,7 +21,7 @@ FLAGS = {
 SAME = ("metrics.jsonl", "samples.jsonl", "evaluation.json", "model.safetensors", "config.json",
         "scalar_model.json", "adapter_model.safetensors", "adapter_config.json")  # fmt: skip
 SINGLE = "--ppo_epochs 1 --minibatch_size 8"
-# Ranks, stage, ZeRO stage, further flags, and after how many looks it is stopped each time.
+# Ranks, stage, ZeRO stage, further flags, and after how many checks it is stopped.
 CELLS = [
     # Best at its first evaluation and stopped after it: what was published stays.
     (1, "sft", 2, "--lora_rank 2 --learning_rate 30", 5),
@@ -50,7 +50,7 @@ def folder_of(root: Path, ranks: int, stage: str, zero: int, flags: str) -> Path
 
 @pytest.fixture(scope="module")
 def runs(request, tmp_path_factory, material: Material, user_env):
-    """Folders of the cells, each run twice: stopped over and over, and left alone."""
+    """Folders of the cells, each run twice: stopped repeatedly, and undisturbed."""
     root = tmp_path_factory.mktemp("stops")
     all_cells = [*CELLS, *(MORE_CELLS if is_full(request.session) else [])]
     inputs = {
@@ -96,7 +96,7 @@ def runs(request, tmp_path_factory, material: Material, user_env):
     ("ranks", "stage", "zero", "flags", "stop_every"),
     [*CELLS, *(pytest.param(*cell, marks=pytest.mark.full) for cell in MORE_CELLS)],
 )
-def test_stopped_over_and_over_it_ends_as_if_left_alone(
+def test_a_run_stopped_repeatedly_ends_like_an_undisturbed_one(
     runs, ranks, stage, zero, flags, stop_every
 ):
     folder = folder_of(runs, ranks, stage, zero, flags)

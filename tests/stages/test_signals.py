@@ -39,7 +39,7 @@ def scorer(material, user_env, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def endless(material, scorer, user_env):
-    """Starts stage 3 with steps without end, and yields once it has made one."""
+    """Start stage 3 with endless steps, and yield after the first."""
 
     @contextmanager
     def start(launcher: str, ranks: int, folder: Path) -> Iterator[Program]:
@@ -85,7 +85,7 @@ def process_of(program: Program, which: str) -> int:
 
 
 def is_saved(folder: Path) -> bool:
-    """A whole checkpoint of the last step that was logged, and the word of the launch."""
+    """True if the last logged step has a checkpoint, and the launch its marker."""
     saved = CheckpointStore(folder / "out", keep=1).find_newest()[0]
     if saved is None or not (folder / "out" / "stopped.json").is_file():
         return False
@@ -112,7 +112,7 @@ MORE_CASES = [  # of --all
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended that was sent one signal."""
+    """The end of a run after one signal."""
 
     folder: Path
     status: int
