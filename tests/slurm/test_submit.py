@@ -117,8 +117,8 @@ def test_a_pipeline_is_cancelled_if_one_stage_is_refused(tmp_path):
 
 def test_help_names_the_options():
     for script, last in (
-        ("submit.sh", "number."),
-        ("pipeline.sh", "submitted. Prints three numbers."),
+        ("submit.sh", "nothing. Prints the job's number."),
+        ("pipeline.sh", "checked. Prints the numbers of the three jobs."),
     ):
         done = subprocess.run(
             ["bash", ROOT / "slurm" / script, "--help"],
