@@ -17,7 +17,7 @@ KEY = {"content": "abc", "max_length": 8}
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("CLASSIC_RLHF_CACHE", str(tmp_path))
     return tmp_path / "encoded"
 
@@ -34,24 +34,24 @@ class Writer:
         sink.write(self.content)
 
 
-def files(place):
-    return sorted(file for file in place.iterdir() if file.suffix != ".lock")
+def files(folder):
+    return sorted(file for file in folder.iterdir() if file.suffix != ".lock")
 
 
-def test_what_is_cached_is_written_once_and_read_from_then_on(place):
+def test_an_entry_is_written_once_and_then_read(folder):
     writer = Writer()
     assert load_or_build(KEY, "data", writer).to_pybytes() == writer.content
     assert load_or_build(dict(reversed(KEY.items())), "data", writer).to_pybytes() == writer.content
     assert writer.calls == 1
-    assert [file.suffix for file in files(place)] == [".arrow"]
+    assert [file.suffix for file in files(folder)] == [".arrow"]
 
 
-def test_another_key_is_another_entry(place):
+def test_another_key_is_another_entry(folder):
     first, second = Writer(b"first"), Writer(b"second")
     load_or_build(KEY, "data", first)
     assert load_or_build({**KEY, "max_length": 9}, "data", second).to_pybytes() == b"second"
     assert load_or_build(KEY, "data", first).to_pybytes() == b"first"
-    assert len(files(place)) == 2
+    assert len(files(folder)) == 2
 
 
 def truncate(content: bytes) -> bytes:
@@ -67,10 +67,10 @@ def flip(content: bytes) -> bytes:
     [truncate, flip, lambda c: c[: len(c) // 2], lambda c: b"", lambda c: c + b"\n",
      lambda c: b"\0" * len(c)],
 )  # fmt: skip
-def test_a_damaged_file_is_written_anew(place, damage, caplog):
+def test_a_damaged_file_is_written_again(folder, damage, caplog):
     writer = Writer()
     load_or_build(KEY, "data", writer)
-    (file,) = files(place)
+    (file,) = files(folder)
     file.write_bytes(damage(file.read_bytes()))
     assert load_or_build(KEY, "data", writer).to_pybytes() == writer.content
     assert writer.calls == 2
@@ -79,24 +79,24 @@ def test_a_damaged_file_is_written_anew(place, damage, caplog):
     assert writer.calls == 2
 
 
-def test_a_mistake_while_writing_leaves_nothing(place):
+def test_a_mistake_while_writing_leaves_nothing(folder):
     def fail(sink):
         sink.write(b"half")
         raise UserError("data.jsonl:3: bad")
 
     with pytest.raises(UserError, match=r"data.jsonl:3"):
         load_or_build(KEY, "data", fail)
-    assert files(place) == []
+    assert files(folder) == []
 
 
-def test_without_a_folder_it_is_made_in_memory(place, caplog):
-    place.parent.mkdir(exist_ok=True)
-    place.write_text("a file is in the way")
+def test_without_a_folder_it_is_built_in_memory(folder, caplog):
+    folder.parent.mkdir(exist_ok=True)
+    folder.write_text("a file is in the way")
     assert load_or_build(KEY, "data", Writer()).to_pybytes() == b"x" * 1000
     assert "no cache in" in caplog.text
 
 
-def test_a_full_disk_is_no_end_either(monkeypatch, caplog):
+def test_on_a_full_disk_it_is_built_in_memory(monkeypatch, caplog):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -128,29 +128,29 @@ def test_of_several_processes_one_writes(tmp_path):
     assert log.read_text() == "written\n"
 
 
-def test_what_was_not_used_for_a_week_goes_oldest_first_when_there_is_too_much(place, monkeypatch):
+def test_entries_unused_for_a_week_are_removed_when_there_are_too_many(folder, monkeypatch):
     for number in range(4):
         load_or_build({"n": number}, "data", Writer(bytes([number]) * 1000))
-    by_number = {file.read_bytes()[0]: file for file in files(place)}
+    by_number = {file.read_bytes()[0]: file for file in files(folder)}
     now = time.time()
     for number, days in enumerate((30, 20, 10, 1)):
         os.utime(by_number[number], (now - days * 86400,) * 2)
-    left = place / "of-a-killed-run.partial"
+    left = folder / "of-a-killed-run.partial"
     left.write_bytes(b"half")
     os.utime(left, (now - 8 * 86400,) * 2)
     cache.clean_up(keep=by_number[3])
-    assert files(place) == sorted(by_number.values())  # and the killed run's file is gone
+    assert files(folder) == sorted(by_number.values())  # and the killed run's file is gone
     monkeypatch.setattr(cache, "MOST_BYTES", 3 * (1000 + cache.SEAL_BYTES))
     cache.clean_up(keep=by_number[3])
-    assert files(place) == sorted(by_number[number] for number in (1, 2, 3))
+    assert files(folder) == sorted(by_number[number] for number in (1, 2, 3))
     monkeypatch.setattr(cache, "MOST_BYTES", 0)
     cache.clean_up(keep=by_number[2])
-    assert files(place) == sorted(by_number[number] for number in (2, 3))
+    assert files(folder) == sorted(by_number[number] for number in (2, 3))
 
 
-def test_use_counts_as_use(place):
+def test_reading_an_entry_counts_as_use(folder):
     load_or_build(KEY, "data", Writer())
-    (file,) = files(place)
+    (file,) = files(folder)
     os.utime(file, (0, 0))
     load_or_build(KEY, "data", Writer())
     assert time.time() - file.stat().st_mtime < 60

@@ -107,7 +107,7 @@ def test_a_prompt_conversation_has_the_tokens_that_training_saw(chat_tokenizer, 
     assert all(trained.loss_mask[count:])
 
 
-def test_what_follows_the_last_reply_is_left_out(tokenizer):
+def test_turns_after_the_last_reply_are_dropped(tokenizer):
     assert encode(tokenizer, [*TURNS, Message("user", "Bye")]) == encode(tokenizer, TURNS)
 
 
@@ -136,7 +136,7 @@ def test_every_cut_ends_with_eos_and_keeps_the_head(chat_tokenizer, template):
         assert (cut.input_ids[-1], cut.loss_mask[-1]) == (eos, True)
 
 
-def test_a_conversation_whose_first_reply_does_not_fit_is_left_out(tokenizer):
+def test_a_conversation_whose_first_reply_does_not_fit_is_dropped(tokenizer):
     short = Conversation((Message("user", "a"), Message("assistant", "b")), "a:2")
     outcomes = encode_dialogues(
         [Conversation(TURNS, "a:1"), short],
@@ -164,7 +164,7 @@ def test_a_template_that_fails_names_the_row(tokenizer, template):
         encode(tokenizer, TURNS, template)
 
 
-def test_ids_for_a_reply_end_where_the_assistant_goes_on(tokenizer):
+def test_ids_for_a_reply_end_where_the_assistant_continues(tokenizer):
     ids, mask = tokenize_chat(TURNS[:2], tokenizer, EOS_STYLE, "a:1", reply=True)
     assert tokenizer.decode(ids).endswith("[user]What is new?\n[assistant]")
     assert not any(mask)

@@ -94,7 +94,7 @@ def test_lists_of_messages_share_their_first_turns(row):
     assert group.responses == ("Ice.", "Dust.")
 
 
-def test_a_text_prompt_stands_before_sides_that_are_one_answer_each():
+def test_a_text_prompt_precedes_sides_that_are_one_answer_each():
     row = {"prompt": "Why?", "chosen": [assistant("So.")], "rejected": [assistant("No.")]}
     assert parse_group(row, HERE).messages == (Message("user", "Why?"),)
 

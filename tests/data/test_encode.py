@@ -69,7 +69,7 @@ def test_the_loss_is_on_the_response_and_its_eos(tokenizer):
     assert report == EncodeReport(1, 0, 0, len(encoded.input_ids), "--max_length 64")
 
 
-def test_the_template_stands_around_the_prompt(tokenizer):
+def test_the_template_surrounds_the_prompt(tokenizer):
     (encoded,), _ = demonstrations(
         tokenizer, ("{why}", "r"), prompt_template=r"Q: {prompt} {x}\nA:"
     )
@@ -157,7 +157,7 @@ def test_responses_that_a_cut_makes_equal_are_not_compared(tokenizer):
     assert report.dropped == 1
 
 
-def test_a_group_without_room_is_left_out_and_its_neighbours_keep_their_tokens(tokenizer):
+def test_a_group_without_room_is_dropped_and_its_neighbours_keep_their_tokens(tokenizer):
     long = ResponseGroup("0123456789", ("a", "b"), (Pair(0, 1),), "a:1")
     short = ResponseGroup("0", ("c", "d"), (Pair(0, 1),), "a:2")
     (group,), report = groups(tokenizer, long, short, max_length=8)

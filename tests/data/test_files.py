@@ -17,7 +17,7 @@ from training.data.files import parse_rows, read_file, write_text
         ("a.tsv", "a\tb\nx\t1\n"),
     ],
 )
-def test_what_will_stand_in_a_file_is_read_as_the_file_is(tmp_path, name, text):
+def test_text_for_a_file_is_parsed_as_the_file_is_read(tmp_path, name, text):
     path = tmp_path / name
     path.write_bytes(text.encode())
     rows = parse_rows(str(path), text, stage="reward")
@@ -57,7 +57,7 @@ def test_a_link_stays_one(tmp_path):
     assert (tmp_path / "real.jsonl").read_text() == "second"
 
 
-def test_what_is_no_file_is_written_to_as_it_is(capfd):
+def test_a_path_that_is_no_file_is_written_to_directly(capfd):
     write_text("/dev/stdout", "to the terminal\n", "--output")
     assert capfd.readouterr().out == "to the terminal\n"
     assert not Path("/dev/.stdout.new").exists()

@@ -1,4 +1,4 @@
-"""A file larger than the memory there is: its rows are encoded, batched and read all the same."""
+"""A file larger than memory: its rows are still encoded, batched and read."""
 
 import json
 import random

@@ -41,7 +41,7 @@ def held(plan):
 
 
 def test_best_fit_by_hand():
-    # 7 opens a bin; 6 another; 3 fits the first best; 2 and 2 fit the second; 12 stands alone.
+    # 7 opens a bin; 6 another; 3 fits the first best; 2 and 2 fit the second; 12 is alone.
     assert pack_best_fit([2, 7, 3, 12, 6, 2], 10) == [[3], [1, 2], [4, 0, 5]]
     assert pack_best_fit([], 10) == []
 
@@ -71,7 +71,7 @@ def test_packed_micro_batches_lose_no_sequence_and_keep_to_their_bounds(samples,
     assert again == plan
 
 
-def test_a_shared_prompt_stands_once_in_a_row():
+def test_a_shared_prompt_is_once_in_a_row():
     plan = pack_micro_batches([0], [Sample(10, (3, 4, 5))], token_budget=99, capacity=22)
     assert held(plan) == ([(0, 0), (0, 1), (0, 2)], [22])
     halves = pack_micro_batches([0], [Sample(10, (3, 4, 5))], token_budget=99, capacity=19)

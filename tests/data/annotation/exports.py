@@ -3,10 +3,18 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from training.arguments.annotation import VoteArgs
+from training.data.annotation.convert import convert_tasks
+from training.data.annotation.export import read_export
+from training.data.records import parse_group
+
 Json = dict[str, Any]
+ARGS = VoteArgs()
+LEFT, RIGHT = ("the left", "the right", 1.0), ("the right", "the left", 1.0)
 
 
 def region(kind: str, name: str, value: Json, **more: Any) -> Json:
@@ -99,3 +107,25 @@ def write_flat(folder: Path, tasks: list[Json], form: str) -> str:
 
 def _cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+
+
+def three_votes(*sides: str) -> list[Any]:
+    votes = [annotation(n, n, chosen(side)) for n, side in enumerate(sides, start=1)]
+    return [task(1, *votes)]
+
+
+def convert_file(path: str, **changes: Any) -> Any:
+    rows, report = convert_tasks(read_export(path), path, replace(ARGS, **changes))
+    assert report["used"] + sum(report["dropped"].values()) == report["annotations"]
+    for row, source in rows:
+        parse_group(row, source)  # stage 2 takes it
+    return rows, report
+
+
+def list_pairs(rows: Any) -> list[tuple[str, str, float]]:
+    """List (better, worse, label) of all comparisons, as texts."""
+    return [
+        (row["responses"][pair["chosen"]], row["responses"][pair["rejected"]], pair["label"])
+        for row, _ in rows
+        for pair in row["pairs"]
+    ]

@@ -41,7 +41,7 @@ def test_likeness_is_the_share_of_words_in_order(first, second, expected):
     assert measure_likeness(first, second) == pytest.approx(expected)
 
 
-def test_duplicates_near_duplicates_and_empty_responses_are_left_out():
+def test_duplicates_near_duplicates_and_empty_responses_are_skipped():
     candidates = sampled("a b c d e", "a b c d e!", "  ", "a b c d x", "f g h")
     kept = select_distinct(candidates, 5, most_alike=0.7)
     assert [response.text for response in kept] == ["a b c d e", "f g h"]
@@ -106,7 +106,7 @@ def test_a_rankers_items_are_shuffled_with_ids_that_are_no_numbers():
     assert len(orders) > 5
 
 
-def test_a_prediction_says_which_side_and_how_sure():
+def test_a_prediction_holds_a_side_and_its_certainty():
     task = make_pairwise_tasks("p", FOUR[:2], pairs=1, seed="0")[0]
     found = add_prediction(task, (1.0, 3.0), model_version="rm")["predictions"][0]
     assert found["result"][0]["value"] == {"selected": "right"}
