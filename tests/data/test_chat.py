@@ -1,7 +1,7 @@
 import pytest
 
 from training.arguments.parsing import UserError
-from training.data.chat import load_chat_template, tokenize_chat
+from training.data.chat import TemplateTokenizer, load_chat_template
 from training.data.encode import encode_dialogues, encode_prompts
 from training.data.outcomes import collect_rows
 from training.data.records import Conversation, Prompt
@@ -26,13 +26,9 @@ TURNS = (
 
 
 def encode(tokenizer, turns, template=None, max_length=200):
-    outcomes = encode_dialogues(
-        [Conversation(tuple(turns), "a:1")],
-        tokenizer,
-        max_length=max_length,
-        prompt_template="{prompt}",
-        chat_template=template,
-    )
+    templates = TemplateTokenizer(tokenizer, chat_template=template)
+    record = Conversation(tuple(turns), "a:1")
+    outcomes = encode_dialogues([record], templates, max_length=max_length)
     encoded, report = collect_rows(outcomes, f"--max_length {max_length}")
     return encoded[0], report
 
@@ -95,10 +91,8 @@ def test_a_prompt_conversation_has_the_tokens_that_training_saw(chat_tokenizer, 
     record = Prompt("x", "a:1", {}, TURNS[:-1])
     (outcome,) = encode_prompts(
         [record],
-        chat_tokenizer,
+        TemplateTokenizer(chat_tokenizer, chat_template=template),
         max_prompt_length=200,
-        prompt_template="{prompt}",
-        chat_template=template,
         overlong="error",
     )
     assert outcome.row is not None
@@ -138,13 +132,8 @@ def test_every_cut_ends_with_eos_and_keeps_the_head(chat_tokenizer, template):
 
 def test_a_conversation_whose_first_reply_does_not_fit_is_dropped(tokenizer):
     short = Conversation((Message("user", "a"), Message("assistant", "b")), "a:2")
-    outcomes = encode_dialogues(
-        [Conversation(TURNS, "a:1"), short],
-        tokenizer,
-        max_length=24,
-        prompt_template="{prompt}",
-        chat_template=None,
-    )
+    records = [Conversation(TURNS, "a:1"), short]
+    outcomes = encode_dialogues(records, TemplateTokenizer(tokenizer), max_length=24)
     assert [outcome.row is None for outcome in outcomes] == [True, False]
     with pytest.raises(UserError, match="--max_length 3"):
         encode(tokenizer, TURNS, max_length=3)
@@ -165,7 +154,8 @@ def test_a_template_that_fails_names_the_row(tokenizer, template):
 
 
 def test_ids_for_a_reply_end_where_the_assistant_continues(tokenizer):
-    ids, mask = tokenize_chat(TURNS[:2], tokenizer, EOS_STYLE, "a:1", reply=True)
+    templates = TemplateTokenizer(tokenizer, chat_template=EOS_STYLE)
+    ids, mask = templates.tokenize_chat(TURNS[:2], "a:1", reply=True)
     assert tokenizer.decode(ids).endswith("[user]What is new?\n[assistant]")
     assert not any(mask)
 

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import pytest
 
 from training.arguments.parsing import UserError
+from training.data.chat import TemplateTokenizer
 from training.data.encode import Outcome, encode_dialogues, encode_groups, encode_prompts
 from training.data.records import (
     Conversation,
@@ -169,31 +170,23 @@ def template(ends: str) -> str:
 @pytest.mark.parametrize("chat_template", [None, template("{{ eos_token }}"), template("")])
 def test_the_three_stages_see_the_same_tokens_of_a_conversation(tokenizer, chat_template):
     row = {"chosen": [*TURNS, assistant("Ice.")], "rejected": [*TURNS, assistant("No, dust.")]}
-    chats = {"tokenizer": tokenizer, "chat_template": chat_template}
-    (grouped,) = encode_groups(
-        [parse_group(row, HERE)], max_length=500, prompt_template="{prompt}", **chats
-    )
+    chats = TemplateTokenizer(tokenizer, chat_template=chat_template)
+    (grouped,) = encode_groups([parse_group(row, HERE)], chats, max_length=500)
     (prompted,) = encode_prompts(
-        [parse_prompt(row, HERE)],
-        max_prompt_length=500,
-        prompt_template="{prompt}",
-        overlong="error",
-        **chats,
+        [parse_prompt(row, HERE)], chats, max_prompt_length=500, overlong="error"
     )
     group, asked = kept(grouped), kept(prompted)
     assert group.prompt_ids == asked.input_ids
     for side, ids in zip(("chosen", "rejected"), group.response_ids, strict=True):
         whole = Conversation(tuple(Message(**turn) for turn in row[side]), HERE)
-        (learnt,) = encode_dialogues([whole], max_length=500, prompt_template="{prompt}", **chats)
+        (learnt,) = encode_dialogues([whole], chats, max_length=500)
         assert group.prompt_ids + ids == kept(learnt).input_ids
         assert ids.count(tokenizer.eos_token_id) == 1
 
 
 def test_a_long_answer_of_a_conversation_is_cut_before_eos(tokenizer):
     record = parse_group({"prompt": [user("a")], "chosen": "0123456789", "rejected": "z"}, HERE)
-    encode = partial(
-        encode_groups, [record], tokenizer, prompt_template="{prompt}", chat_template=None
-    )
+    encode = partial(encode_groups, [record], TemplateTokenizer(tokenizer))
     (whole,) = encode(max_length=500)
     (cut,) = encode(max_length=len(kept(whole).prompt_ids) + 4)
     assert (whole.cut, cut.cut) == (0, 1)

@@ -12,6 +12,7 @@ from training.arguments.ppo import PPOArgs
 from training.arguments.reward import RewardArgs
 from training.arguments.sft import SFTArgs
 from training.data.blocks import Blocks, measure_texts
+from training.data.chat import TemplateTokenizer
 from training.data.encode import EncodedText, encode_dialogues, encode_texts
 from training.data.records import Demonstration, Text
 from training.data.stages import (
@@ -33,9 +34,7 @@ def test_demonstrations_are_encoded_in_their_order(tmp_path, tokenizer):
     path = write(tmp_path, "data.jsonl", rows)
     data = load("demos", path, tokenizer, eval_fraction=0.0)
     records = [Demonstration(row["prompt"], row["response"], "x") for row in rows]
-    outcomes = encode_dialogues(
-        records, tokenizer, max_length=64, prompt_template="{prompt}", chat_template=None
-    )
+    outcomes = encode_dialogues(records, TemplateTokenizer(tokenizer), max_length=64)
     assert list(data.train) == [outcome.row for outcome in outcomes]
     assert len(data.held_out) == 0
     assert any(outcome.cut for outcome in outcomes)
@@ -47,7 +46,7 @@ def test_blocks_are_cut_from_all_texts_in_one_row(tmp_path, tokenizer, block):
     path = write(tmp_path, "data.jsonl", rows)
     args = SFTArgs(data_path=[path], objective="lm", max_length=block, eval_fraction=0.0)
     blocks = load_sft(args, tokenizer).train
-    outcomes = encode_texts([Text(row["text"], "x") for row in rows], tokenizer)
+    outcomes = encode_texts([Text(row["text"], "x") for row in rows], TemplateTokenizer(tokenizer))
     whole = [token for outcome in outcomes if outcome.row for token in outcome.row.input_ids]
     cut = [whole[start : start + block] for start in range(0, len(whole), block)]
     expected = [EncodedText(ids, [False] + [True] * (len(ids) - 1)) for ids in cut if len(ids) > 1]

@@ -1,6 +1,7 @@
 import pytest
 
 from training.arguments.parsing import UserError
+from training.data.chat import TemplateTokenizer
 from training.data.encode import (
     encode_dialogues,
     encode_groups,
@@ -13,24 +14,14 @@ from training.data.records import Demonstration, Pair, Prompt, ResponseGroup, Te
 
 def demonstrations(tokenizer, *rows, max_length=64, prompt_template="{prompt}"):
     records = [Demonstration(prompt, response, "a:1") for prompt, response in rows]
-    outcomes = encode_dialogues(
-        records,
-        tokenizer,
-        max_length=max_length,
-        prompt_template=prompt_template,
-        chat_template=None,
-    )
+    templates = TemplateTokenizer(tokenizer, prompt_template)
+    outcomes = encode_dialogues(records, templates, max_length=max_length)
     return collect_rows(outcomes, f"--max_length {max_length}")
 
 
 def groups(tokenizer, *records, max_length=64, prompt_template="{prompt}"):
-    outcomes = encode_groups(
-        records,
-        tokenizer,
-        max_length=max_length,
-        prompt_template=prompt_template,
-        chat_template=None,
-    )
+    templates = TemplateTokenizer(tokenizer, prompt_template)
+    outcomes = encode_groups(records, templates, max_length=max_length)
     return collect_rows(outcomes, f"--max_length {max_length}")
 
 
@@ -38,10 +29,8 @@ def prompts(tokenizer, *texts, overlong="error", max_prompt_length=64, prompt_te
     records = [Prompt(text, f"a:{n + 1}", {"k": "v"}) for n, text in enumerate(texts)]
     outcomes = encode_prompts(
         records,
-        tokenizer,
+        TemplateTokenizer(tokenizer, prompt_template),
         max_prompt_length=max_prompt_length,
-        prompt_template=prompt_template,
-        chat_template=None,
         overlong=overlong,
     )
     return collect_rows(
@@ -50,7 +39,7 @@ def prompts(tokenizer, *texts, overlong="error", max_prompt_length=64, prompt_te
 
 
 def texts(tokenizer, *texts):
-    outcomes = encode_texts([Text(text, "a:1") for text in texts], tokenizer)
+    outcomes = encode_texts([Text(text, "a:1") for text in texts], TemplateTokenizer(tokenizer))
     return collect_rows(outcomes, "no limit")
 
 
@@ -130,7 +119,7 @@ def test_texts_end_with_eos(tokenizer):
     assert [text.input_ids for text in encoded] == [
         [*ids_of(tokenizer, t), tokenizer.eos_token_id] for t in ("A boat", "A film")
     ]
-    assert encode_texts([], tokenizer) == []
+    assert encode_texts([], TemplateTokenizer(tokenizer)) == []
 
 
 def test_a_group_keeps_its_pairs_and_each_response_ends_with_eos(tokenizer):
@@ -198,7 +187,7 @@ def test_a_tokenizer_without_eos_is_refused(tokenizer):
     bare = copy.deepcopy(tokenizer)
     bare.eos_token = None
     with pytest.raises(UserError, match="no EOS"):
-        encode_texts([Text("a", "a:1")], bare)
+        encode_texts([Text("a", "a:1")], TemplateTokenizer(bare))
 
 
 def test_the_summary_is_one_line_with_every_loss():

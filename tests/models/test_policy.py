@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from tests.tiny_models import CPU, EOS_ID, PAD_ID, load_lm, padded, rows_of
+from training.data.chat import TemplateTokenizer
 from training.data.collate import collate
 from training.data.encode import encode_dialogues
 from training.data.records import Conversation, Demonstration
@@ -134,23 +135,16 @@ def test_dropout_left_on_changes_the_log_probs(lm_folders, tokenizer):
     assert (first - read(policy, ROWS, TARGETS)[0]).abs().max() > 1e-3
 
 
-LIMITS: dict[str, Any] = {
-    "max_length": 32,
-    "prompt_template": "{prompt}",
-    "chat_template": None,
-}
-
-
 def demonstration(tokenizer):
     record = Demonstration("w1 w2 w3", "w4 w5", "a:1")
-    (encoded,) = encode_dialogues([record], tokenizer, **LIMITS)
+    (encoded,) = encode_dialogues([record], TemplateTokenizer(tokenizer), max_length=32)
     return encoded.row, [3, 4, 5]
 
 
 def conversation(tokenizer):
     turns = [("user", "w1 w2"), ("assistant", "w3"), ("user", "w4"), ("assistant", "w5 w6")]
     record = Conversation(tuple(Message(*turn) for turn in turns), "a:1")
-    (outcome,) = encode_dialogues([record], tokenizer, **LIMITS)
+    (outcome,) = encode_dialogues([record], TemplateTokenizer(tokenizer), max_length=32)
     encoded = outcome.row
     assert encoded is not None
     ids = encoded.input_ids

@@ -16,6 +16,7 @@ from tests.tiny_models import (
     scores,
 )
 from tests.worked import worked
+from training.data.chat import TemplateTokenizer
 from training.data.collate import collate_responses
 from training.data.encode import encode_groups
 from training.data.records import Pair, ResponseGroup
@@ -144,9 +145,7 @@ class TestScores:
 
     def test_stage_2_trains_on_eos(self, model, tokenizer):
         record = ResponseGroup("w1 w2", ("w3 w4", "w5"), (Pair(0, 1),), "a:1")
-        (outcome,) = encode_groups(
-            [record], tokenizer, max_length=32, prompt_template="{prompt}", chat_template=None
-        )
+        (outcome,) = encode_groups([record], TemplateTokenizer(tokenizer), max_length=32)
         group = outcome.row
         assert group is not None
         batch = collate_responses(

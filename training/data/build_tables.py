@@ -13,6 +13,7 @@ import pyarrow as pa
 from training.arguments.parsing import UserError
 from training.data.annotation.export import starts_export
 from training.data.cache import build_in_memory, load_or_build
+from training.data.chat import TemplateTokenizer
 from training.data.contamination import extract_prompt, hash_prompt
 from training.data.encode import EncodedGroup, EncodedPrompt, EncodedText, Outcome
 from training.data.files import Row, raise_error
@@ -22,7 +23,6 @@ from training.data.tables import TableFormat
 
 R = TypeVar("R", bound=Record)
 E = TypeVar("E", bound=EncodedText | EncodedGroup | EncodedPrompt)
-Tokenizer = Any
 
 FORMAT = 2  # of tables and keys; a new number rebuilds all cached tables
 BATCH_ROWS = 512  # encoded together, fewer where rows are long
@@ -37,7 +37,7 @@ class RowEncoder(Generic[R, E]):
     parse: Callable[[Any, str], R]  # of a row and its "path:line"
     encode: Callable[..., list[Outcome[Any]]]  # of records and the tokenizer, with `settings`
     layout: TableFormat[E]
-    tokenizer: Tokenizer
+    tokenizer: TemplateTokenizer
     settings: Mapping[str, Any]
     limit: str  # the flag that sets the length, with its value
     convert: Convert | None = None  # turns a Label Studio export into rows
@@ -68,7 +68,8 @@ def encode_file(
         "rows": [encoder.stage, encoder.variant],
         "layout": str(encoder.layout.schema),
         "settings": dict(encoder.settings),
-        "tokenizer": hash_tokenizer(encoder.tokenizer),
+        "tokenizer": hash_tokenizer(encoder.tokenizer.tokenizer),
+        "templates": [encoder.tokenizer.prompt_template, encoder.tokenizer.chat_template],
         "versions": [version(name) for name in ("transformers", "tokenizers", "pyarrow")],
     }
     return load_or_build(key, file.name, build)
@@ -118,7 +119,7 @@ def _split_batches(records: Iterable[R]) -> Iterator[list[R]]:
         yield batch
 
 
-def hash_tokenizer(tokenizer: Tokenizer) -> str:
+def hash_tokenizer(tokenizer: Any) -> str:
     """Hash all that a tokenizer writes when it is saved: tokens, rules, chat template."""
     digest = hashlib.sha256(type(tokenizer).__name__.encode())
     with tempfile.TemporaryDirectory() as folder:

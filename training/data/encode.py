@@ -6,15 +6,12 @@ The tokenizer adds nothing; EOS is appended here and is always the last token of
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from training.arguments.parsing import UserError
-from training.data.chat import tokenize_chat, tokenize_plain
+from training.data.chat import TemplateTokenizer
 from training.data.records import Conversation, Demonstration, Pair, Prompt, ResponseGroup, Text
 from training.data.values import Message
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Overlong = Literal["error", "drop", "truncate_left"]
 E = TypeVar("E")
@@ -77,32 +74,25 @@ def count_tokens(row: EncodedText | EncodedGroup | EncodedPrompt | PromptTokens)
     return [len(row.input_ids)]
 
 
-def fill_template(template: str, prompt: str) -> str:
-    r"""Put a prompt into --prompt_template, in which a shell may have left `\n` and `\t`."""
-    return template.replace("\\n", "\n").replace("\\t", "\t").replace("{prompt}", prompt)
-
-
 def encode_dialogues(
     records: Sequence[Demonstration | Conversation],
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: TemplateTokenizer,
     *,
     max_length: int,
-    prompt_template: str,
-    chat_template: str | None,
 ) -> list[Outcome[EncodedText]]:
     """Encode demonstrations and conversations, with loss on the assistant's words and EOS.
 
     Too long a row is cut before EOS. What follows a conversation's last reply is dropped.
     """
-    eos = _require_eos(tokenizer)
+    eos = tokenizer.eos
     plain = [record for record in records if isinstance(record, Demonstration)]
-    prompts = _tokenize_prompts([record.prompt for record in plain], tokenizer, prompt_template)
-    responses = tokenize_plain(tokenizer, [record.response for record in plain])
+    prompts = tokenizer.tokenize_prompts([record.prompt for record in plain])
+    responses = tokenizer.tokenize_texts([record.response for record in plain])
     demonstrations = zip(prompts, responses, strict=True)
     return [
         _encode_demonstration(record, *next(demonstrations), eos, max_length)
         if isinstance(record, Demonstration)
-        else _encode_conversation(record, tokenizer, chat_template, eos, max_length)
+        else _encode_conversation(record, tokenizer, eos, max_length)
         for record in records
     ]
 
@@ -119,15 +109,11 @@ def _encode_demonstration(
 
 
 def _encode_conversation(
-    record: Conversation,
-    tokenizer: "PreTrainedTokenizerBase",
-    chat_template: str | None,
-    eos: int,
-    max_length: int,
+    record: Conversation, tokenizer: TemplateTokenizer, eos: int, max_length: int
 ) -> Outcome[EncodedText]:
     last = max(i for i, turn in enumerate(record.messages) if turn.role == "assistant")
     turns = record.messages[: last + 1]
-    ids, mask = tokenize_chat(turns, tokenizer, chat_template, record.source, reply=False)
+    ids, mask = tokenizer.tokenize_chat(turns, record.source, reply=False)
     ids, mask = _end_with_eos(ids, mask, eos)
     cut = len(ids) > max_length
     if cut:
@@ -136,33 +122,26 @@ def _encode_conversation(
 
 
 def encode_texts(
-    records: Sequence[Text], tokenizer: "PreTrainedTokenizerBase"
+    records: Sequence[Text], tokenizer: TemplateTokenizer
 ) -> list[Outcome[EncodedText]]:
     """Encode each text with EOS, uncut (`blocks.Blocks` cuts), with loss on all tokens."""
-    eos = _require_eos(tokenizer)
-    texts = tokenize_plain(tokenizer, [record.text for record in records])
+    eos = tokenizer.eos
+    texts = tokenizer.tokenize_texts([record.text for record in records])
     return [Outcome(EncodedText([*ids, eos], [True] * (len(ids) + 1))) for ids in texts]
 
 
 def encode_groups(
-    records: Sequence[ResponseGroup],
-    tokenizer: "PreTrainedTokenizerBase",
-    *,
-    max_length: int,
-    prompt_template: str,
-    chat_template: str | None,
+    records: Sequence[ResponseGroup], tokenizer: TemplateTokenizer, *, max_length: int
 ) -> list[Outcome[EncodedGroup]]:
     """Encode prompts and their responses; drop pairs whose two sides the cut made equal."""
-    eos = _require_eos(tokenizer)
+    eos = tokenizer.eos
     plain = [record for record in records if not record.messages]
-    prompts = iter(
-        _tokenize_prompts([record.prompt for record in plain], tokenizer, prompt_template)
-    )
-    flat = iter(tokenize_plain(tokenizer, [text for record in plain for text in record.responses]))
+    prompts = iter(tokenizer.tokenize_prompts([record.prompt for record in plain]))
+    flat = iter(tokenizer.tokenize_texts([text for record in plain for text in record.responses]))
     encoded: list[Outcome[EncodedGroup]] = []
     for record in records:
         if record.messages:
-            prompt, responses = _tokenize_chat_group(record, tokenizer, chat_template, eos)
+            prompt, responses = _tokenize_chat_group(record, tokenizer, eos)
         else:
             prompt, responses = next(prompts), [next(flat) for _ in record.responses]
         encoded.append(_encode_group(record, prompt, responses, eos, max_length))
@@ -183,20 +162,17 @@ def _encode_group(
 
 
 def _tokenize_chat_group(
-    record: ResponseGroup,
-    tokenizer: "PreTrainedTokenizerBase",
-    chat_template: str | None,
-    eos: int,
+    record: ResponseGroup, tokenizer: TemplateTokenizer, eos: int
 ) -> tuple[list[int], list[list[int]]]:
     """Tokenize a conversation and each answer to it, without EOS.
 
     Together they are the tokens that stage 1 learns from, up to the answer's end.
     """
-    prompt, _ = tokenize_chat(record.messages, tokenizer, chat_template, record.source, reply=True)
+    prompt, _ = tokenizer.tokenize_chat(record.messages, record.source, reply=True)
     responses = []
     for text in record.responses:
         turns = (*record.messages, Message("assistant", text))
-        ids, mask = tokenize_chat(turns, tokenizer, chat_template, record.source, reply=False)
+        ids, mask = tokenizer.tokenize_chat(turns, record.source, reply=False)
         ids, _ = _end_with_eos(ids, mask, eos)
         responses.append(ids[len(prompt) : -1])
     return prompt, responses
@@ -204,21 +180,19 @@ def _tokenize_chat_group(
 
 def encode_prompts(
     records: Sequence[Prompt],
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: TemplateTokenizer,
     *,
     max_prompt_length: int,
-    prompt_template: str,
-    chat_template: str | None,
     overlong: Overlong,
 ) -> list[Outcome[PromptTokens]]:
     """Encode prompts; conversations are rendered up to the assistant's next words."""
     texts = [record.text for record in records if not record.messages]
-    plain = iter(_tokenize_prompts(texts, tokenizer, prompt_template))
+    plain = iter(tokenizer.tokenize_prompts(texts))
     encoded: list[Outcome[PromptTokens]] = []
     for record in records:
         source = record.source
         if record.messages:
-            ids, _ = tokenize_chat(record.messages, tokenizer, chat_template, source, reply=True)
+            ids, _ = tokenizer.tokenize_chat(record.messages, source, reply=True)
         else:
             ids = next(plain)
         if not ids:
@@ -236,19 +210,6 @@ def encode_prompts(
         prompt = PromptTokens(ids[-max_prompt_length:], record.text, record.fields)
         encoded.append(Outcome(prompt, int(cut)))
     return encoded
-
-
-def _require_eos(tokenizer: "PreTrainedTokenizerBase") -> int:
-    eos = tokenizer.eos_token_id
-    if not isinstance(eos, int):
-        raise UserError("the tokenizer has no EOS token; set eos_token in its folder")
-    return eos
-
-
-def _tokenize_prompts(
-    prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", template: str
-) -> list[list[int]]:
-    return tokenize_plain(tokenizer, [fill_template(template, prompt) for prompt in prompts])
 
 
 def _fit_response(

@@ -205,16 +205,11 @@ def _choose_measure(args: InspectArgs) -> tuple[Callable[[Record], list[int]], s
     """Return a function from a record to its sequences' uncut lengths, and their unit."""
     if not args.tokenizer_name_or_path:
         return _count_characters, "characters"
-    from training.data.chat import load_chat_template
+    from training.data.chat import add_templates
     from training.data.outcomes import count_record_tokens
 
-    count_tokens = partial(
-        count_record_tokens,
-        tokenizer=_load_tokenizer(args.tokenizer_name_or_path),
-        prompt_template=args.prompt_template,
-        chat_template=load_chat_template(args.chat_template),
-    )
-    return count_tokens, "tokens"
+    tokenizer = add_templates(_load_tokenizer(args.tokenizer_name_or_path), args)
+    return partial(count_record_tokens, tokenizer=tokenizer), "tokens"
 
 
 def _count_characters(record: Record) -> list[int]:

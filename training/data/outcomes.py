@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from training.arguments.parsing import UserError
+from training.data.chat import TemplateTokenizer
 from training.data.encode import (
     EncodedGroup,
     EncodedPrompt,
@@ -74,29 +75,21 @@ def number_prompts(
     ]
 
 
-def count_record_tokens(
-    record: Record, *, tokenizer: Any, prompt_template: str, chat_template: str | None
-) -> list[int]:
+def count_record_tokens(record: Record, tokenizer: TemplateTokenizer) -> list[int]:
     """Count the tokens of each sequence that a stage makes of a record, before anything is cut.
 
     Empty if the record has nothing to learn from. Raises `UserError` if the chat template refuses
     a conversation.
     """
     most = sys.maxsize
-    templates: dict[str, Any] = {
-        "prompt_template": prompt_template,
-        "chat_template": chat_template,
-    }
     outcomes: Sequence[Outcome[Any]]
     if isinstance(record, Text):
         outcomes = encode_texts([record], tokenizer)
     elif isinstance(record, Prompt):
-        outcomes = encode_prompts(
-            [record], tokenizer, max_prompt_length=most, overlong="error", **templates
-        )
+        outcomes = encode_prompts([record], tokenizer, max_prompt_length=most, overlong="error")
     elif isinstance(record, ResponseGroup):
-        outcomes = encode_groups([record], tokenizer, max_length=most, **templates)
+        outcomes = encode_groups([record], tokenizer, max_length=most)
     else:
-        outcomes = encode_dialogues([record], tokenizer, max_length=most, **templates)
+        outcomes = encode_dialogues([record], tokenizer, max_length=most)
     (outcome,) = outcomes
     return count_tokens(outcome.row) if outcome.row is not None else []

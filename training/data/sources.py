@@ -17,11 +17,7 @@ from training.paths import cache_dir, prepare_command
 EXAMPLE = "example:"
 
 # Usual names of splits; the first that exists is taken.
-SPLIT_NAMES = {
-    "train": ("train",),
-    "dev": ("dev", "validation", "valid", "val"),
-    "test": ("test",),
-}
+SPLIT_NAMES = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 
 Convert = Callable[[Iterable[Row], str], Iterable[Row]]  # of a file's rows and its name
 

@@ -15,7 +15,7 @@ from training.arguments.sft import SFTArgs
 from training.data.annotation.convert import convert_export
 from training.data.blocks import Blocks
 from training.data.build_tables import RowEncoder
-from training.data.chat import load_chat_template
+from training.data.chat import TemplateTokenizer, add_templates
 from training.data.contamination import hash_text
 from training.data.dataset import encode_paths, load_rows
 from training.data.encode import (
@@ -58,14 +58,20 @@ def load_sft(args: SFTArgs, tokenizer: Tokenizer) -> Split[EncodedText]:
     """Load demonstrations and conversations for stage 1, or packed blocks of plain text."""
     limit = f"--max_length {args.max_length}"
     if args.objective == "lm":
-        texts = RowEncoder("pretrain", parse_text, encode_texts, TEXTS, tokenizer, {}, limit)
+        plain = TemplateTokenizer(tokenizer)  # texts have no templates
+        texts = RowEncoder("pretrain", parse_text, encode_texts, TEXTS, plain, {}, limit)
         train, held_out = (Blocks(rows, args.max_length) for rows in load_rows(args, texts))
         if not train:
             raise UserError("--data_path holds less than two tokens of text")
         return Split(train, held_out)
-    settings = {"max_length": args.max_length, **_load_templates(args)}
     dialogues: RowEncoder[Demonstration | Conversation, EncodedText] = RowEncoder(
-        "sft", parse_sft_row, encode_dialogues, TEXTS, tokenizer, settings, limit
+        "sft",
+        parse_sft_row,
+        encode_dialogues,
+        TEXTS,
+        add_templates(tokenizer, args),
+        {"max_length": args.max_length},
+        limit,
     )
     return Split(*load_rows(args, dialogues))
 
@@ -90,8 +96,8 @@ def load_comparisons(args: RewardArgs, tokenizer: Tokenizer) -> Split[EncodedGro
         parse_group,
         encode_groups,
         GROUPS,
-        tokenizer,
-        {"max_length": args.max_length, **_load_templates(args)},
+        add_templates(tokenizer, args),
+        {"max_length": args.max_length},
         f"--max_length {args.max_length}",
         convert=partial(convert_export, args=args),
     )
@@ -138,17 +144,12 @@ def load_prompts(args: PPOArgs, tokenizer: Tokenizer) -> Split[EncodedPrompt]:
 def _build_prompt_encoder(
     args: CommonArgs, tokenizer: Tokenizer, max_prompt_length: int, overlong: Overlong
 ) -> RowEncoder[Prompt, EncodedPrompt]:
-    settings = {
-        "max_prompt_length": max_prompt_length,
-        "overlong": overlong,
-        **_load_templates(args),
-    }
-    limit = f"--max_prompt_length {max_prompt_length}"
-    return RowEncoder("ppo", parse_prompt, encode_prompts, PROMPTS, tokenizer, settings, limit)
-
-
-def _load_templates(args: CommonArgs) -> dict[str, Any]:
-    return {
-        "prompt_template": args.prompt_template,
-        "chat_template": load_chat_template(args.chat_template),
-    }
+    return RowEncoder(
+        "ppo",
+        parse_prompt,
+        encode_prompts,
+        PROMPTS,
+        add_templates(tokenizer, args),
+        {"max_prompt_length": max_prompt_length, "overlong": overlong},
+        f"--max_prompt_length {max_prompt_length}",
+    )

@@ -6,8 +6,7 @@ import torch
 
 from training.arguments.chat import ChatArgs
 from training.arguments.parsing import UserError
-from training.data.chat import load_chat_template, tokenize_chat, tokenize_plain
-from training.data.encode import fill_template
+from training.data.chat import add_templates
 from training.data.values import Message
 from training.evaluation.sampling import (
     check_language_model,
@@ -34,8 +33,8 @@ class Conversation:
     def __init__(self, args: ChatArgs, device: torch.device) -> None:
         config, self._tokenizer = check_language_model(args.model, flag="--model")
         self._args = args
-        self._chat_template = load_chat_template(args.chat_template)
-        has_template = bool(self._chat_template or self._tokenizer.chat_template)
+        self._templates = add_templates(self._tokenizer, args)
+        has_template = bool(self._templates.chat_template or self._tokenizer.chat_template)
         prefers_chat = has_template and args.prompt_template == "{prompt}"
         self.is_chat = args.mode == "chat" or (args.mode == "auto" and prefers_chat)
         dtype = compute_dtype(args.dtype, device)
@@ -72,14 +71,10 @@ class Conversation:
     def _encode(self, line: str) -> list[int]:
         """Return the token ids of the prompt; drops old turns to make room."""
         if not self.is_chat:
-            return tokenize_plain(
-                self._tokenizer, [fill_template(self._args.prompt_template, line)]
-            )[0]
+            return self._templates.tokenize_prompts([line])[0]
         while True:
             turns = [*self._history, Message("user", line)]
-            ids, _ = tokenize_chat(
-                turns, self._tokenizer, self._chat_template, "this turn", reply=True
-            )
+            ids, _ = self._templates.tokenize_chat(turns, "this turn", reply=True)
             wanted = len(ids) + self._args.max_new_tokens
             if not self._history or self._limit is None or wanted <= self._limit:
                 return ids

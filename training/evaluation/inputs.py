@@ -11,7 +11,7 @@ from typing import Any
 from training.arguments.evaluate import EvaluateArgs
 from training.arguments.parsing import UserError
 from training.data.annotation.convert import convert_if_export
-from training.data.chat import load_chat_template
+from training.data.chat import add_templates
 from training.data.encode import (
     EncodedGroup,
     EncodedPrompt,
@@ -134,10 +134,8 @@ def _read_comparisons(
     limit = count_positions(config) or UNLIMITED_LENGTH
     outcomes = encode_groups(
         [parse_group(row, source) for row, source in rows],
-        tokenizer,
+        add_templates(tokenizer, args),
         max_length=limit,
-        prompt_template=args.prompt_template,
-        chat_template=load_chat_template(args.chat_template),
     )
     groups, report = collect_rows(outcomes, f"the {limit} tokens of --reward_model_name_or_path")
     logger.info("comparisons: %s", report.summarize())

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from training.arguments.sampling import PromptArgs
-from training.data.chat import load_chat_template
+from training.data.chat import add_templates
 from training.data.encode import EncodedPrompt, encode_prompts
 from training.data.outcomes import collect_rows, number_prompts
 from training.data.records import Prompt
@@ -45,10 +45,8 @@ def tokenize_prompts(
     """Encode prompts by their number in the data; log how many fit, under `name`."""
     outcomes = encode_prompts(
         list(records.values()),
-        tokenizer,
+        add_templates(tokenizer, args),
         max_prompt_length=args.max_prompt_length,
-        prompt_template=args.prompt_template,
-        chat_template=load_chat_template(args.chat_template),
         overlong=args.overlong_prompts,
     )
     limit = f"--max_prompt_length {args.max_prompt_length}"

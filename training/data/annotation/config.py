@@ -4,17 +4,20 @@ Both come from the labelling config if it is given, else from the names that col
 """
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from training.arguments.parsing import UserError
 
-PROMPT_KEYS = ("prompt", "question", "instruction")
+# Usual names of a task's data.
+KEYS = {
+    "prompt": ("prompt", "question", "instruction"),
+    "items": ("items", "answers", "responses"),
+    "response": ("response", "answer"),
+}
 ANSWER_KEYS = (("answer1", "answer2"), ("response1", "response2"), ("response_a", "response_b"))
-ITEM_KEYS = ("items", "answers", "responses")
-RESPONSE_KEYS = ("response", "answer")
 CONTROLS = {"Pairwise": "pairwise", "Ranker": "ranker", "Rating": "rating"}
 
 
@@ -32,24 +35,15 @@ class LabelConfig:
     kind: str = ""
     buckets: tuple[str, ...] = ()
 
-    def find_prompt_key(self, data: Mapping[str, Any]) -> str:
-        return _find_key(self.prompt, PROMPT_KEYS, data)
-
-    def find_items_key(self, data: Mapping[str, Any]) -> str:
-        return _find_key(self.items, ITEM_KEYS, data)
-
-    def find_response_key(self, data: Mapping[str, Any]) -> str:
-        return _find_key(self.response, RESPONSE_KEYS, data)
+    def find_key(self, what: str, data: Mapping[str, Any]) -> str:
+        """Return the data key of prompt, items or response; "" if the data have none."""
+        named = getattr(self, what)
+        return next((key for key in ((named,) if named else KEYS[what]) if key in data), "")
 
     def find_answer_keys(self, data: Mapping[str, Any]) -> tuple[str, str]:
         """Return the keys of left and right; ("", "") if the data have neither."""
         known = [self.answers] if self.answers else ANSWER_KEYS
         return next((pair for pair in known if all(key in data for key in pair)), ("", ""))
-
-
-def _find_key(named: str, usual: Sequence[str], data: Mapping[str, Any]) -> str:
-    keys = (named,) if named else usual
-    return next((key for key in keys if key in data), "")
 
 
 def read_config(path: str, *, control: str = "") -> LabelConfig:

@@ -133,7 +133,7 @@ def _ask_task(
 ) -> Question | None:
     """Return a pairwise or ranker task's question with its votes; None without any."""
     try:
-        prompt = read_text(task.data.get(config.find_prompt_key(task.data)), "prompt")
+        prompt = read_text(task.data.get(config.find_key("prompt", task.data)), "prompt")
         answers = read_answers(task.data, config)
     except NoVoteError as reason:
         for annotation, _ in kept:
@@ -165,8 +165,8 @@ def _add_ratings(
     """Add a task's ratings to those of its prompt."""
     for annotation, region in kept:
         try:
-            prompt = read_text(task.data.get(config.find_prompt_key(task.data)), "prompt")
-            response = read_text(task.data.get(config.find_response_key(task.data)), "answer")
+            prompt = read_text(task.data.get(config.find_key("prompt", task.data)), "prompt")
+            response = read_text(task.data.get(config.find_key("response", task.data)), "answer")
             rating = region.value.get("rating") if region is not None else None
             if not annotation.annotator:
                 raise NoVoteError("a rating by nobody named, comparable with no other")

@@ -75,7 +75,7 @@ def read_answers(data: Mapping[str, Any], config: LabelConfig) -> list[tuple[str
         if texts[0] == texts[1]:
             raise NoVoteError("both answers are the same")
         return list(zip(("left", "right"), texts, strict=True))
-    items = data.get(config.find_items_key(data))
+    items = data.get(config.find_key("items", data))
     if isinstance(items, str):  # CSV
         try:
             items = json.loads(items)
