@@ -41,7 +41,6 @@ class Blocks(Lazy[EncodedText]):
 
 
 def measure_texts(texts: Sequence[EncodedText]) -> list[int]:
-    """Count the tokens of each text."""
     if isinstance(texts, TableView | Blocks):
         return texts.lengths
     return [len(text.input_ids) for text in texts]

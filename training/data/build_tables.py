@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 
 from training.arguments.parsing import UserError
-from training.data.annotation.export import starts_export
+from training.data.annotation.export import is_export_start
 from training.data.cache import build_in_memory, load_or_build
 from training.data.chat import TemplateTokenizer
 from training.data.contamination import extract_prompt, hash_prompt
@@ -53,7 +53,7 @@ def encode_file(
     `digest` is of the file's content. Exports are never cached: each run logs their account.
     """
     first = next(file.read(raise_error), None) if encoder.convert else None
-    is_export = first is not None and starts_export(first, file.name)
+    is_export = first is not None and is_export_start(first, file.name)
 
     def build(sink: Any) -> None:
         build_table(encoder, file, sink, is_export=is_export)

@@ -149,7 +149,6 @@ class TemplateTokenizer:
 
 
 def add_templates(tokenizer: "PreTrainedTokenizerBase", args: TemplateArgs) -> TemplateTokenizer:
-    """Give a tokenizer the templates of the flags."""
     return TemplateTokenizer(
         tokenizer, args.prompt_template, load_chat_template(args.chat_template)
     )

@@ -34,7 +34,6 @@ def raise_error(error: UserError) -> None:
 
 
 def read_file(path: str, *, stage: str) -> list[Row]:
-    """Read all rows of one file."""
     return list(iterate_file(path, stage=stage))
 
 
@@ -245,7 +244,6 @@ def _parse_text(path: str, lines: Iterable[tuple[int, str]], stage: str) -> Iter
 
 
 def format_json(value: Any) -> str:
-    """Format JSON for people."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 

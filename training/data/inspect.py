@@ -101,7 +101,6 @@ def _read_rows(args: InspectArgs, paths: Sequence[str], split: str, errors: list
 
 
 def _guess_stage(row: Row) -> str:
-    """Return the stage whose rows have these columns."""
     values, source = row
     if "chosen" in values or "pairs" in values:
         return "reward"
@@ -230,7 +229,6 @@ def _load_tokenizer(path: str) -> Any:
 
 
 def format_findings(findings: Findings, max_length: int, show: int) -> list[str]:
-    """Format the findings for a terminal."""
     kinds = Counter(type(record).__name__ for record in findings.records)
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none readable"
     lines = [f"stage {findings.stage}: {findings.rows} rows, {counts}"]

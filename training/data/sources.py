@@ -80,7 +80,13 @@ def _find_files(path: str, stage: str, split: str) -> list[DataFile]:
         return [_open_file(path, _find_example(path, stage, split), stage)]
     local = Path(path).expanduser()
     if local.is_dir():
-        return [_open_file(path, str(file), stage) for file in _find_in_folder(path, stage, split)]
+        files = _split_files(path, stage, split)
+        if not files:
+            raise UserError(
+                f"{path}: the folder has no {split}.jsonl (nor .json, .csv, .tsv, .parquet, "
+                ".txt); name the file itself, or rename it"
+            )
+        return [_open_file(path, str(file), stage) for file in files]
     if local.exists():
         return [_open_file(path, path, stage)]
     if is_local_path(path):
@@ -162,16 +168,6 @@ def _split_files(folder: str, stage: str, split: str) -> list[Path]:
             if matches:
                 return matches
     return []
-
-
-def _find_in_folder(folder: str, stage: str, split: str) -> list[Path]:
-    files = _split_files(folder, stage, split)
-    if not files:
-        raise UserError(
-            f"{folder}: the folder has no {split}.jsonl (nor .json, .csv, .tsv, .parquet, .txt); "
-            "name the file itself, or rename it"
-        )
-    return files
 
 
 def _ask_hub(function: str, path: str, **options: str) -> Any:

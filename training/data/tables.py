@@ -154,7 +154,6 @@ class Table(Generic[E]):
         return sum(self.sizes)
 
     def read_numbers(self, column: str) -> NDArray[Any]:
-        """Read a column of numbers, for all rows."""
         return np.asarray(self._columns[column].to_numpy())
 
     def read_row(self, row: int, number: int) -> E:

@@ -50,7 +50,6 @@ def read_text(value: Any, name: str, source: str, *, allow_empty: bool = False) 
 
 
 def read_list(value: Any, name: str, source: str) -> list[Any]:
-    """Return a list that is not empty."""
     if not isinstance(value, list | tuple):
         raise UserError(
             f"{source}: '{name}' must be a list, got {show(value)} ({type(value).__name__})"
@@ -76,7 +75,6 @@ def read_number(value: Any, name: str, source: str, default: float) -> float:
 
 
 def read_index(value: Any, name: str, count: int, source: str) -> int:
-    """Return an index below `count`."""
     # Parquet stores [i, j, 0.7] as three floating-point numbers.
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole or not 0 <= value < count:

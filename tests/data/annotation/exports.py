@@ -71,7 +71,7 @@ def write(folder: Path, tasks: Any) -> str:
 
 
 def write_flat(folder: Path, tasks: list[Json], form: str) -> str:
-    """The same as JSON_MIN or CSV: a row an annotation, skipped ones gone, newest first."""
+    """Write tasks as JSON_MIN or CSV: a row per annotation, without skipped ones, newest first."""
     rows = []
     for one in tasks:
         kept = [a for a in one["annotations"] if not a["was_cancelled"]]

@@ -35,7 +35,7 @@ ANYTHING = st.recursive(
 
 
 def attempt(call: Callable[[], Any]) -> tuple[Any, str]:
-    """What a call returns, or the message of its `UserError`."""
+    """Return the result of a call, or the message of its `UserError`."""
     try:
         return call(), ""
     except UserError as error:

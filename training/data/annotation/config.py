@@ -52,7 +52,6 @@ def read_config(path: str, *, control: str = "") -> LabelConfig:
 
 
 def read_page(path: str) -> str:
-    """Read the text of a labelling config."""
     try:
         return Path(path).expanduser().read_text(encoding="utf-8")
     except OSError as error:

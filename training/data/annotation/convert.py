@@ -10,7 +10,7 @@ from training.arguments.annotation import VoteArgs
 from training.arguments.parsing import UserError
 from training.data.annotation.config import LabelConfig, read_config
 from training.data.annotation.count import collect_votes
-from training.data.annotation.export import Task, parse_tasks, starts_export
+from training.data.annotation.export import Task, is_export_start, parse_tasks
 from training.data.annotation.report import FEWEST_SHARED, Report, build_report, format_report
 from training.data.annotation.votes import TIE, Question, Vote
 from training.data.files import Row
@@ -27,7 +27,7 @@ def convert_if_export(rows: Iterable[Row], path: str, args: VoteArgs) -> Iterato
     if first is None:
         return
     rows = chain([first], rows)
-    yield from convert_export(rows, path, args) if starts_export(first, path) else rows
+    yield from convert_export(rows, path, args) if is_export_start(first, path) else rows
 
 
 def convert_export(

@@ -162,7 +162,6 @@ def _add_ratings(
     config: LabelConfig,
     ledger: Ledger,
 ) -> None:
-    """Add a task's ratings to those of its prompt."""
     for annotation, region in kept:
         try:
             prompt = read_text(task.data.get(config.find_key("prompt", task.data)), "prompt")

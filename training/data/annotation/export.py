@@ -70,7 +70,7 @@ def is_unlabelled(row: Mapping[str, Any]) -> bool:
     return isinstance(row.get("data"), Mapping) and "annotations" not in row
 
 
-def starts_export(first: Row, path: str) -> bool:
+def is_export_start(first: Row, path: str) -> bool:
     """True if a file's first row is one of an export; refuses tasks that nobody has labelled."""
     if is_unlabelled(first[0]):
         raise UserError(UNLABELLED.format(path))
@@ -80,7 +80,7 @@ def starts_export(first: Row, path: str) -> bool:
 def read_export(path: str) -> list[Task]:
     """Read the tasks of an export file, in its order."""
     rows = read_file(path, stage="reward")
-    if not starts_export(rows[0], path):
+    if not is_export_start(rows[0], path):
         raise UserError(
             f"{path}: is no Label Studio export (neither 'data' and 'annotations' nor 'annotator' "
             f"and 'annotation_id'), got keys {sorted(map(str, rows[0][0]))}"
@@ -89,7 +89,6 @@ def read_export(path: str) -> list[Task]:
 
 
 def parse_tasks(rows: Sequence[Row], path: str) -> list[Task]:
-    """Parse the tasks of an export's rows."""
     if "annotations" in rows[0][0]:
         return [_parse_task(row, source, path) for row, source in rows]
     tasks: dict[str, Task] = {}
@@ -99,7 +98,6 @@ def parse_tasks(rows: Sequence[Row], path: str) -> list[Task]:
 
 
 def _parse_task(row: Mapping[str, Any], source: str, path: str) -> Task:
-    """Parse a task of a JSON export."""
     data, annotations = row.get("data"), row.get("annotations")
     if not isinstance(data, Mapping) or not isinstance(annotations, list):
         raise UserError(f"{source}: a task needs 'data' and 'annotations', as in the other rows")

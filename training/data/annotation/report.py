@@ -58,7 +58,6 @@ def build_report(tasks: Sequence[Task], questions: Sequence[Question], ledger: L
 
 
 def _measure_agreement(questions: Sequence[Question]) -> dict[str, Any]:
-    """Measure agreement over comparisons that several people judged."""
     units = _group_judgements(questions)
     decided = [unit for unit in units if TIE not in unit.values()]
     percent = percent_agreement(units)
@@ -170,7 +169,6 @@ def _list_warnings(report: Report) -> Iterator[str]:
 
 
 def format_report(report: Report) -> list[str]:
-    """Format the report for a terminal."""
     lines = [
         f"{report['tasks']} tasks, {report['annotations']} annotations by "
         f"{len(report['annotators'])} annotators: {report['used']} used, "

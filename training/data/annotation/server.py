@@ -105,7 +105,6 @@ class Server:
         )
 
     def add(self, project: Project, tasks: Sequence[dict[str, Any]]) -> None:
-        """Import tasks."""
         self._ask(
             lambda: self._client.projects.import_tasks(
                 id=project.number, request=list(tasks), request_options=ONCE

@@ -109,15 +109,14 @@ def make_pairwise_tasks(
     rest = [pair for pair in combinations(order, 2) if pair not in disjoint]
     draw.shuffle(rest)
     chosen = [*disjoint, *rest][: pairs or None]
-    return [_make_pair(prompt, [responses[i] for i in draw.sample(pair, 2)]) for pair in chosen]
-
-
-def _make_pair(prompt: str, sides: Sequence[Sampled]) -> Task:
-    data: Task = {"prompt": prompt}
-    for number, side in enumerate(sides, start=1):
-        data[f"answer{number}"] = side.text
-        data[f"origin{number}"] = _describe_origin(side)
-    return {"data": data}
+    tasks = []
+    for pair in chosen:
+        data: Task = {"prompt": prompt}
+        for number, index in enumerate(draw.sample(pair, 2), start=1):
+            data[f"answer{number}"] = responses[index].text
+            data[f"origin{number}"] = _describe_origin(responses[index])
+        tasks.append({"data": data})
+    return tasks
 
 
 def make_ranker_task(prompt: str, responses: Sequence[Sampled], *, seed: str) -> Task:

@@ -83,14 +83,13 @@ def read_answers(data: Mapping[str, Any], config: LabelConfig) -> list[tuple[str
             items = None
     if not isinstance(items, list) or len(items) < 2:
         raise NoVoteError("the task has no list of answers")
-    return [_read_item(item) for item in items]
-
-
-def _read_item(item: Any) -> tuple[str, str]:
-    if not isinstance(item, Mapping) or not isinstance(item.get("id"), str | int):
-        raise NoVoteError("an answer of the task has no id")
-    text = item.get("body") or item.get("text") or item.get("title")
-    return str(item["id"]), read_text(text, "answer")
+    answers = []
+    for item in items:
+        if not isinstance(item, Mapping) or not isinstance(item.get("id"), str | int):
+            raise NoVoteError("an answer of the task has no id")
+        text = item.get("body") or item.get("text") or item.get("title")
+        answers.append((str(item["id"]), read_text(text, "answer")))
+    return answers
 
 
 def read_choice(region: Region | None, ties: Ties) -> float:
