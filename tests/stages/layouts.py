@@ -1,8 +1,8 @@
-"""Runs stages whose launches have ranks and a ZeRO stage of their own, in one process per rank.
+"""Runs stages whose launches differ in ranks and ZeRO stage, in one process per rank.
 
-Each launch but the last is stopped in the optimizer step that it is told, and the next goes on. The
-launches of a cell are made one after the other, by the processes of one rank and of two in turn;
-a file beside its folder says that one has ended, and where.
+Each launch but the last is stopped in a given optimizer step, and the next one resumes. The
+launches of a cell run one after another, by the processes of one rank and of two in turn; a file
+beside its folder records that one has ended, and where.
 
 python -m tests.stages.layouts CELLS.json     with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR set
 """
