@@ -5,7 +5,7 @@ python .ci/make_pages.py     after a module, its docstring or a flag has changed
 
 import ast
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +20,7 @@ from training.arguments.common import CommonArgs
 from training.arguments.data_size_curve import DataSizeCurveArgs
 from training.arguments.evaluate import EvaluateArgs
 from training.arguments.inspection import InspectArgs
+from training.arguments.parsing import group_fields
 from training.arguments.ppo import PPOArgs
 from training.arguments.reward import RewardArgs
 from training.arguments.self_check import SelfCheckArgs
@@ -86,15 +87,13 @@ def make_flags_page() -> str:
         "`true` or `false`; alone it means `true`. Flags with several values take them separated "
         "by spaces.\n\n## All three stages\n\n"
     )
-    text += format_tables(fields(CommonArgs))
+    text += format_tables(CommonArgs, {})
     common = {field.name: field for field in fields(CommonArgs)}
     for title, (command, cls) in PROGRAMS.items():
         text += f"\n## {title}\n\n`{command}`\n\n"
         is_stage = issubclass(cls, CommonArgs)
         text += "Also takes the flags of [all three stages](#all-three-stages).\n\n" * is_stage
-        text += format_tables(
-            [field for field in fields(cls) if not (is_stage and is_same(field, common))]
-        )
+        text += format_tables(cls, common if is_stage else {})
     return text
 
 
@@ -104,18 +103,21 @@ def is_same(field: Field[Any], common: dict[str, Field[Any]]) -> bool:
     return shared is not None and format_row(shared) == format_row(field)
 
 
-def format_tables(flags: Sequence[Field[Any]]) -> str:
-    """One table per group of flags; a single one where flags have no groups."""
-    groups: dict[str, list[Field[Any]]] = {}
-    for field in flags:
-        if field.name not in SET_BY_LAUNCHER:
-            groups.setdefault(field.metadata.get("group", ""), []).append(field)
-    return "\n".join(
-        (f"**{group[0].upper()}{group[1:]}**\n\n" if group else "")
-        + "| flag | default | meaning |\n| --- | --- | --- |\n"
-        + "".join(map(format_row, members))
-        for group, members in groups.items()
-    )
+def format_tables(cls: type, common: dict[str, Field[Any]]) -> str:
+    """One table per group of flags, less those that are in `common`."""
+    tables = []
+    for group, members in group_fields(cls).items():
+        rows = [
+            format_row(field)
+            for field in members
+            if field.name not in SET_BY_LAUNCHER and not is_same(field, common)
+        ]
+        if rows:
+            title = f"**{group[0].upper()}{group[1:]}**\n\n"
+            tables.append(
+                f"{title}| flag | default | meaning |\n| --- | --- | --- |\n{''.join(rows)}"
+            )
+    return "\n".join(tables)
 
 
 def format_row(field: Field[Any]) -> str:

@@ -4,12 +4,13 @@ test_getting_started.py runs those of "Your own domain" as they are written.
 """
 
 import importlib.util
+import io
 import re
 import shlex
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 
 import pytest
-from transformers.hf_argparser import HfArgumentParser
 
 from examples.quickstart import QuickstartArgs
 from tests.docs.pages import PAGES, ROOT, read_blocks, read_commands
@@ -19,6 +20,7 @@ from training.arguments.collect import CollectArgs
 from training.arguments.data_size_curve import DataSizeCurveArgs
 from training.arguments.evaluate import EvaluateArgs
 from training.arguments.inspection import InspectArgs
+from training.arguments.parsing import _OneLineParser
 from training.arguments.ppo import PPOArgs
 from training.arguments.reward import RewardArgs
 from training.arguments.self_check import SelfCheckArgs
@@ -81,11 +83,13 @@ def find_flag_faults(flags: type, words: list[str]) -> list[str]:
     """Words that are not flags of the dataclass, or values that its flags do not take."""
     names = [word for word in words if word.startswith("--")]
     bare = words[: words.index(names[0])] if names else words
-    parser = HfArgumentParser(flags, allow_abbrev=False, exit_on_error=False)  # type: ignore[arg-type]
+    printed = io.StringIO()
     try:
-        _, unknown = parser.parse_known_args(words[len(bare) :])
-    except Exception as error:  # argparse raises its own and ours
-        return [str(error)]
+        with redirect_stderr(printed):
+            parser = _OneLineParser(flags, allow_abbrev=False)  # type: ignore[arg-type]
+            _, unknown = parser.parse_known_args(words[len(bare) :])
+    except SystemExit:
+        return [printed.getvalue()]
     return unknown
 
 

@@ -3,14 +3,14 @@
 python -m tests.stages.support     writes the table into docs/support.md
 """
 
+import io
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from pathlib import Path
-
-from transformers.hf_argparser import HfArgumentParser
 
 from tests.stages.cells import CHECKPOINTING, LORA, OFFLOAD, OFFLOAD_ALL, STAGES, ZERO, all_cells
 from training.arguments.common import CommonArgs
-from training.arguments.parsing import UserError
+from training.arguments.parsing import parse_args
 from training.arguments.ppo import PPOArgs
 from training.arguments.reward import RewardArgs
 from training.arguments.sft import SFTArgs
@@ -28,11 +28,12 @@ MUON = ("--optimizer", "muon")
 
 def refusal(stage: str, zero: int, flags: tuple[str, ...]) -> str:
     """The stage's error for these flags before anything is loaded; "" where it accepts them."""
-    parser = HfArgumentParser(ARGS[stage])  # type: ignore[arg-type]
+    printed = io.StringIO()
     try:
-        parser.parse_args_into_dataclasses(["--zero_stage", str(zero), *flags])
-    except UserError as error:
-        return str(error).partition(", got")[0]
+        with redirect_stderr(printed):
+            parse_args(ARGS[stage], ["--zero_stage", str(zero), *flags])
+    except SystemExit:
+        return printed.getvalue().partition("error: ")[2].partition(", got")[0]
     return ""
 
 
