@@ -9,7 +9,7 @@ from training.arguments.parsing import arg, require
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkArgs:
-    """What to time, and how often."""
+    """Flags of all benchmarks: the work to time, and how often."""
 
     size: Literal["tiny", "small", "medium"] = arg(
         "small", "GPT-2 of 4 x 256, 12 x 768, 24 x 1024."

@@ -33,7 +33,7 @@ ALLOWED = {"rss_mb": 0.02, "open_files": 0.0, "threads": 0.0}
 
 @dataclass(frozen=True, kw_only=True)
 class EnduranceArgs:
-    """What to run, and for how long."""
+    """Flags of this benchmark."""
 
     minutes: float = arg(60.0, "How long to run.")
     ranks: int = arg(1, "Processes.")

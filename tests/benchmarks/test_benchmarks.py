@@ -67,7 +67,7 @@ def test_rankings_have_the_same_comparisons_on_both_sides_and_a_third_of_the_tok
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(file.read_text())
     assert result["ours"]["amount"] == result["peer"]["amount"] == 2 * 2 * 6
-    # 4 responses once, or 12 sides of 6 pairs: each response stands in three of them.
+    # 4 responses once, or 12 sides of 6 pairs: each response is in three of them.
     assert result["sequence_tokens"]["ratio"] == 3.0
 
 

@@ -64,7 +64,7 @@ def test_what_is_drawn_depends_on_the_seed_and_not_on_the_batch(args):
     assert collected(args, seed=1).tasks != tasks
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_was(args, monkeypatch):
+def test_a_stopped_run_continues_where_it_was(args, monkeypatch):
     whole = collected(args).tasks
     progress = Path(f"{args.output}.progress.jsonl")
     lines = progress.read_text().splitlines(keepends=True)

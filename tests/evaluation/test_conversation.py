@@ -1,4 +1,4 @@
-"""Replies as they stream, what the model is told of earlier turns, and what does not fit."""
+"""Replies are streamed, the model reads earlier turns, and prompts that do not fit are errors."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def chat_model(tmp_path_factory):
 
 
 def parts_of(text: bytes):
-    """What a stream hands on, byte by byte."""
+    """Return the texts that a stream passes on, byte by byte."""
     tokenizer = byte_tokenizer()
     parts: list[str] = []
     stream = TextStream(tokenizer, tokenizer.encode("so: "), parts.append)
@@ -59,7 +59,7 @@ def parts_of(text: bytes):
     return parts, stream.text
 
 
-def test_a_stream_hands_on_whole_characters_only():
+def test_a_stream_passes_on_whole_characters_only():
     text = "né €5 \N{CLAPPER BOARD}!"
     parts, known = parts_of(text.encode())
     assert parts == list(text)
@@ -104,12 +104,12 @@ def test_the_same_seed_tells_the_same_story(made):
     assert len(set(story(1))) == 2
 
 
-def test_a_line_stands_alone_in_its_template_without_a_chat_template(made):
+def test_without_a_chat_template_each_line_is_a_prompt_of_its_own(made):
     text, _ = told(made / "before", "b", said=["a"], prompt_template="Q: {prompt}\\nA:")
     assert text == "Q: b\nA:"
 
 
-def test_with_a_chat_template_earlier_turns_are_told(chat_model):
+def test_with_a_chat_template_the_model_reads_earlier_turns(chat_model):
     text, answers = told(chat_model, "b", said=["a"])
     assert answers[0].strip()
     assert text == f"<u>a<a>{answers[0].strip()}<u>b<a>"
@@ -165,7 +165,7 @@ def test_the_oldest_turns_are_forgotten_when_there_is_no_room(chat_model):
     assert text == f"<u>second second <a>{answer.strip()}<u>third<a>"
 
 
-def test_a_prompt_too_long_is_said_to_be_and_the_next_is_answered(made):
+def test_a_prompt_too_long_is_an_error_and_the_next_is_answered(made):
     talk = conversation(made / "before", max_new_tokens=5)
     with pytest.raises(UserError, match=f"{POSITIONS} tokens, and the model has {POSITIONS} posi"):
         talk.reply("x" * POSITIONS, lambda _: None)

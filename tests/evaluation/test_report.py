@@ -118,7 +118,7 @@ def test_whatever_comes_from_outside_is_escaped(summary, tmp_path):
     assert page.words.count(NASTY) >= 5  # and it is shown as it was written
 
 
-def test_a_broken_guard_is_said_before_the_table(summary, samples, tmp_path):
+def test_warnings_come_before_the_table(summary, samples, tmp_path):
     path = tmp_path / "report.html"
     summary["kl"] = 102.0
     write_report(summary, samples, CURVES, path, kl_target=6.0)
@@ -136,7 +136,7 @@ def test_kl_is_called_within_bounds_only_where_it_was_checked(summary, tmp_path,
     assert ("KL, repetition, length and duplicates" in text) is named
 
 
-def test_samples_stand_side_by_side_and_an_empty_one_is_named(summary, tmp_path):
+def test_samples_are_side_by_side_and_an_empty_one_is_named(summary, tmp_path):
     path = tmp_path / "report.html"
     sample = {"prompt": "a prompt", "before": " the first ", "after": " "}
     write_report(summary, [sample], {}, path)

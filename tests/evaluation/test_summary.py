@@ -26,7 +26,7 @@ def summary():
 
 
 def healthy(**changes):
-    """A summary that no guard objects to, except for `changes`."""
+    """A summary without warnings, except for `changes`."""
     after = {"distinct2": 0.7, "length": 10.0, "duplicates": 0.01, **changes}
     base = {key: {"before": 0.9, "after": after[key]} for key in ("distinct2", "length")}
     judge = {"before": 0.0, "after": 1.0, "win_rate": changes.get("win_rate", 0.9)}
@@ -98,7 +98,7 @@ def test_sides_of_different_length_are_refused():
         compare_responses(BEFORE, AFTER[:3], GROUPS, JUDGES)
 
 
-def test_no_guard_objects_to_a_healthy_run():
+def test_a_healthy_run_has_no_warnings():
     assert list_warnings(healthy(), 6.0) == []
 
 
@@ -112,7 +112,7 @@ def test_no_guard_objects_to_a_healthy_run():
         ({"duplicates": 0.06}, "6.0% are duplicates"),
     ],
 )
-def test_each_guard_speaks_up_and_then_the_win_rate_is_doubted(changes, words):
+def test_each_warning_casts_doubt_on_the_win_rate(changes, words):
     first, second = list_warnings(healthy(**changes), 6.0)
     assert words in first
     assert "over-optimisation" in second
@@ -121,7 +121,7 @@ def test_each_guard_speaks_up_and_then_the_win_rate_is_doubted(changes, words):
 @pytest.mark.parametrize(
     "changes", [{"kl": 18.0}, {"distinct2": 0.6}, {"length": 7.0}, {"duplicates": 0.05}]
 )
-def test_a_guard_allows_its_own_bound(changes):
+def test_a_value_at_its_bound_is_allowed(changes):
     assert list_warnings(healthy(**changes), 6.0) == []
 
 
@@ -129,7 +129,7 @@ def test_a_losing_model_is_not_accused_of_over_optimisation():
     assert len(list_warnings(healthy(distinct2=0.1, win_rate=0.4), 6.0)) == 1
 
 
-def test_without_a_target_kl_is_not_guarded():
+def test_without_a_target_there_is_no_warning_of_kl():
     assert list_warnings(healthy(kl=500.0), None) == []
 
 
@@ -164,7 +164,7 @@ def test_columns_of_the_terminal_table_line_up(summary):
     assert head.index("SFT") + 3 == ends[0]
 
 
-def test_chinese_is_measured_in_characters_with_a_bound_of_its_own():
+def test_chinese_is_measured_in_characters_with_another_bound():
     before = ["房间很大也很干净，服务很好"] * 4
     after = ["房间很好，服务也好。"] * 2 + ["价格便宜，速度快。"] * 2
     summary = compare_responses(before, after, GROUPS, {})

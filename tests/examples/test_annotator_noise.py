@@ -48,7 +48,7 @@ def test_opinions_are_as_divided_as_the_label():
     assert sum(votes) / len(votes) == pytest.approx(0.75, abs=4 * (0.75 * 0.25 / 1800) ** 0.5)
 
 
-def test_the_better_answer_stands_on_either_side_and_a_seed_repeats_it():
+def test_the_better_answer_is_on_either_side_and_a_seed_repeats_it():
     tasks = make_export(GROUPS, tasks=600, annotators=1, noise=0.0, seed=3)
     sides = [t["annotations"][0]["result"][0]["value"]["selected"] for t in tasks]
     assert 200 < sides.count("left") < 400

@@ -1,4 +1,4 @@
-"""What quickstart.sh would run: every command of every recipe is one that its program takes."""
+"""Every command of every recipe of quickstart.sh is accepted by its program."""
 
 import json
 

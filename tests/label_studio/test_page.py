@@ -1,4 +1,4 @@
-"""What annotators see of our two labelling configs, in a real browser."""
+"""Our two labelling configs as annotators see them, in a real browser."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def pushed(command: Any, server: Any, file: Path, title: str) -> int:
 
 
 def choices(ann: Person, project: int) -> list[Any]:
-    """What was chosen in each task, None where it was submitted with nothing chosen."""
+    """Return the choice in each task; None if it was submitted without one."""
     tasks = ann.tasks(project)
     results = [entry["result"] for task in tasks for entry in task["annotations"]]
     return [result[0]["value"]["selected"] if result else None for result in results]

@@ -122,7 +122,7 @@ def test_an_evaluation_ends_with_a_table_and_its_files(made, tmp_path):
 
 
 @pytest.mark.slow
-def test_chat_answers_each_line_and_goes_on_after_one_that_is_too_long(made):
+def test_chat_answers_each_line_and_continues_after_one_that_is_too_long(made):
     flags = ("--model", made / "after", "--max_new_tokens", 8, "--top_k", 1, "--dtype", "fp32")
     ended = run("chat", *flags, told=f"of 3:\n\n{'x' * 70}\nof\\n4:\nof 3:")
     assert ended.returncode == 0, ended.stderr
