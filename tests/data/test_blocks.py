@@ -9,7 +9,7 @@ from training.data.blocks import Blocks
 
 
 class Texts:
-    """A stand-in for a table's rows, as `Blocks` uses them."""
+    """A substitute for a table's rows, as `Blocks` uses them."""
 
     def __init__(self, texts: list[list[int]]) -> None:
         self._texts = texts
