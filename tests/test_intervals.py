@@ -18,5 +18,5 @@ def test_wilson_interval_stays_inside_0_and_1(n):
 
 @pytest.mark.parametrize(("successes", "n"), [(1, 0), (3, 2), (-1, 2)])
 def test_impossible_counts_are_refused(successes, n):
-    with pytest.raises(ValueError, match="successes must lie in"):
+    with pytest.raises(ValueError, match="successes must be in"):
         wilson_interval(successes, n)

@@ -9,7 +9,7 @@ LEVEL = 0.95  # confidence
 def wilson_interval(successes: float, n: int) -> tuple[float, float]:
     """Wilson's 95 % score interval of a proportion of n independent trials (Wilson 1927)."""
     if n <= 0 or not 0 <= successes <= n:
-        raise ValueError(f"successes must lie in 0..n with n above 0, got {successes} of {n}")
+        raise ValueError(f"successes must be in 0..n with n above 0, got {successes} of {n}")
     z = NormalDist().inv_cdf((1.0 + LEVEL) / 2.0)
     share, z2 = successes / n, z * z
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)

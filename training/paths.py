@@ -14,7 +14,7 @@ _NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # of a model that can be downloaded
 
 
 def is_local(path: str) -> bool:
-    """Whether a model's path can only mean a place here, not the name of one to download."""
+    """True if a model's path can only be a local folder, not a name to download."""
     place = Path(path).expanduser()
     is_in_folder = place.parent != Path() and place.parent.is_dir()
     is_name = _NAME.fullmatch(path) is not None and not path.startswith("output")
@@ -22,7 +22,7 @@ def is_local(path: str) -> bool:
 
 
 def not_there(path: str) -> str:
-    """How an error goes on about a model's path where nothing is."""
+    """Format the rest of an error about a model's path that does not exist."""
     named = "" if is_local(path) else ", and nothing of that name could be downloaded"
     return f"{path}: there is no such folder{named}"
 
@@ -41,5 +41,5 @@ def example_tokenizer() -> Path:
 
 
 def prepare_command(example: str) -> str:
-    """What prepares an embedded example, in a shell without an active environment as well."""
+    """Format the command that prepares an example, in a shell without an active environment too."""
     return f"{sys.executable} examples/{example}/prepare.py"

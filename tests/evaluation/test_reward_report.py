@@ -13,12 +13,12 @@ from training.arguments.reward import RewardArgs
 from training.data.encode import EncodedGroup
 from training.data.records import Pair
 from training.data.stages import Split
-from training.evaluation.reward_model.accuracy import full_report
+from training.evaluation.reward_model.accuracy import build_report
 from training.evaluation.reward_model.baselines import learn_length_rule
 from training.evaluation.reward_model.held_out_pairs import held_out_pairs
 from training.evaluation.reward_model.page import write_reward_page
 from training.evaluation.reward_model.report import RewardRun, summarize
-from training.evaluation.reward_model.warnings import warnings_of
+from training.evaluation.reward_model.warnings import list_warnings
 from training.runtime.distributed import World
 
 CPU = torch.device("cpu")
@@ -46,16 +46,16 @@ class Taste:
 
     def report(self, scores):
         held = held_out_pairs(self.groups)
-        return full_report(held, scores, learn_length_rule(self.groups), seed=0)
+        return build_report(held, scores, learn_length_rule(self.groups), seed=0)
 
     def about(self, scores):
-        return [warning["about"] for warning in warnings_of(self.report(scores))]
+        return [warning["about"] for warning in list_warnings(self.report(scores))]
 
 
 def test_an_honest_model_is_not_flagged():
     world = Taste()
     report = world.report(world.quality)
-    assert warnings_of(report) == []
+    assert list_warnings(report) == []
     assert report["calibration"]["ece"] < 0.05
     assert abs(report["calibration"]["overconfidence"]) < 0.04
     assert abs(report["length_correlation"]) < 0.15
@@ -69,7 +69,7 @@ def test_a_model_that_counts_tokens_is_flagged_though_it_is_better_than_chance()
     world = Taste(like_long=0.1)
     report = world.report(0.1 * world.lengths)
     assert report["all"]["accuracy"] > 0.6
-    about = [warning["about"] for warning in warnings_of(report)]
+    about = [warning["about"] for warning in list_warnings(report)]
     assert "length" in about
     assert "length correlation" in about
     assert "length bias" in about
@@ -88,7 +88,7 @@ def test_a_model_that_knows_more_than_length_is_not_flagged_where_length_matters
 def test_a_random_model_is_no_better_than_chance():
     world = Taste()
     report = world.report(0.1 * world.draw.normal(size=len(world.quality)))
-    (warning,) = warnings_of(report)
+    (warning,) = list_warnings(report)
     assert warning["about"] == "chance"
     assert warning["text"].startswith("no better than chance: ")
     assert report["baselines"]["chance"]["p_value"] > 0.02
@@ -107,7 +107,7 @@ def test_a_model_whose_scores_are_four_times_too_far_apart_is_over_confident():
 
 def test_few_comparisons_are_said_with_the_width_of_the_interval():
     world = Taste(count=30)
-    warnings = {w["about"]: w["text"] for w in warnings_of(world.report(world.quality))}
+    warnings = {w["about"]: w["text"] for w in list_warnings(world.report(world.quality))}
     report = world.report(world.quality)
     low, high = report["all"]["interval"]
     text = warnings["few comparisons"]
@@ -127,7 +127,7 @@ def test_an_annotator_who_votes_at_random_is_named_and_the_others_are_not():
 
     world = Taste(votes=votes)
     report = world.report(world.quality)
-    (warning,) = warnings_of(report)
+    (warning,) = list_warnings(report)
     assert warning["about"] == "annotator eve"
     assert "other people agree with" in warning["text"]
     assert report["by_annotator"]["ann"]["accuracy"] == report["all"]["accuracy"]
@@ -138,7 +138,7 @@ def test_soft_labels_are_the_share_who_agree():
     # 3 of 4 people agree; a model that says 0.75 is calibrated, and as good as it can be.
     groups = [EncodedGroup([n], [[1], [2]], (Pair(0, 1, label=0.75),), f"r{n}") for n in range(200)]
     scores = np.tile([np.log(3.0), 0.0], 200)
-    report = full_report(held_out_pairs(groups), scores, learn_length_rule(groups), seed=0)
+    report = build_report(held_out_pairs(groups), scores, learn_length_rule(groups), seed=0)
     assert report["calibration"]["ece"] == pytest.approx(0.0, abs=1e-12)
     assert report["calibration"]["brier"] == pytest.approx(0.0, abs=1e-12)
     assert report["calibration"]["brier_undecided"] == pytest.approx(0.0625)

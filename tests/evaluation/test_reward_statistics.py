@@ -7,27 +7,27 @@ import pytest
 
 from training.data.encode import EncodedGroup
 from training.data.records import Pair
-from training.evaluation.reward_model.accuracy import evaluation_metrics, worst_pairs
+from training.evaluation.reward_model.accuracy import compute_metrics, find_worst_pairs
 from training.evaluation.reward_model.baselines import (
     LengthRule,
-    chance_accuracies,
+    correlate_with_length,
     learn_length_rule,
-    length_correlation,
+    sample_chance_accuracies,
 )
 from training.evaluation.reward_model.calibration import (
     Bin,
+    bin_by_confidence,
     brier_score,
+    compute_probability,
     expected_calibration_error,
     overconfidence,
-    probability,
-    reliability_bins,
 )
 from training.evaluation.reward_model.held_out_pairs import held_out_pairs
 from training.evaluation.reward_model.slices import (
-    accuracy_by,
-    by_annotator,
-    length_edges,
-    quantile_edges,
+    find_length_edges,
+    find_quantile_edges,
+    measure_accuracy_by,
+    measure_by_annotator,
 )
 from training.evaluation.statistics import compute_proportion_interval, linearized_interval
 
@@ -88,7 +88,7 @@ DIFFERENCE, LABEL = array(log(4), -log(4), log(9), 0.0), array(1.0, 0.75, 1.0, 1
 
 
 def test_reliability_by_hand():
-    low, high = reliability_bins(DIFFERENCE, LABEL, bins=2)
+    low, high = bin_by_confidence(DIFFERENCE, LABEL, bins=2)
     assert (low.low, low.high, low.pairs) == (0.5, 0.75, 1)
     assert (low.confidence, low.agreement) == (0.5, 0.5)  # undecided: neither right nor wrong
     assert (high.low, high.high, high.pairs) == (0.75, 1.0, 3)
@@ -99,7 +99,7 @@ def test_reliability_by_hand():
 
 
 def test_a_bin_without_comparisons_is_left_out_and_certainty_is_in_the_last():
-    (only,) = reliability_bins(array(500.0, -800.0), array(1.0, 0.0), bins=10)
+    (only,) = bin_by_confidence(array(500.0, -800.0), array(1.0, 0.0), bins=10)
     assert only == Bin(0.95, 1.0, 2, 1.0, 1.0)
 
 
@@ -117,11 +117,13 @@ def test_brier_score_and_overconfidence_by_hand():
 
 def test_calibration_does_not_depend_on_the_side_that_a_comparison_names_first():
     assert brier_score(-DIFFERENCE, 1.0 - LABEL) == pytest.approx(brier_score(DIFFERENCE, LABEL))
-    assert reliability_bins(-DIFFERENCE, 1.0 - LABEL) == reliability_bins(DIFFERENCE, LABEL)
+    assert bin_by_confidence(-DIFFERENCE, 1.0 - LABEL) == bin_by_confidence(DIFFERENCE, LABEL)
 
 
 def test_probability_has_no_overflow():
-    assert probability(array(-1e4, 0.0, log(3), 1e4)).tolist() == pytest.approx([0, 0.5, 0.75, 1])
+    assert compute_probability(array(-1e4, 0.0, log(3), 1e4)).tolist() == pytest.approx(
+        [0, 0.5, 0.75, 1]
+    )
 
 
 def test_the_interval_of_a_ratio_by_hand():
@@ -167,7 +169,7 @@ def test_one_group_alone_is_one_trial_of_wilsons():
 def test_luck_on_single_comparisons_is_a_coin():
     held = held_out_pairs(pair_rows(400))
     scores = np.random.default_rng(1).normal(size=len(held.prompt))
-    found = chance_accuracies(held, scores, seed=0)
+    found = sample_chance_accuracies(held, scores, seed=0)
     assert found.mean() == pytest.approx(0.5, abs=0.004)
     assert found.std() == pytest.approx(sqrt(0.25 / 400), rel=0.08)
 
@@ -177,19 +179,19 @@ def test_luck_knows_that_comparisons_share_responses():
     rows = [EncodedGroup([n], [[k] for k in range(12)], pairs, f"r{n}") for n in range(20)]
     held = held_out_pairs(rows)
     scores = np.random.default_rng(2).normal(size=240)
-    found = chance_accuracies(held, scores, seed=0)
+    found = sample_chance_accuracies(held, scores, seed=0)
     # Kendall's tau of K independent ranks has variance 2 (2 K + 5) / (9 K (K - 1)); accuracy is
     # (1 + tau) / 2. A coin for each comparison would give 0.0138.
     assert found.std() == pytest.approx(sqrt(58 / 1188 / 4 / 20), rel=0.08)  # 0.0247
     apart = [EncodedGroup([n], [[i], [j]], (Pair(0, 1),), f"r{n}")
              for n in range(20) for i in range(12) for j in range(i + 1, 12)]  # fmt: skip
-    same = chance_accuracies(held_out_pairs(apart), scores, seed=0)
+    same = sample_chance_accuracies(held_out_pairs(apart), scores, seed=0)
     assert same.std() == pytest.approx(found.std(), rel=0.08)  # in rows of their own as well
 
 
 def test_scores_that_are_equal_within_each_prompt_have_no_luck():
     scores = np.repeat(np.arange(5.0), 2)  # dealt among prompts, they would differ
-    assert chance_accuracies(held_out_pairs(pair_rows(5)), scores, seed=0).max() == 0.0
+    assert sample_chance_accuracies(held_out_pairs(pair_rows(5)), scores, seed=0).max() == 0.0
 
 
 def test_the_length_rule_is_learnt_from_what_training_comparisons_say():
@@ -214,29 +216,31 @@ def test_the_length_rule_is_judged_on_decided_comparisons_a_half_where_it_cannot
 
 
 def test_length_correlation_by_hand():
-    found = length_correlation(array(1, 2, -1), array(3, 0, 1))
+    found = correlate_with_length(array(1, 2, -1), array(3, 0, 1))
     assert found == pytest.approx(2 / sqrt(6 * 10))
-    assert length_correlation(array(-1, 2, -1), array(-3, 0, 1)) == pytest.approx(found)  # turned
-    assert length_correlation(array(2, -4), array(1, -2)) == pytest.approx(1.0)
-    assert length_correlation(array(0, 0), array(1, -2)) is None
+    assert correlate_with_length(array(-1, 2, -1), array(-3, 0, 1)) == pytest.approx(
+        found
+    )  # turned
+    assert correlate_with_length(array(2, -4), array(1, -2)) == pytest.approx(1.0)
+    assert correlate_with_length(array(0, 0), array(1, -2)) is None
 
 
 def test_accuracy_by_bins():
     right, values = array(1, 0, 1, 1, 0, 1), array(-5.0, 0.0, 1.0, 2.0, np.nan, 3.0)
-    found = accuracy_by(right, values, [-inf, 0.0, 1.0, 3.0], np.arange(6), seed=0)
+    found = measure_accuracy_by(right, values, [-inf, 0.0, 1.0, 3.0], np.arange(6), seed=0)
     bins = [(part["low"], part["high"], part["pairs"], part["accuracy"]) for part in found]
     assert bins == [(None, 0.0, 1, 1.0), (0.0, 1.0, 1, 0.0), (1.0, 3.0, 3, 1.0)]
     assert found[2]["interval"] == pytest.approx([0.4385, 1.0], abs=1e-4)
 
 
 def test_edges():
-    assert quantile_edges(array(1, 2, 3, 4, 5, np.nan)) == [1.0, 2.0, 3.0, 4.0, 5.0]
-    assert quantile_edges(array(0, 0, 0, 0, 8)) == [0.0, 8.0]
-    assert quantile_edges(array(3, 3)) == [3.0, 3.0]
-    assert quantile_edges(array(np.nan)) == []
+    assert find_quantile_edges(array(1, 2, 3, 4, 5, np.nan)) == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert find_quantile_edges(array(0, 0, 0, 0, 8)) == [0.0, 8.0]
+    assert find_quantile_edges(array(3, 3)) == [3.0, 3.0]
+    assert find_quantile_edges(array(np.nan)) == []
     # Without equal lengths the absolute differences are 1, 4, 9: much is 4.
-    assert length_edges(array(0, 0, -1, 4, -9)) == [-inf, -3.5, -0.5, 0.5, 3.5, inf]
-    assert length_edges(array(0, 1)) == [-inf, -1.5, -0.5, 0.5, 1.5, inf]
+    assert find_length_edges(array(0, 0, -1, 4, -9)) == [-inf, -3.5, -0.5, 0.5, 3.5, inf]
+    assert find_length_edges(array(0, 1)) == [-inf, -1.5, -0.5, 0.5, 1.5, inf]
 
 
 def test_annotators_by_hand():
@@ -251,7 +255,7 @@ def test_annotators_by_hand():
     held = held_out_pairs(rows)
     # Of each prompt's responses the second scores highest, then the third.
     difference = held.difference(np.array([0.0, 2.0, 1.0] * 3))
-    found = by_annotator(held, difference, seed=0)
+    found = measure_by_annotator(held, difference, seed=0)
     assert list(found) == ["a", "b"]  # c is undecided throughout
     a, b = found["a"], found["b"]
     assert (a["pairs"], a["accuracy"]) == (3, pytest.approx(2 / 3))  # wrong, right, right
@@ -269,26 +273,26 @@ def test_the_worst_pairs_are_those_that_are_surest_of_what_people_are_sure_is_wr
     # Divergences: log(1 + e^2) = 2.13 and log(1 + e^3) = 3.05; for label 0.6 and 3 the loss is
     # 0.6 x 3.049 + 0.4 x 0.049 = 1.85 less the entropy 0.67; the others are right, or a tie.
     held, difference = held_out_pairs(rows), array(-2, -3, -3, 5, -9, 0)
-    found = worst_pairs(held, difference)
+    found = find_worst_pairs(held, difference)
     assert [pair["source"] for pair in found] == ["r1", "r0", "r2"]
     assert (found[0]["better"], found[0]["worse"]) == ([1, 0], [1, 1])
     assert (found[0]["score_difference"], found[0]["label"]) == (-3.0, 1.0)
-    assert [pair["source"] for pair in worst_pairs(held, difference, count=1)] == ["r1"]
+    assert [pair["source"] for pair in find_worst_pairs(held, difference, count=1)] == ["r1"]
 
 
 def test_a_response_stands_in_one_of_the_worst_pairs_only():
     rows = [EncodedGroup([1], [[1], [2], [3]], (Pair(0, 1), Pair(0, 2), Pair(1, 2)), "r")]
     held = held_out_pairs(rows)
-    found = worst_pairs(held, held.difference(array(0.0, 4.0, 5.0)))  # -4, -5, -1
+    found = find_worst_pairs(held, held.difference(array(0.0, 4.0, 5.0)))  # -4, -5, -1
     assert [pair["score_difference"] for pair in found] == [-5.0]
 
 
 def test_metrics_of_an_evaluation_tell_how_scores_move():
     held = held_out_pairs(pair_rows(4, tokens=((5,), (6, 7))))
     before, now = array(1, 0, 1, 0, 1, 0, 1, 0), array(3, 1, 3, 1, 3, 1, 1, 3)
-    first = evaluation_metrics(held, before, None, seed=0)
+    first = compute_metrics(held, before, None, seed=0)
     assert "score/eval_turned" not in first
-    metrics = evaluation_metrics(held, now, before, seed=0)
+    metrics = compute_metrics(held, now, before, seed=0)
     assert metrics["score/eval_mean"] == 2.0
     assert metrics["score/eval_std"] == 1.0
     assert metrics["score/eval_turned"] == 0.25

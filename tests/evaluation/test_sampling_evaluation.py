@@ -17,7 +17,7 @@ from training.data.records import Pair
 from training.evaluation.evaluator import Evaluator
 from training.evaluation.inputs import read_inputs
 from training.evaluation.output_files import choose_labels, prepare_output, write_results
-from training.evaluation.reward_model.accuracy import accuracy_entry
+from training.evaluation.reward_model.accuracy import summarize_accuracy
 from training.evaluation.sampling import (
     decode_responses,
     load_policy,
@@ -196,7 +196,7 @@ def test_accuracy_counts_decided_pairs_by_the_side_that_more_raters_prefer():
         EncodedGroup([1], [[2], [3], [4]], pairs, "a:1"),
         EncodedGroup([1], [[5], [6]], (Pair(1, 0, 0.7),), "a:2"),  # 0 > -1: right; gap unknown
     ]
-    entry = accuracy_entry(groups, [3.0, 2.0, 1.0, -1.0, 0.0], seed=0)
+    entry = summarize_accuracy(groups, [3.0, 2.0, 1.0, -1.0, 0.0], seed=0)
     assert entry["pairs"] == 4
     assert entry["accuracy"] == 0.5
     assert entry["human_ceiling"] == pytest.approx((0.8 + 0.6 + 0.9 + 0.7) / 4)
@@ -209,7 +209,7 @@ def test_accuracy_counts_decided_pairs_by_the_side_that_more_raters_prefer():
 
 def test_hard_labels_have_no_human_ceiling_and_unknown_gaps_no_second_accuracy():
     groups = [EncodedGroup([n], [[2], [3]], (Pair(0, 1),), f"a:{n}") for n in range(4)]
-    entry = accuracy_entry(groups, [1.0, 0.0] * 3 + [0.0, 1.0], seed=0)
+    entry = summarize_accuracy(groups, [1.0, 0.0] * 3 + [0.0, 1.0], seed=0)
     assert entry["accuracy"] == 0.75
     assert set(entry) == {"accuracy", "accuracy_ci", "pairs"}
 

@@ -24,7 +24,7 @@ class ChatArgs(SamplingArgs, TemplateArgs):
         self.check_templates()
         require(
             self.mode != "chat" or self.prompt_template == "{prompt}",
-            "--prompt_template is for prompts that stand alone; --mode chat takes --chat_template",
+            "--prompt_template is for separate prompts; --mode chat takes --chat_template",
         )
         require(
             self.mode != "prompt" or not self.chat_template,

@@ -54,7 +54,7 @@ class CollectArgs(PromptArgs, PushTargetArgs):
             f"--temperatures names one twice: {self.temperatures}",
         )
         require(
-            0 < self.most_alike < 1, f"--most_alike must lie between 0 and 1, got {self.most_alike}"
+            0 < self.most_alike < 1, f"--most_alike must be between 0 and 1, got {self.most_alike}"
         )
         require(
             not self.reward_model or self.tasks == "pairwise",

@@ -224,7 +224,7 @@ def check_not_negative(args: object, name: str) -> None:
 
 def check_share(args: object, name: str) -> None:
     value = getattr(args, name)
-    require(0 <= value <= 1, f"--{name} must lie between 0 and 1, got {value}")
+    require(0 <= value <= 1, f"--{name} must be between 0 and 1, got {value}")
 
 
 def check_file(args: object, name: str) -> None:

@@ -65,7 +65,7 @@ class RewardArgs(CommonArgs, VoteArgs):
         )
         require(
             0 <= self.label_smoothing < 1,
-            f"--label_smoothing must lie in [0, 1), got {self.label_smoothing}",
+            f"--label_smoothing must be in [0, 1), got {self.label_smoothing}",
         )
         require(
             self.normalization_samples != 1,

@@ -25,7 +25,7 @@ class SamplingArgs(ModelArgs):
         for name in ("max_new_tokens", "temperature"):
             check_positive(self, name)
         check_not_negative(self, "top_k")
-        require(0 < self.top_p <= 1, f"--top_p must lie in (0, 1], got {self.top_p}")
+        require(0 < self.top_p <= 1, f"--top_p must be in (0, 1], got {self.top_p}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ class SFTArgs(CommonArgs):
         require(self.max_length >= 2, f"--max_length must be at least 2, got {self.max_length}")
         require(
             self.dropout == -1.0 or 0 <= self.dropout < 1,
-            f"--dropout must lie in [0, 1), or be -1 to keep the model's, got {self.dropout}",
+            f"--dropout must be in [0, 1), or be -1 to keep the model's, got {self.dropout}",
         )
         require(
             self.optimizer != "muon" or self.zero_stage == 0,

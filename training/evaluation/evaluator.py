@@ -11,7 +11,7 @@ import torch
 from training.arguments.evaluate import EvaluateArgs
 from training.evaluation.inputs import Inputs, Side
 from training.evaluation.perplexity import Reader
-from training.evaluation.reward_model.accuracy import accuracy_entry
+from training.evaluation.reward_model.accuracy import summarize_accuracy
 from training.evaluation.sampling import (
     decode_responses,
     load_policy,
@@ -192,7 +192,7 @@ class Evaluator:
             [group.prompt_ids for group in groups for _ in group.response_ids],
             [response for group in groups for response in group.response_ids],
         )
-        return accuracy_entry(groups, scores, seed=self._args.seed)
+        return summarize_accuracy(groups, scores, seed=self._args.seed)
 
     def _pick_samples(self) -> list[dict[str, str]]:
         """Pick a few pairs, evenly spaced."""

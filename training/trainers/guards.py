@@ -1,4 +1,4 @@
-"""No optimizer step on a number that is not finite: what is wrong is named, and the run goes on.
+"""Skip optimizer steps whose numbers are not finite, name the fault, and continue.
 
 Every decision is made from sums and norms that all ranks share, so that all of them step or none.
 """
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 NAMED = 8  # rows or parameters that a message names; the others are counted
-LOST_WEIGHT = "no later step can mend it"
+LOST_WEIGHT = "no later step can repair it"
 
 
 class TooManySkips(GuardStop):
@@ -46,7 +46,7 @@ class Fault:
     is_weight: bool = False
 
     def __str__(self) -> str:
-        rows = [f"of {_shortened(self.rows)}"] if self.rows else []
+        rows = [f"of {_shorten(self.rows)}"] if self.rows else []
         return " ".join([self.tensor, *rows, "is not finite"])
 
 
@@ -59,17 +59,17 @@ class SkipStep(Exception):  # noqa: N818 (no error of the program)
 
 
 class Readings:
-    """What the micro-batches of one optimizer step have read, to be looked at if it goes wrong."""
+    """Outputs of the micro-batches of one optimizer step, to find one that is not finite."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[str, Tensor, Callable[[], Sequence[str]]]] = []
 
     def add(self, name: str, values: Tensor, rows: Callable[[], Sequence[str]]) -> None:
-        """Readings [N] called `name`; `rows` names the row of data of each."""
+        """Add outputs [N] called `name`; `rows` names the data row of each."""
         self._parts.append((name, values.detach(), rows))
 
     def fault(self, world: World) -> Fault | None:
-        """The reading made first of those that are not finite on some rank; all ranks call this."""
+        """Find the earliest non-finite output on any rank; all ranks call this."""
         own: dict[str, list[str]] = {}
         for name, values, rows in self._parts:
             bad = (~torch.isfinite(values)).tolist()
@@ -87,7 +87,7 @@ class Readings:
 
 
 class Guard:
-    """Counts the steps left out in a row, and stops the run when they are too many."""
+    """Counts consecutive skipped steps, and stops the run when there are too many."""
 
     def __init__(self, args: CommonArgs, schedule: Schedule) -> None:
         self._limit = args.max_skipped_steps
@@ -96,9 +96,9 @@ class Guard:
         self.in_a_row = 0
 
     def step(self, name: str, work: Callable[[float], T]) -> T | None:
-        """`work(lr_scale)`, an optimizer step that the schedule counts, or None if left out.
+        """Run `work(lr_scale)`, an optimizer step; returns None if it was skipped.
 
-        The schedule does not count a step that was left out: the next has its learning rate.
+        The schedule does not count a skipped step: the next one has its learning rate.
         """
         try:
             result = work(self._schedule.start_step())
@@ -111,7 +111,7 @@ class Guard:
         return result
 
     def skip(self, name: str, fault: Fault) -> None:
-        """Say what was wrong; `TooManySkips` once it is too much."""
+        """Log the fault; raises `TooManySkips` above --max_skipped_steps."""
         if fault.is_weight:
             raise TooManySkips(f"{name}: {fault}; {LOST_WEIGHT}", weights_are_finite=False)
         self.skipped += 1
@@ -129,16 +129,16 @@ class Guard:
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, int]:
-        """What `restore` needs to go on from here."""
+        """Return the state that `load_state_dict` takes."""
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Restore what `state_dict` returned; batches were taken for the steps left out too."""
+        """Restore what `state_dict` returned; skipped steps consumed batches too."""
         self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
 
     @property
     def metrics(self) -> dict[str, float]:
-        """How many optimizer steps were left out so far; nothing in a run without any."""
+        """Number of skipped optimizer steps so far; empty if there are none."""
         return {"guard/skipped_steps": float(self.skipped)} if self.skipped else {}
 
 
@@ -150,7 +150,7 @@ def step_together(
     readings: Readings,
     world: World,
 ) -> dict[str, float]:
-    """The optimizer step of all `engines`, or of none with `SkipStep`; their gradient norms.
+    """Step all `engines` and return their gradient norms, or raise `SkipStep` and step none.
 
     `losses` are sums over all ranks, and DeepSpeed's norms are agreed upon as well: nothing more
     is asked of the other ranks while everything is finite.
@@ -163,8 +163,8 @@ def step_together(
     fault = (
         weight_fault({name: engine.module for name, engine in engines.items()}, world)
         or readings.fault(world)
-        or _loss_fault(losses)
-        or _gradient_fault(engines)
+        or _find_loss_fault(losses)
+        or _find_gradient_fault(engines)
     )
     for engine in engines.values():
         engine.drop()
@@ -172,26 +172,26 @@ def step_together(
 
 
 def weight_fault(models: Mapping[str, nn.Module], world: World) -> Fault | None:
-    """The weights that are not finite, of the first model that has any; all ranks call this."""
+    """Find the non-finite weights of the first model that has any; all ranks call this."""
     for name, module in models.items():
         if bad := find_bad_weights(module, world):
-            return Fault(f"weight {_shortened(bad)} of the {name}", is_weight=True)
+            return Fault(f"weight {_shorten(bad)} of the {name}", is_weight=True)
     return None
 
 
-def _loss_fault(losses: Mapping[str, float]) -> Fault | None:
+def _find_loss_fault(losses: Mapping[str, float]) -> Fault | None:
     bad = [f"{name} ({value})" for name, value in losses.items() if not math.isfinite(value)]
     return Fault(bad[0]) if bad else None
 
 
-def _gradient_fault(engines: Mapping[str, TrainingEngine]) -> Fault:
+def _find_gradient_fault(engines: Mapping[str, TrainingEngine]) -> Fault:
     for name, engine in engines.items():
         # Backward goes through the module from its end: what comes last there went wrong first.
         if bad := engine.find_bad_gradients()[::-1]:
-            return Fault(f"gradient of {_shortened(bad)} of the {name}")
+            return Fault(f"gradient of {_shorten(bad)} of the {name}")
     return Fault("the norm of the gradients, each of them finite,")
 
 
-def _shortened(names: Sequence[str]) -> str:
+def _shorten(names: Sequence[str]) -> str:
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -26,7 +26,7 @@ def sample_responses(
 ) -> list[dict[str, Any]]:
     """Responses to the prompts of the first held-out rows, beside the ones they should have."""
     rows = (data.held_out or data.train)[:COUNT]
-    prompts = [_before_first_target(row) for row in rows]
+    prompts = [_cut_before_target(row) for row in rows]
     limit = count_positions(actor.module.lm.config) or args.max_length
     room = min(NEW_TOKENS, limit - max(map(len, prompts)))
     if room < 1:
@@ -70,5 +70,5 @@ def sample_scores(
     ]
 
 
-def _before_first_target(row: EncodedText) -> list[int]:
+def _cut_before_target(row: EncodedText) -> list[int]:
     return row.input_ids[: row.loss_mask.index(True)]

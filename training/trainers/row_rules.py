@@ -1,4 +1,4 @@
-"""How stages 1 and 2 fill their rows, from their flags and the model."""
+"""Rules by which stages 1 and 2 fill their rows."""
 
 from typing import Any
 

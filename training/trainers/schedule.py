@@ -1,4 +1,4 @@
-"""How far a run has come, and the learning rate that goes with it."""
+"""Progress of a run, and its learning rate."""
 
 import math
 import time
@@ -36,22 +36,24 @@ class Schedule:
 
     @property
     def is_done(self) -> bool:
-        return self._progress(0) >= 1.0
+        return self._compute_progress(0) >= 1.0
 
     def start_step(self) -> float:
-        """Call before each step's work; the scale of its learning rate."""
+        """Call before each step; returns the scale of its learning rate."""
         self._started = time.monotonic()
-        return compute_step_lr_scale(self._args, self._progress(0), min(self._progress(1), 1.0))
+        return compute_step_lr_scale(
+            self._args, self._compute_progress(0), min(self._compute_progress(1), 1.0)
+        )
 
     def take_back_step(self) -> None:
-        """Call in place of `end_step` when the step was not made: the next one is it."""
+        """Call instead of `end_step` if the step was skipped: retry with the next batch."""
         self.step -= 1
-        self.end_step()  # its time is spent all the same
+        self.end_step()  # its time counts anyway
 
     def end_step(self) -> None:
         """Call after each step's work; time outside (evaluation, saving) is not counted.
 
-        A step that was begun and is not ended has not been.
+        A step without a matching end_step() is not counted.
         """
         self.step += 1
         if self._max_seconds:
@@ -59,16 +61,16 @@ class Schedule:
             self.note_seconds(spent)
 
     def note_seconds(self, spent: float) -> None:
-        """Take the seconds of the step that has just ended into account."""
+        """Add the seconds of the step that has just ended."""
         self._last_step_seconds = spent
         self._seconds += spent
         if self.step <= self._warm_up_steps:
             self._warm_up_seconds = self._seconds
-        if self._bound is None and self._projected_seconds() > self._max_seconds:
+        if self._bound is None and self._project_seconds() > self._max_seconds:
             self._bound = self.step / self.total_steps, self._seconds
 
     def state_dict(self) -> dict[str, Any]:
-        """What `restore` needs to go on from here."""
+        """Return the state that `load_state_dict` takes."""
         return {
             "step": self.step,
             "seconds": self._seconds,
@@ -89,15 +91,15 @@ class Schedule:
     def _warm_up_steps(self) -> int:
         return min(WARM_UP_STEPS, self.total_steps // 4)
 
-    def _projected_seconds(self) -> float:
-        """Of all steps, at the pace since the warm-up; those so far where no other is known."""
+    def _project_seconds(self) -> float:
+        """Project the seconds of all steps from the pace since the warm-up."""
         steps = self.step - self._warm_up_steps
         if steps < 1:
             return self._seconds
         pace = (self._seconds - self._warm_up_seconds) / steps
         return self._seconds + pace * (self.total_steps - self.step)
 
-    def _progress(self, steps_ahead: int) -> float:
+    def _compute_progress(self, steps_ahead: int) -> float:
         done = (self.step + steps_ahead) / self.total_steps
         if self._bound is None:
             return done

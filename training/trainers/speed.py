@@ -36,7 +36,7 @@ class Speed:
     ) -> float:
         """Seconds at best of optimizer steps on sequences of these lengths."""
         flops = TRAINING * self.shape.count_forward_flops(lengths, targets)
-        return self._least(flops, optimizer_passes=optimizer_steps)
+        return self._bound_seconds(flops, optimizer_passes=optimizer_steps)
 
     def ppo(self, rollout: Rollout, args: PPOArgs, seconds: dict[str, float]) -> dict[str, float]:
         """The phases of a PPO step, from their `time/..._s`."""
@@ -73,18 +73,22 @@ class Speed:
         updates = args.ppo_epochs * (args.sequences_per_step // args.minibatch_size)
         learnt = TRAINING * args.ppo_epochs * (head if is_shared else head + trunk)
         return {
-            "generate": self._decoding(prompts, responses, args),
-            "score": self._least(scored),
-            "update": self._least(learnt, optimizer_passes=updates * (1 if is_shared else 2)),
+            "generate": self._bound_generation(prompts, responses, args),
+            "score": self._bound_seconds(scored),
+            "update": self._bound_seconds(
+                learnt, optimizer_passes=updates * (1 if is_shared else 2)
+            ),
         }
 
-    def _least(self, flops: float, optimizer_passes: int = 0) -> float:
+    def _bound_seconds(self, flops: float, optimizer_passes: int = 0) -> float:
         """Seconds for a rank's share of the arithmetic, then for its optimizer."""
         adam = optimizer_passes * ADAM_BYTES * self.shape.active_parameters
         arithmetic = self.machine.seconds(flops=flops / self._ranks)
         return arithmetic + self.machine.seconds(bytes_read=adam)
 
-    def _decoding(self, prompts: Sequence[int], responses: Sequence[int], args: PPOArgs) -> float:
+    def _bound_generation(
+        self, prompts: Sequence[int], responses: Sequence[int], args: PPOArgs
+    ) -> float:
         """The prompts at once, then token by token."""
         share = slice(0, None, self._ranks)
         prompts, responses = prompts[share], responses[share]

@@ -1,4 +1,4 @@
-"""What held-out comparisons say about a reward model. Pure functions of its scores of them."""
+"""Measures of a reward model on held-out comparisons. Pure functions of its scores."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,25 +9,25 @@ import numpy as np
 from training.data.encode import EncodedGroup
 from training.evaluation.reward_model.baselines import (
     LengthRule,
-    accuracy_of,
-    chance_accuracies,
-    length_correlation,
+    correlate_with_length,
+    mark_correct,
+    sample_chance_accuracies,
 )
 from training.evaluation.reward_model.calibration import (
+    bin_by_confidence,
     brier_score,
+    compute_probability,
     expected_calibration_error,
     overconfidence,
-    probability,
-    reliability_bins,
 )
 from training.evaluation.reward_model.held_out_pairs import HeldOutPairs, held_out_pairs
 from training.evaluation.reward_model.slices import (
     RATERS,
-    accuracy_by,
-    accuracy_slice,
-    by_annotator,
-    length_edges,
-    quantile_edges,
+    find_length_edges,
+    find_quantile_edges,
+    measure_accuracy,
+    measure_accuracy_by,
+    measure_by_annotator,
 )
 from training.evaluation.statistics import (
     Floats,
@@ -40,17 +40,17 @@ WORST = 20  # pairs to read
 Report = dict[str, Any]
 
 
-def accuracy_report(held: HeldOutPairs, difference: Floats, *, seed: int) -> Report:
+def report_accuracy(held: HeldOutPairs, difference: Floats, *, seed: int) -> Report:
     """Accuracy over all decided comparisons and over those with a gap of at least 1."""
-    right, clusters = accuracy_of(difference, held), held.cluster[held.is_decided]
-    report = {"all": accuracy_slice(right, clusters, seed=seed)}
+    right, clusters = mark_correct(difference, held), held.cluster[held.is_decided]
+    report = {"all": measure_accuracy(right, clusters, seed=seed)}
     wide = held.gap[held.is_decided] >= 1.0
     if wide.any():
-        report["gap1"] = accuracy_slice(right[wide], clusters[wide], seed=seed)
+        report["gap1"] = measure_accuracy(right[wide], clusters[wide], seed=seed)
     return report
 
 
-def accuracy_entry(
+def summarize_accuracy(
     groups: Sequence[EncodedGroup],
     scores: Sequence[float],  # one a response, in the order of the groups
     *,
@@ -64,7 +64,7 @@ def accuracy_entry(
     flat = iter(scores)
     by_group = [[next(flat) for _ in group.response_ids] for group in groups]
     held = held_out_pairs(groups)
-    report = accuracy_report(held, held.difference(held.flat(by_group)), seed=seed)
+    report = report_accuracy(held, held.difference(held.flat(by_group)), seed=seed)
     label, gap = held.label[held.is_decided], held.gap[held.is_decided]
     entry: Report = {}
     for name, suffix, shares in (("all", "", label), ("gap1", "_gap1", label[gap >= 1.0])):
@@ -79,76 +79,83 @@ def accuracy_entry(
     return entry
 
 
-def evaluation_metrics(
+def compute_metrics(
     held: HeldOutPairs, scores: Floats, before: Floats | None, *, seed: int
 ) -> dict[str, float]:
-    """What is logged of each evaluation beside loss and accuracy; `before` are the scores of the
-    evaluation before, for the share of comparisons whose order has turned since."""
+    """Compute the metrics of an evaluation beside loss and accuracy.
+
+    `before` are the scores of the previous evaluation, for the share of comparisons whose order
+    has changed since.
+    """
     metrics = {"score/eval_mean": float(scores.mean()), "score/eval_std": float(scores.std())}
     difference = held.difference(scores)
     if before is not None:
         turned = np.sign(held.difference(before)) != np.sign(difference)
         metrics["score/eval_turned"] = float(turned.mean())
     if held.is_decided.any() and np.isfinite(scores).all():
-        right, clusters = accuracy_of(difference, held), held.cluster[held.is_decided]
+        right, clusters = mark_correct(difference, held), held.cluster[held.is_decided]
         low, high = compute_proportion_interval(right, clusters, seed=seed)
         metrics |= {
             "accuracy/eval_low": low,
             "accuracy/eval_high": high,
-            "calibration/ece": expected_calibration_error(reliability_bins(difference, held.label)),
+            "calibration/ece": expected_calibration_error(
+                bin_by_confidence(difference, held.label)
+            ),
             "calibration/brier": brier_score(difference, held.label),
             "calibration/overconfidence": float(overconfidence(difference, held.label).mean()),
         }
-        correlation = length_correlation(difference, held.length_difference)
+        correlation = correlate_with_length(difference, held.length_difference)
         if correlation is not None:
             metrics["score/eval_length_correlation"] = correlation
     return metrics
 
 
-def full_report(held: HeldOutPairs, scores: Floats, rule: LengthRule, *, seed: int) -> Report:
+def build_report(held: HeldOutPairs, scores: Floats, rule: LengthRule, *, seed: int) -> Report:
     """Everything but what happened during the run. Scores are finite, and something is decided."""
     difference, decided = held.difference(scores), held.is_decided
-    right, clusters = accuracy_of(difference, held), held.cluster[decided]
-    report = accuracy_report(held, difference, seed=seed)
+    right, clusters = mark_correct(difference, held), held.cluster[decided]
+    report = report_accuracy(held, difference, seed=seed)
 
     def by(values: Floats, edges: Sequence[float]) -> list[dict[str, Any]]:
-        return accuracy_by(right, values[decided], edges, clusters, seed=seed) if edges else []
+        return (
+            measure_accuracy_by(right, values[decided], edges, clusters, seed=seed) if edges else []
+        )
 
     lengths, sure = held.length_difference, np.abs(difference)
     return report | {
         "ties": int((~decided).sum()),
         "prompts": len(np.unique(held.cluster)),
-        "by_score_difference": by(sure, quantile_edges(sure[decided])),
-        "by_gap": by(held.gap, quantile_edges(held.gap[decided])),
+        "by_score_difference": by(sure, find_quantile_edges(sure[decided])),
+        "by_gap": by(held.gap, find_quantile_edges(held.gap[decided])),
         "by_raters": by(held.label, RATERS) if (held.label[decided] < 1.0).any() else [],
-        "by_length": by(lengths, length_edges(lengths[decided])),
-        "by_annotator": by_annotator(held, difference, seed=seed),
-        "calibration": _calibration(held, difference, seed),
+        "by_length": by(lengths, find_length_edges(lengths[decided])),
+        "by_annotator": measure_by_annotator(held, difference, seed=seed),
+        "calibration": _report_calibration(held, difference, seed),
         "baselines": {
-            "chance": _chance(held, scores, float(right.mean()), seed),
-            "length": _length(held, right, rule, seed),
+            "chance": _report_chance(held, scores, float(right.mean()), seed),
+            "length": _report_length(held, right, rule, seed),
         },
-        "length_correlation": length_correlation(difference, lengths),
-        "worst": worst_pairs(held, difference),
+        "length_correlation": correlate_with_length(difference, lengths),
+        "worst": find_worst_pairs(held, difference),
     }
 
 
-def _calibration(held: HeldOutPairs, difference: Floats, seed: int) -> Report:
-    bins = reliability_bins(difference, held.label)
+def _report_calibration(held: HeldOutPairs, difference: Floats, seed: int) -> Report:
+    bins = bin_by_confidence(difference, held.label)
     excess = overconfidence(difference, held.label)
     return {
         "ece": expected_calibration_error(bins),
         "brier": brier_score(difference, held.label),
         "brier_undecided": brier_score(np.zeros_like(difference), held.label),
-        "confidence": float(probability(np.abs(difference)).mean()),
+        "confidence": float(compute_probability(np.abs(difference)).mean()),
         "overconfidence": float(excess.mean()),
-        "overconfidence_interval": _interval(excess, held.cluster, seed),
+        "overconfidence_interval": _compute_interval(excess, held.cluster, seed),
         "bins": [asdict(part) for part in bins],
     }
 
 
-def _chance(held: HeldOutPairs, scores: Floats, accuracy: float, seed: int) -> Report:
-    drawn = chance_accuracies(held, scores, seed=seed)
+def _report_chance(held: HeldOutPairs, scores: Floats, accuracy: float, seed: int) -> Report:
+    drawn = sample_chance_accuracies(held, scores, seed=seed)
     low, high = np.quantile(drawn, [0.025, 0.975])
     # As many as did at least as well, the model itself among them (Phipson and Smyth, 2010).
     p_value = (1 + int((drawn >= accuracy).sum())) / (1 + len(drawn))
@@ -156,26 +163,26 @@ def _chance(held: HeldOutPairs, scores: Floats, accuracy: float, seed: int) -> R
     return {"accuracy": float(drawn.mean()), "interval": interval, "p_value": p_value}
 
 
-def _length(held: HeldOutPairs, right: Floats, rule: LengthRule, seed: int) -> Report:
+def _report_length(held: HeldOutPairs, right: Floats, rule: LengthRule, seed: int) -> Report:
     clusters, outcomes = held.cluster[held.is_decided], rule.outcomes(held)
     lead = right - outcomes
     return {
         "prefers": rule.prefers,
         "train_accuracy": rule.train_accuracy,
-        **accuracy_slice(outcomes, clusters, seed=seed),
+        **measure_accuracy(outcomes, clusters, seed=seed),
         "model_leads_by": float(lead.mean()),
-        "model_leads_by_interval": _interval(lead, clusters, seed),
+        "model_leads_by_interval": _compute_interval(lead, clusters, seed),
     }
 
 
-def _interval(values: Floats, clusters: Any, seed: int) -> list[float] | None:
+def _compute_interval(values: Floats, clusters: Any, seed: int) -> list[float] | None:
     """None where one prompt alone does not say how much prompts differ."""
     if len(np.unique(clusters)) < 2:
         return None
     return list(compute_mean_interval(values, clusters, seed=seed))
 
 
-def worst_pairs(held: HeldOutPairs, difference: Floats, count: int = WORST) -> list[Report]:
+def find_worst_pairs(held: HeldOutPairs, difference: Floats, count: int = WORST) -> list[Report]:
     """Comparisons that the model has most confidently wrong, each response shown once.
 
     Ordered by the divergence of the model's chance p from the label y, y log(y / p) +

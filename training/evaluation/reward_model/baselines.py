@@ -1,4 +1,4 @@
-"""What a reward model's accuracy is to be compared with: luck, and a count of tokens. Pure."""
+"""Baselines of a reward model's accuracy: chance, and a rule that counts tokens. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ FEWEST_DRAWS = 100
 Side = Literal["longer", "shorter"]
 
 
-def accuracy_of(difference: Floats, held: HeldOutPairs) -> Floats:  # [decided]
+def mark_correct(difference: Floats, held: HeldOutPairs) -> Floats:  # [decided]
     """1 where scores order a decided comparison as people did, else 0; equal scores order none."""
     right: Floats = (difference[held.is_decided] > 0).astype(np.float64)
     return right
 
 
-def chance_accuracies(held: HeldOutPairs, scores: Floats, *, seed: int) -> Floats:  # [draws]
-    """Accuracies of the same scores dealt anew among the responses of each prompt.
+def sample_chance_accuracies(held: HeldOutPairs, scores: Floats, *, seed: int) -> Floats:  # [draws]
+    """Shuffle the scores among the responses of each prompt; return the accuracies.
 
     Comparisons keep their shared responses, so the spread is that of a model that knows nothing
     on these very comparisons: a permutation test, as training on shuffled labels is but without
@@ -73,7 +73,7 @@ def learn_length_rule(groups: Sequence[EncodedGroup]) -> LengthRule:
     return LengthRule("longer" if share >= 0.5 else "shorter", max(share, 1.0 - share))
 
 
-def length_correlation(difference: Floats, length_difference: Floats) -> float | None:
+def correlate_with_length(difference: Floats, length_difference: Floats) -> float | None:
     """Correlation of score difference with length difference over all comparisons both ways.
 
     Both ways means are 0, so it is sum(s l) / sqrt(sum(s^2) sum(l^2)) and does not depend on which

@@ -1,4 +1,4 @@
-"""Whether a reward model is as sure as it is right. Pure functions of score differences.
+"""Calibration of a reward model. Pure functions of score differences.
 
 A reward model's chance that one response is better is sigmoid(score difference), Bradley and
 Terry's model. Shapes: P comparisons; `label` is the share of raters who find the better side
@@ -26,22 +26,22 @@ class Bin:
     agreement: float  # mean share of people who agree with the model
 
 
-def probability(difference: Floats) -> Floats:
+def compute_probability(difference: Floats) -> Floats:
     """sigmoid, without an overflow for any score difference."""
     found: Floats = 0.5 * (1.0 + np.tanh(0.5 * difference))
     return found
 
 
-def preferred_side(difference: Floats, label: Floats) -> tuple[Floats, Floats]:
+def choose_preferred_side(difference: Floats, label: Floats) -> tuple[Floats, Floats]:
     """(confidence, outcome) [P] of the side that the model prefers; 1/2 where it prefers none."""
     outcome = np.where(difference > 0, label, 1.0 - label)
-    return probability(np.abs(difference)), np.where(difference == 0, 0.5, outcome)
+    return compute_probability(np.abs(difference)), np.where(difference == 0, 0.5, outcome)
 
 
-def reliability_bins(difference: Floats, label: Floats, *, bins: int = BINS) -> list[Bin]:
+def bin_by_confidence(difference: Floats, label: Floats, *, bins: int = BINS) -> list[Bin]:
     """Equally wide bins of confidence from 1/2 to 1, empty ones left out: a reliability diagram
     (DeGroot and Fienberg, 1983)."""
-    confidence, outcome = preferred_side(difference, label)
+    confidence, outcome = choose_preferred_side(difference, label)
     index = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
     found = []
     for number in range(bins):
@@ -62,7 +62,7 @@ def expected_calibration_error(bins: list[Bin]) -> float:
 
 def overconfidence(difference: Floats, label: Floats) -> Floats:
     """Confidence minus outcome [P]: its mean is above 0 where the model is surer than right."""
-    confidence, outcome = preferred_side(difference, label)
+    confidence, outcome = choose_preferred_side(difference, label)
     found: Floats = confidence - outcome
     return found
 
@@ -72,4 +72,4 @@ def brier_score(difference: Floats, label: Floats) -> float:
 
     Never deciding, a chance of 1/2, gets a quarter on hard labels.
     """
-    return float(np.square(probability(difference) - label).mean())
+    return float(np.square(compute_probability(difference) - label).mean())

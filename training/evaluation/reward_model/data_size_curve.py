@@ -16,7 +16,7 @@ from training.data.groups import take_prompts
 from training.data.sources import read_rows
 from training.data.stages import load_comparisons
 from training.evaluation.page import write_page
-from training.evaluation.reward_model.page import accuracy_chart, accuracy_row
+from training.evaluation.reward_model.page import make_accuracy_row, render_accuracies
 from training.evaluation.reward_model.report import FILE as EVALUATION_FILE
 from training.models.tokenizers import Tokenizer
 
@@ -79,9 +79,13 @@ def write_curve(args: DataSizeCurveArgs) -> list[str]:
         lines.append(f"  {100 * share:.3g}% of the prompts: {accuracy} [{low:.1%}, {high:.1%}]")
     folder = Path(args.output_dir)
     (folder / CURVE_FILE).write_text(json.dumps(curve, indent=2) + "\n", encoding="utf-8")
-    chart = accuracy_chart(
+    chart = render_accuracies(
         TITLE,
-        [accuracy_row(f"{100 * p['share']:.3g}% of the prompts", p) for p in curve if p["pairs"]],
+        [
+            make_accuracy_row(f"{100 * p['share']:.3g}% of the prompts", p)
+            for p in curve
+            if p["pairs"]
+        ],
     )
     title = "Would more comparisons help?"
     write_page(folder / PAGE_FILE, title, [f"<h1>{escape(title)}</h1>", chart])

@@ -17,13 +17,13 @@ TIE = 0.5
 class HeldOutPairs:
     """P comparisons among R distinct responses, each the better side first as people see it.
 
-    A response that stands in several rows of one prompt is one response. Comparisons of one
+    A response in several rows of one prompt is one response. Comparisons of one
     prompt share responses and are not independent.
     """
 
     prompt: Ints  # [R] which prompt a response answers, counted from 0
     tokens: Ints  # [R] its length, EOS included
-    place: tuple[tuple[int, int], ...]  # [R] (group, response) where it stands first
+    place: tuple[tuple[int, int], ...]  # [R] (group, response) of its first row
     better: Ints  # [P] indices of responses; of a tie the row's own order
     worse: Ints  # [P]
     label: Floats  # [P] chance that `better` is better, the share of raters; 0.5 is a tie
@@ -88,11 +88,11 @@ def held_out_pairs(groups: Sequence[EncodedGroup]) -> HeldOutPairs:
         worse=columns[:, 1],
         label=np.array([max(pair.label, 1.0 - pair.label) for pair, _ in pairs], dtype=np.float64),
         gap=np.array([np.nan if p.gap is None else abs(p.gap) for p, _ in pairs], dtype=np.float64),
-        votes=tuple(_votes_for_better(pair) for pair, _ in pairs),
+        votes=tuple(_orient_votes(pair) for pair, _ in pairs),
         sources=tuple(source for _, source in pairs),
     )
 
 
-def _votes_for_better(pair: Pair) -> dict[str, float]:
+def _orient_votes(pair: Pair) -> dict[str, float]:
     is_turned = pair.label < TIE
     return {name: 1.0 - share if is_turned else share for name, share in pair.votes}

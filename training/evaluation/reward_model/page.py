@@ -22,7 +22,7 @@ from training.evaluation.page import (
     render_warnings,
     write_page,
 )
-from training.evaluation.reward_model.warnings import length_range
+from training.evaluation.reward_model.warnings import format_length_range
 
 Report = Mapping[str, Any]
 
@@ -38,7 +38,7 @@ NOTES = {
     "shows": [
         "No prompt of these comparisons was trained on. Intervals are 95 %; comparisons of one "
         "prompt share responses, so prompts are resampled.",
-        "Luck is this model's scores dealt anew among the responses of each prompt, a thousand "
+        "Luck is this model's scores shuffled among the responses of each prompt, a thousand "
         "times: what a model that knows nothing reaches on these comparisons. Nothing is trained "
         "for it. --shuffle_labels is the trained control: a whole model on shuffled labels, whose "
         "own report should say that it is no better than chance.",
@@ -62,19 +62,19 @@ def write_reward_page(report: Report, worst: Rows, metrics: Rows, path: Path) ->
     title = "Reward model on held-out comparisons"
     if report.get("shuffled_labels"):
         title += " (control: trained on shuffled labels)"
-    body = [_headline(report), _warnings(report)]
+    body = [_render_headline(report), _render_warnings(report)]
     if "calibration" in report:
-        body += [_baselines(report), _calibration(report), *_slices(report)]
+        body += [_render_baselines(report), _render_calibration(report), *_render_slices(report)]
     body += [
         render_learning_curves({"": metrics}, charts=DRIFT, heading="Score drift over evaluations"),
         render_learning_curves({"": metrics}),
-        _worst(worst),
+        _render_worst(worst),
         render_notes(NOTES),
     ]
     write_page(path, title, body)
 
 
-def _headline(report: Report) -> str:
+def _render_headline(report: Report) -> str:
     whole = report["all"]
     if not whole["pairs"]:
         return '<p class="lead">No decided comparison is held out, so there is no accuracy.</p>'
@@ -106,26 +106,26 @@ def _headline(report: Report) -> str:
     return lead + render_tiles(cells)
 
 
-def _warnings(report: Report) -> str:
+def _render_warnings(report: Report) -> str:
     if not report["warnings"]:
         return render_all_clear(
             "No warnings.",
             "Enough is held out, it is better than luck and than counting tokens, and about as "
             "sure as it is right.",
         )
-    sentences = (_sentence(warning["text"]) for warning in report["warnings"])
+    sentences = (_make_sentence(warning["text"]) for warning in report["warnings"])
     return render_warnings("Before you trust this reward model:", sentences)
 
 
-def _sentence(text: str) -> str:
+def _make_sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def accuracy_row(label: str, part: Report) -> Interval:
+def make_accuracy_row(label: str, part: Report) -> Interval:
     return Interval(label, part["accuracy"], *part["interval"])
 
 
-def accuracy_chart(title: str, rows: Iterable[Interval]) -> str:
+def render_accuracies(title: str, rows: Iterable[Interval]) -> str:
     found = list(rows)
     if not found:
         return ""
@@ -134,18 +134,18 @@ def accuracy_chart(title: str, rows: Iterable[Interval]) -> str:
     return f'<h3>{escape(title)}</h3><div class="card">{chart}</div>'
 
 
-def _baselines(report: Report) -> str:
-    rows = [accuracy_row(f"all {report['all']['pairs']:,} comparisons", report["all"])]
+def _render_baselines(report: Report) -> str:
+    rows = [make_accuracy_row(f"all {report['all']['pairs']:,} comparisons", report["all"])]
     if "gap1" in report:
-        rows.append(accuracy_row("rated at least one point apart", report["gap1"]))
+        rows.append(make_accuracy_row("rated at least one point apart", report["gap1"]))
     rule = report["baselines"]["length"]
-    rows.append(accuracy_row(f"rule: prefer the {rule['prefers']}", rule))
-    rows.append(accuracy_row("luck", report["baselines"]["chance"]))
+    rows.append(make_accuracy_row(f"rule: prefer the {rule['prefers']}", rule))
+    rows.append(make_accuracy_row("luck", report["baselines"]["chance"]))
     title = "Accuracy with 95 % intervals; 0.5 is guessing"
-    return "<h2>Against its baselines</h2>" + accuracy_chart(title, rows)
+    return "<h2>Against its baselines</h2>" + render_accuracies(title, rows)
 
 
-def _calibration(report: Report) -> str:
+def _render_calibration(report: Report) -> str:
     calibration = report["calibration"]
     dots = [Dot(p["confidence"], p["agreement"], p["pairs"]) for p in calibration["bins"]]
     excess = calibration["overconfidence"]
@@ -161,18 +161,20 @@ def _calibration(report: Report) -> str:
     )
 
 
-def _slices(report: Report) -> list[str]:
-    gaps = [(_range(p, "{:.2f}"), p) for p in report["by_gap"]]
-    raters = [(_range(p, "{:.0%}"), p) for p in report["by_raters"]]
-    sure = [(_range(p, "{:.2f}"), p) for p in report["by_score_difference"]]
-    lengths = [(length_range(p), p) for p in report["by_length"]]
+def _render_slices(report: Report) -> list[str]:
+    gaps = [(_format_range(p, "{:.2f}"), p) for p in report["by_gap"]]
+    raters = [(_format_range(p, "{:.0%}"), p) for p in report["by_raters"]]
+    sure = [(_format_range(p, "{:.2f}"), p) for p in report["by_score_difference"]]
+    lengths = [(format_length_range(p), p) for p in report["by_length"]]
     people = []
     for name, part in report["by_annotator"].items():
         agree = part["agreement_with_others"]
         others = "" if agree is None else f", others agree {agree:.0%}"
-        people.append((f"{_short(name)} ({part['pairs']} votes{others})", part))
+        people.append((f"{_shorten(name)} ({part['pairs']} votes{others})", part))
     found = [
-        accuracy_chart(title, (accuracy_row(_counted(label, part), part) for label, part in rows))
+        render_accuracies(
+            title, (make_accuracy_row(_add_count(label, part), part) for label, part in rows)
+        )
         for title, rows in (
             ("By the size of the score difference: should rise", sure),
             ("By how far apart people rated the two", gaps),
@@ -184,29 +186,29 @@ def _slices(report: Report) -> list[str]:
     return ["<h2>Where it is right</h2>", *found] if any(found) else []
 
 
-def _counted(label: str, part: Report) -> str:
+def _add_count(label: str, part: Report) -> str:
     return label if "others" in part else f"{label} ({part['pairs']:,})"
 
 
-def _range(part: Report, form: str) -> str:
+def _format_range(part: Report, form: str) -> str:
     return f"{form.format(part['low'])} to {form.format(part['high'])}"
 
 
-def _short(name: str) -> str:
+def _shorten(name: str) -> str:
     return name if len(name) <= 14 else f"{name[:13]}…"
 
 
-def _worst(pairs: Rows) -> str:
+def _render_worst(pairs: Rows) -> str:
     if not pairs:
         return ""
-    cards = "".join(_worst_pair(pair) for pair in pairs)
+    cards = "".join(_render_worst_pair(pair) for pair in pairs)
     return (
         "<h2>The worst pairs</h2><h3>Where it is surest of the wrong order, each response once: "
         "is the model wrong, or the label?</h3>" + cards
     )
 
 
-def _worst_pair(pair: Mapping[str, Any]) -> str:
+def _render_worst_pair(pair: Mapping[str, Any]) -> str:
     votes: Sequence[str] = [
         f"{name} {'agrees' if share > 0.5 else 'disagrees' if share < 0.5 else 'is undecided'}"
         for name, share in pair["votes"].items()

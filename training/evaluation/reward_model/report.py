@@ -1,4 +1,4 @@
-"""What stage 2 says of its evaluations: evaluation.json, report.html, TensorBoard, a few lines.
+"""Report the evaluations of stage 2: evaluation.json, report.html, TensorBoard, a few lines.
 
 Scores of held-out responses are those that each evaluation has made anyway. All ranks have them;
 rank 0 alone computes and writes.
@@ -17,14 +17,14 @@ from training.data.stages import Split
 from training.evaluation.report import read_metrics
 from training.evaluation.reward_model.accuracy import (
     Report,
-    accuracy_report,
-    evaluation_metrics,
-    full_report,
+    build_report,
+    compute_metrics,
+    report_accuracy,
 )
 from training.evaluation.reward_model.baselines import learn_length_rule
 from training.evaluation.reward_model.held_out_pairs import held_out_pairs
 from training.evaluation.reward_model.page import write_reward_page
-from training.evaluation.reward_model.warnings import warnings_of
+from training.evaluation.reward_model.warnings import list_warnings
 from training.evaluation.statistics import Floats
 from training.models.tokenizers import Tokenizer
 from training.runtime.distributed import World
@@ -63,7 +63,7 @@ class RewardRun:
             return {}
         before, self._step = self._scores, step
         self._scores = self._held.flat(scores)
-        metrics = evaluation_metrics(self._held, self._scores, before, seed=self._args.seed)
+        metrics = compute_metrics(self._held, self._scores, before, seed=self._args.seed)
         self._drift.append({"step": step, **metrics})
         difference = self._held.difference(self._scores)
         if np.isfinite(difference).all():
@@ -71,7 +71,7 @@ class RewardRun:
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the evaluations so far."""
+        """Return the evaluations so far, for a checkpoint."""
         step, kept = self._kept or (0, None)
         return {
             "step": self._step,
@@ -96,7 +96,7 @@ class RewardRun:
         report: Report = {"all": {"pairs": 0, "accuracy": None, "interval": None}}
         if self._scores is not None:
             difference = self._held.difference(self._scores)
-            report = accuracy_report(self._held, difference, seed=self._args.seed)
+            report = report_accuracy(self._held, difference, seed=self._args.seed)
             if folder == Path(self._args.output_dir):
                 self._kept = self._step, self._scores
         if folder.is_dir():  # a run whose weights are not kept has no last/
@@ -106,15 +106,15 @@ class RewardRun:
         """Judge the kept model, and write and log all there is to say."""
         if not self._world.is_main:
             return
-        args, report = self._args, self._judged()
+        args, report = self._args, self._judge()
         report["shuffled_labels"] = args.shuffle_labels
         report["drift"] = self._drift
-        report["warnings"] = warnings_of(report)
+        report["warnings"] = list_warnings(report)
         self.report = report
         self._write()
         self._log.log_text("warnings", "\n\n".join(w["text"] for w in report["warnings"]) or "none")
         if "calibration" in report:
-            self._log.log_text("reliability", _reliability_table(report))
+            self._log.log_text("reliability", _format_reliability(report))
 
     def log_summary(self) -> None:
         """Log the outcome for a terminal."""
@@ -124,24 +124,24 @@ class RewardRun:
             logger.info(line)
         logger.info("report: %s", Path(self._args.output_dir) / PAGE_FILE)
 
-    def _judged(self) -> Report:
+    def _judge(self) -> Report:
         if self._kept is None:
             return {"all": {"pairs": 0, "accuracy": None, "interval": None}}
         step, scores = self._kept
         if not np.isfinite(scores).all() or not self._held.is_decided.any():
             difference = self._held.difference(scores)
-            return {"step": step, **accuracy_report(self._held, difference, seed=self._args.seed)}
+            return {"step": step, **report_accuracy(self._held, difference, seed=self._args.seed)}
         rule = learn_length_rule(self._data.train)
-        return {"step": step, **full_report(self._held, scores, rule, seed=self._args.seed)}
+        return {"step": step, **build_report(self._held, scores, rule, seed=self._args.seed)}
 
     def _write(self) -> None:
         folder = Path(self._args.output_dir)
         write_json(self._world, folder / FILE, self.report)
-        worst = [self._texts(pair) for pair in self.report.get("worst", ())]
+        worst = [self._decode_texts(pair) for pair in self.report.get("worst", ())]
         metrics = read_metrics(folder / "metrics.jsonl")
         write_reward_page(self.report, worst, metrics, folder / PAGE_FILE)
 
-    def _texts(self, pair: dict[str, Any]) -> dict[str, Any]:
+    def _decode_texts(self, pair: dict[str, Any]) -> dict[str, Any]:
         """The words of one of the worst pairs."""
         groups, decode = self._data.held_out, self._tokenizer.decode
         (group, better), (other, worse) = pair["better"], pair["worse"]
@@ -171,7 +171,7 @@ def summarize(report: Report) -> list[str]:
     return lines + [f"warning: {warning['text']}" for warning in report["warnings"]]
 
 
-def _reliability_table(report: Report) -> str:
+def _format_reliability(report: Report) -> str:
     """The reliability diagram as the Markdown that TensorBoard shows."""
     rows = [
         f"| {part['confidence']:.3f} | {part['agreement']:.3f} | {part['pairs']} |"

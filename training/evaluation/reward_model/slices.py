@@ -17,7 +17,7 @@ RATERS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # edges of the share of raters who agre
 Slice = dict[str, Any]
 
 
-def accuracy_slice(right: Floats, clusters: Ints, *, seed: int) -> Slice:
+def measure_accuracy(right: Floats, clusters: Ints, *, seed: int) -> Slice:
     """pairs, accuracy and its 95 % interval."""
     if not len(right):
         return {"pairs": 0, "accuracy": None, "interval": None}
@@ -25,7 +25,7 @@ def accuracy_slice(right: Floats, clusters: Ints, *, seed: int) -> Slice:
     return {"pairs": len(right), "accuracy": float(right.mean()), "interval": list(interval)}
 
 
-def accuracy_by(
+def measure_accuracy_by(
     right: Floats,  # [P] 0 or 1
     values: Floats,  # [P], NaN where unknown
     edges: Sequence[float],  # ascending; the last bin holds its upper edge
@@ -39,13 +39,13 @@ def accuracy_by(
         is_last = number == len(edges) - 2
         inside = (values >= low) & ((values <= high) if is_last else (values < high))
         if inside.any():
-            entry = accuracy_slice(right[inside], clusters[inside], seed=seed)
+            entry = measure_accuracy(right[inside], clusters[inside], seed=seed)
             ends = {"low": low, "high": high}
             found.append({**{k: v if np.isfinite(v) else None for k, v in ends.items()}, **entry})
     return found
 
 
-def quantile_edges(values: Floats) -> list[float]:
+def find_quantile_edges(values: Floats) -> list[float]:
     """Edges that part the known values into about equally many; fewer where values repeat."""
     known = values[~np.isnan(values)]
     if not len(known):
@@ -54,7 +54,7 @@ def quantile_edges(values: Floats) -> list[float]:
     return [float(edge) for edge in (edges if len(edges) > 1 else np.repeat(edges, 2))]
 
 
-def length_edges(length_difference: Floats) -> list[float]:
+def find_length_edges(length_difference: Floats) -> list[float]:
     """Half-way between whole numbers: much shorter, shorter, equal, longer, much longer.
 
     Much is the median of the differences that there are.
@@ -66,16 +66,16 @@ def length_edges(length_difference: Floats) -> list[float]:
 
 @dataclass
 class _Judge:
-    """What one annotator's votes come to, beside the model's."""
+    """Votes of one annotator, compared with the model's order."""
 
     agrees: list[float] = field(default_factory=list)  # whether the model does, a vote
     prompts: list[int] = field(default_factory=list)
 
 
-def by_annotator(held: HeldOutPairs, difference: Floats, *, seed: int) -> dict[str, Slice]:
+def measure_by_annotator(held: HeldOutPairs, difference: Floats, *, seed: int) -> dict[str, Slice]:
     """Of each annotator: how often the model agrees with the votes that decide something, how
     often it agrees with everybody else's, and how often others who judged the same do."""
-    units = votes_by_comparison(held)
+    units = group_votes(held)
     judges: dict[str, _Judge] = {}
     for (first, _, prompt), (votes, place) in units.items():
         lead = difference[place] if held.better[place] == first else -difference[place]
@@ -89,23 +89,23 @@ def by_annotator(held: HeldOutPairs, difference: Floats, *, seed: int) -> dict[s
     for name, judge in sorted(judges.items()):
         others = [other for key, other in judges.items() if key != name]
         found[name] = {
-            **_agreement([judge], seed),
-            "others": _agreement(others, seed) if others else None,
+            **_measure_agreement([judge], seed),
+            "others": _measure_agreement(others, seed) if others else None,
             "agreement_with_others": humans.get(name),
         }
     return found
 
 
-def _agreement(judges: Sequence[_Judge], seed: int) -> Slice:
+def _measure_agreement(judges: Sequence[_Judge], seed: int) -> Slice:
     agrees = np.array([value for judge in judges for value in judge.agrees])
     prompts = np.array([value for judge in judges for value in judge.prompts], dtype=np.int64)
-    return accuracy_slice(agrees, prompts, seed=seed)
+    return measure_accuracy(agrees, prompts, seed=seed)
 
 
 Unit = tuple[int, int, int]  # a response, a later one, their prompt
 
 
-def votes_by_comparison(held: HeldOutPairs) -> dict[Unit, tuple[dict[str, float], int]]:
+def group_votes(held: HeldOutPairs) -> dict[Unit, tuple[dict[str, float], int]]:
     """Of each two responses: all votes as shares for the first, and one comparison of the two."""
     units: dict[Unit, tuple[dict[str, float], int]] = {}
     for place, votes in enumerate(held.votes):

@@ -20,12 +20,12 @@ CHANCE = 0.5
 Warnings = list[dict[str, str]]
 
 
-def warnings_of(report: Mapping[str, Any]) -> Warnings:
+def list_warnings(report: Mapping[str, Any]) -> Warnings:
     """[{"about": ..., "text": ...}] of an evaluation.json; empty where nothing is amiss."""
-    return [{"about": about, "text": text} for about, text in _found(report)]
+    return [{"about": about, "text": text} for about, text in _iterate_warnings(report)]
 
 
-def _found(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _iterate_warnings(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if not report["all"]["pairs"]:
         yield (
             "nothing held out",
@@ -40,19 +40,19 @@ def _found(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "--learning_rate",
         )
         return
-    yield from _size(report)
+    yield from _check_size(report)
     is_above_chance = False
-    for about, text in _chance(report):
+    for about, text in _check_chance(report):
         yield about, text
         break
     else:
         is_above_chance = True
-    yield from _length(report, is_above_chance)
-    yield from _confidence(report["calibration"])
-    yield from _annotators(report["by_annotator"])
+    yield from _check_length(report, is_above_chance)
+    yield from _check_confidence(report["calibration"])
+    yield from _check_annotators(report["by_annotator"])
 
 
-def _size(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _check_size(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     pairs, (low, high) = report["all"]["pairs"], report["all"]["interval"]
     if pairs < FEWEST_PAIRS:
         yield (
@@ -69,14 +69,14 @@ def _size(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
 
 
-def _chance(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _check_chance(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     accuracy, (low, high) = report["all"]["accuracy"], report["all"]["interval"]
     luck_low, luck_high = report["baselines"]["chance"]["interval"]
     if high < CHANCE and accuracy < luck_low:
         yield (
             "worse than chance",
             f"worse than chance: {accuracy:.1%} [{low:.1%}, {high:.1%}]; do 'chosen' and "
-            "'rejected', or the labels, stand the wrong way round?",
+            "'rejected', or the labels, swapped?",
         )
     elif low <= CHANCE or accuracy <= luck_high:
         yield (
@@ -86,7 +86,7 @@ def _chance(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
 
 
-def _length(report: Mapping[str, Any], is_above_chance: bool) -> Iterator[tuple[str, str]]:
+def _check_length(report: Mapping[str, Any], is_above_chance: bool) -> Iterator[tuple[str, str]]:
     rule, correlation = report["baselines"]["length"], report["length_correlation"]
     lead = rule["model_leads_by_interval"]
     if is_above_chance and rule["accuracy"] > CHANCE and lead is not None and lead[0] <= 0:
@@ -101,9 +101,9 @@ def _length(report: Mapping[str, Any], is_above_chance: bool) -> Iterator[tuple[
         if part["pairs"] >= FEWEST_OF_A_KIND and high < CHANCE:
             yield (
                 "length bias",
-                f"in tokens: where people prefer the response that is {length_range(part)}, it is "
-                f"worse than guessing: {part['accuracy']:.1%} [{low:.1%}, {high:.1%}] of "
-                f"{part['pairs']} comparisons",
+                "in tokens: where people prefer the response that is "
+                f"{format_length_range(part)}, it is worse than guessing: {part['accuracy']:.1%} "
+                f"[{low:.1%}, {high:.1%}] of {part['pairs']} comparisons",
             )
     if correlation is not None and correlation**2 >= LENGTH_SHARE:
         what = "longer" if correlation > 0 else "shorter"
@@ -114,7 +114,7 @@ def _length(report: Mapping[str, Any], is_above_chance: bool) -> Iterator[tuple[
         )
 
 
-def length_range(part: Mapping[str, Any]) -> str:
+def format_length_range(part: Mapping[str, Any]) -> str:
     """A bin of `slices.length_edges`, in words."""
     low, high = part["low"], part["high"]
     if low is None:
@@ -127,7 +127,7 @@ def length_range(part: Mapping[str, Any]) -> str:
     return f"{'longer' if low > 0 else 'shorter'} by {near + 0.5:.0f} to {far - 0.5:.0f}"
 
 
-def _confidence(calibration: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _check_confidence(calibration: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     excess, interval = calibration["overconfidence"], calibration["overconfidence_interval"]
     if excess >= OVERCONFIDENT and interval is not None and interval[0] > 0:
         sure = calibration["confidence"]
@@ -138,7 +138,7 @@ def _confidence(calibration: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
 
 
-def _annotators(annotators: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def _check_annotators(annotators: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     for name, entry in annotators.items():
         others = entry["others"]
         if not others or min(entry["pairs"], others["pairs"]) < FEWEST_OF_A_KIND:

@@ -43,7 +43,7 @@ class RewardTrainer:
         self.scores: list[list[float]] = []  # by group, of the latest evaluation
 
     def batches(self, epoch: int) -> Batches[EncodedGroup]:
-        """The epoch's batches of groups, large groups dealt anew; the same on every rank."""
+        """The epoch's batches of groups, large groups split again; equal on every rank."""
         args = self._args
         parts = split_groups(
             self._groups, size=args.responses_per_group, seed=args.seed, epoch=epoch
@@ -62,10 +62,10 @@ class RewardTrainer:
         totals = torch.zeros(3, dtype=torch.float64, device=self._world.device)
         for index, micro_batch in enumerate(self._world.iterate_stoppable(plan)):
             chosen = [groups[place] for place in micro_batch.samples]
-            scores = self._scores(micro_batch, by_place)
+            scores = self._compute_scores(micro_batch, by_place)
             if chosen:
-                readings.add("score", scores, partial(_sources, chosen))
-            loss, counts = self._loss(chosen, scores, weight_sum)
+                readings.add("score", scores, partial(_list_sources, chosen))
+            loss, counts = self._compute_loss(chosen, scores, weight_sum)
             totals += torch.stack([loss.detach().double(), *counts])
             self.engine.backward(loss, last=index == len(plan) - 1)
         loss_sum, correct, counted = self._world.sum_over_ranks(totals).tolist()
@@ -100,7 +100,7 @@ class RewardTrainer:
         totals = torch.zeros(3, dtype=torch.float64)
         self.scores = self.score(groups)
         for group, scores in zip(groups, self.scores, strict=True):
-            loss, counts = self._loss([group], torch.tensor(scores), weight_sum)
+            loss, counts = self._compute_loss([group], torch.tensor(scores), weight_sum)
             totals += torch.stack([loss.double(), *counts])
         loss_sum, right, counted = totals.tolist()
         return {"loss/eval": loss_sum, "accuracy/eval": right / max(counted, 1.0)}
@@ -109,11 +109,11 @@ class RewardTrainer:
     def score(self, groups: Sequence[EncodedGroup]) -> list[list[float]]:
         """Scores of each group's responses, on every rank; all ranks call this."""
         self.engine.module.eval()
-        places, samples = _parts(groups, self._args.responses_per_group)
+        places, samples = _split_groups(groups, self._args.responses_per_group)
         own: dict[tuple[int, int], float] = {}
         for micro_batch in self._world.iterate_stoppable(self._plan(samples)):
-            parts = {part: _part(groups, places[part]) for part in micro_batch.samples}
-            scores = iter(self._scores(micro_batch, parts).tolist())
+            parts = {part: _take_part(groups, places[part]) for part in micro_batch.samples}
+            scores = iter(self._compute_scores(micro_batch, parts).tolist())
             for part in micro_batch.samples:
                 own.update((place, next(scores)) for place in places[part])
         merged = {place: score for part in self._world.gather(own) for place, score in part.items()}
@@ -123,7 +123,9 @@ class RewardTrainer:
         rank, size = self._world.rank, self._world.size
         return plan_packed_step(range(len(samples)), samples, self._rules, rank=rank, size=size)
 
-    def _scores(self, micro_batch: MicroBatch, groups: Mapping[int, EncodedGroup]) -> Tensor:
+    def _compute_scores(
+        self, micro_batch: MicroBatch, groups: Mapping[int, EncodedGroup]
+    ) -> Tensor:
         """Scores [N] of the responses of the micro-batch's groups; [1] where it has none."""
         batch, ends = collate_groups(
             micro_batch.rows,
@@ -139,7 +141,7 @@ class RewardTrainer:
         scores: Tensor = readings.flatten()[torch.tensor(found, device=readings.device)]
         return scores
 
-    def _loss(
+    def _compute_loss(
         self, groups: Sequence[EncodedGroup], scores: Tensor, weight_sum: float
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """This micro-batch's share of the loss, and how many pairs are right, of how many."""
@@ -148,7 +150,7 @@ class RewardTrainer:
             nothing = torch.zeros((), dtype=torch.float64, device=device)
             return scores.sum() * 0.0, (nothing, nothing)
         pairs = [pair for group in groups for pair in group.pairs]
-        offsets = _offsets(groups)
+        offsets = _compute_offsets(groups)
         chosen = torch.tensor(
             [o + p.chosen for o, g in zip(offsets, groups, strict=True) for p in g.pairs],
             device=device,
@@ -182,14 +184,14 @@ class RewardTrainer:
         return weights
 
 
-def _sources(groups: Sequence[EncodedGroup]) -> list[str]:
+def _list_sources(groups: Sequence[EncodedGroup]) -> list[str]:
     """Where each response of these groups comes from, in their order."""
     return [
         f"{group.source} (response {k})" for group in groups for k in range(len(group.response_ids))
     ]
 
 
-def _offsets(groups: Sequence[EncodedGroup]) -> list[int]:
+def _compute_offsets(groups: Sequence[EncodedGroup]) -> list[int]:
     starts, total = [], 0
     for group in groups:
         starts.append(total)
@@ -201,7 +203,7 @@ def _sample(group: EncodedGroup) -> Sample:
     return Sample(len(group.prompt_ids), tuple(map(len, group.response_ids)))
 
 
-def _parts(
+def _split_groups(
     groups: Sequence[EncodedGroup], size: int
 ) -> tuple[list[list[tuple[int, int]]], list[Sample]]:
     """The groups in parts of at most `size` responses: which (group, response) each part holds."""
@@ -215,6 +217,6 @@ def _parts(
     return places, samples
 
 
-def _part(groups: Sequence[EncodedGroup], places: Sequence[tuple[int, int]]) -> EncodedGroup:
+def _take_part(groups: Sequence[EncodedGroup], places: Sequence[tuple[int, int]]) -> EncodedGroup:
     group = groups[places[0][0]]
     return replace(group, response_ids=[group.response_ids[k] for _, k in places], pairs=())

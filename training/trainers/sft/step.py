@@ -49,8 +49,8 @@ class SFTTrainer:
         readings = Readings()
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
         for index, rows in enumerate(self._world.iterate_stoppable(plan)):
-            summed, logprobs = self._summed_loss(rows, examples)
-            readings.add("log-prob", logprobs, partial(_sources, rows, examples))
+            summed, logprobs = self._sum_loss(rows, examples)
+            readings.add("log-prob", logprobs, partial(_list_sources, rows, examples))
             loss = summed / token_count
             total += loss.detach()
             self.engine.backward(loss, last=index == len(plan) - 1)
@@ -82,7 +82,7 @@ class SFTTrainer:
         self.engine.module.eval()
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
         for rows in self._world.iterate_stoppable(self._plan(examples)):
-            total += self._summed_loss(rows, examples)[0]
+            total += self._sum_loss(rows, examples)[0]
         count = sum(sum(example.loss_mask) for example in examples)
         loss = self._world.sum_over_ranks(total).item() / count
         return {"loss/eval": loss, "perplexity/eval": perplexity(loss)}
@@ -93,7 +93,7 @@ class SFTTrainer:
         plan = plan_packed_step(range(len(examples)), samples, self._rules, rank=rank, size=size)
         return [micro_batch.rows for micro_batch in plan]
 
-    def _summed_loss(
+    def _sum_loss(
         self, rows: RowPlan, examples: Sequence[EncodedText]
     ) -> tuple[Tensor, Tensor]:  # 0-d, log-probs [N] of the rows' targets
         held = {doc.sample: examples[doc.sample] for row in rows for doc in row}
@@ -110,7 +110,7 @@ class SFTTrainer:
         return found
 
 
-def _sources(rows: RowPlan, examples: Sequence[EncodedText]) -> list[str]:
+def _list_sources(rows: RowPlan, examples: Sequence[EncodedText]) -> list[str]:
     """Where each target of these rows comes from, in their order."""
     placed = [(doc.sample, examples[doc.sample]) for row in rows for doc in row]
     return [
