@@ -2,11 +2,9 @@
 
 import json
 import re
-import subprocess
 import sys
 import tarfile
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -22,8 +20,6 @@ from training.arguments.parsing import UserError
 from training.models.sentencepieces import make_tokenizer, train_sentencepiece
 from training.paths import cache_dir
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = ROOT / "examples" / "chinese_reviews"
 SPLITS = ("train", "dev", "test")
 SMALL = prepare.Size(judge=0.5, dev=0.2, test=0.2)
 
@@ -204,21 +200,6 @@ def test_the_judge_tells_the_made_up_reviews_apart(made):
     (score,) = judge.judges(made).values()
     good, bad = score(["电池很满意，值得推荐", "电池太差了，让人失望"])
     assert good > 0 > bad
-
-
-@pytest.mark.parametrize("name", ["prepare.py", "judge.py"])
-def test_a_wrong_flag_ends_in_one_line_and_status_2(name, tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLE / name), "--sede", "1"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={"PATH": "", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"{name}: error: unknown flags: --sede")
-    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.slow

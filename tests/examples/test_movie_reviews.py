@@ -1,7 +1,6 @@
 """The embedded example's preparation, on small archives with sentences made up for it."""
 
 import json
-import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -306,21 +305,6 @@ def test_the_small_version_has_its_own_folder(program, monkeypatch):
     folder = cache / "movie_reviews_smoke"
     assert len(rows_of(folder, "pretrain", "train")) == 120
     assert len({row["movie"] for row in rows_of(folder, "sft", "train")}) == 2
-
-
-@pytest.mark.parametrize("name", ["prepare.py", "judge.py"])
-def test_a_wrong_flag_ends_in_one_line_and_status_2(name, tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLE / name), "--sede", "1"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={"PATH": "", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"{name}: error: unknown flags: --sede")
-    assert len(done.stderr.splitlines()) == 1
 
 
 def test_the_judge_tells_the_made_up_reviews_apart(made):
