@@ -1,4 +1,4 @@
-"""What a user brings to the three stages: a small GPT-2, invented sentences, and where they lie.
+"""The input of the three stages: a small GPT-2 and data of invented sentences.
 
 The tokenizer has no PAD, as GPT-2's has none; the model has dropout; prompts and responses are of
 many lengths.

@@ -52,7 +52,7 @@ def test_a_mistake_with_a_tool_is_one_line(
     lines = [line for line in said.err.splitlines() if "error: " in line]
     assert ended.value.code == 2
     assert len(lines) == 1, said.err
-    assert said.err.splitlines()[-1] == lines[0], "more was said after it"
+    assert said.err.splitlines()[-1] == lines[0], "more was printed after it"
     assert "Traceback" not in said.err
     assert all(part in lines[0] for part in expected), lines[0]
     assert sorted([*tmp_path.rglob("*"), *made.rglob("*")]) == before, "something was written"
