@@ -21,7 +21,7 @@ RUN = {
 MAIN = {stage: script.with_name("main.py") for stage, script in RUN.items()}
 FLAGS = {
     "sft": "--max_steps 3 --eval_every 2 --batch_size 8 --learning_rate 1e-3",
-    "reward": "--max_steps 3 --eval_every 2 --normalization_samples 8",
+    "reward": "--max_steps 3 --eval_every 2 --normalization_samples 8 --profile_step 1",
     "ppo": "--max_steps 2 --rollout_batch_size 8 --minibatch_size 4 --max_new_tokens 8 "
     "--save_every 1",
 }
