@@ -27,8 +27,18 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
-# Files whose launches take longest: begun first, so that two workers end at about one time.
-LONGEST_FIRST = ("stages/test_matrix.py",)
+# Files that take longest are begun first, so that two workers end at about the same time. Those
+# that mostly wait (Slurm, several hosts, Label Studio) are between those that compute.
+LONGEST_FIRST = (
+    *("stages/test_matrix.py", "slurm/test_jobs.py", "benchmarks/test_kill_resume.py"),
+    *("network/test_two_hosts.py", "stages/test_resume.py", "stages/test_elastic.py"),
+    *("stages/test_guards.py", "stages/test_launcher_faults.py", "stages/test_launch.py"),
+    *("label_studio/test_round_trip.py", "estimates/test_memory_estimate.py"),
+    *("stages/test_signals.py", "label_studio/test_page.py", "stages/test_memory.py"),
+    *("data/test_memory.py", "benchmarks/test_endurance.py", "benchmarks/test_benchmarks.py"),
+    *("stages/test_bad_input.py", "stages/test_tools.py", "stages/test_bad_input_tools.py"),
+    *("trainers/test_bandit.py", "network/test_pdsh.py"),
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
