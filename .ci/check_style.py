@@ -29,7 +29,7 @@ DIALECT = re.compile(
     re.IGNORECASE,
 )
 # These files quote the words, or must spell them.
-QUOTING = {".ci/check_style.py", "CONTRIBUTING.md", "LICENSE"}
+QUOTING = {".ci/check_style.py", "CONTRIBUTING.md", "LICENSE", "tests/stages/test_help.py"}
 NOT_A_CHOICE = {"main", "forward", "backward"}  # what a program and torch call them
 PPO_STEP = (
     "training/trainers/ppo/update.py",

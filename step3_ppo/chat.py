@@ -1,9 +1,9 @@
-"""Talk to a model of stage 1 or 3 in a terminal, or send it prompts, one a line.
+"""Talk to a model of stage 1 or 3 in a terminal, or send it prompts, one per line.
 
 python step3_ppo/chat.py --model output/step3_ppo     # any flag of this program; see --help
 python step3_ppo/chat.py --model output/step1_sft < prompts.txt
 
-In a line, \\n stands for a line break. Ctrl-C stops a response, Ctrl-D ends.
+In a line, \\n means a line break. Ctrl-C stops a response, Ctrl-D ends.
 """
 
 import sys
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def read_line(is_terminal: bool) -> str | None:
-    """The next line without its end; None when there is no more."""
+    """Return the next line without its line break, or None at the end of the input."""
     if not is_terminal:
         line = sys.stdin.readline()
         return line.rstrip("\r\n") if line else None
@@ -54,7 +54,7 @@ def read_line(is_terminal: bool) -> str | None:
 
 
 def answer(conversation: "Conversation", line: str, is_terminal: bool) -> None:
-    """Print the response as it comes; a line that cannot be answered is said to be so."""
+    """Print the response token by token, or an error if the line cannot be answered."""
 
     def show(text: str) -> None:
         # Model output may hold control characters, which a terminal obeys.

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# From the bottom up. A unit imports itself and what stands in a lower row.
+# From the bottom up. A unit imports itself and units of lower rows.
 LAYERS = [
     {
         "training.arguments",
@@ -54,7 +54,7 @@ def unit_of(module: str) -> str:
 
 
 def imported(tree: ast.Module, package: list[str]) -> Iterator[tuple[int, str]]:
-    """(line, absolute dotted module) for each import, wherever in the file it stands."""
+    """(line, absolute dotted module) for each import anywhere in the file."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)

@@ -105,7 +105,7 @@ def test_a_model_whose_scores_are_four_times_too_far_apart_is_over_confident():
     assert world.about(0.25 * world.quality) == []  # too modest misleads nobody
 
 
-def test_few_comparisons_are_said_with_the_width_of_the_interval():
+def test_few_comparisons_are_reported_with_the_width_of_the_interval():
     world = Taste(count=30)
     warnings = {w["about"]: w["text"] for w in list_warnings(world.report(world.quality))}
     report = world.report(world.quality)

@@ -280,7 +280,7 @@ def test_the_worst_pairs_are_those_that_are_surest_of_what_people_are_sure_is_wr
     assert [pair["source"] for pair in find_worst_pairs(held, difference, count=1)] == ["r1"]
 
 
-def test_a_response_stands_in_one_of_the_worst_pairs_only():
+def test_a_response_is_in_one_of_the_worst_pairs_only():
     rows = [EncodedGroup([1], [[1], [2], [3]], (Pair(0, 1), Pair(0, 2), Pair(1, 2)), "r")]
     held = held_out_pairs(rows)
     found = find_worst_pairs(held, held.difference(array(0.0, 4.0, 5.0)))  # -4, -5, -1
