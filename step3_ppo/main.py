@@ -38,7 +38,7 @@ def main() -> None:
 
         checkpoints = CheckpointSaver(args, world, models.trained, found)
         checkpoints.restore_engines()
-        if args.self_check and checkpoints.is_new:  # KL is 0 before the first update alone
+        if args.self_check and found is None:  # KL is 0 before the first update alone
             run_self_check(args, world, tokenizer, models, prompts.train[:CHECKED_PROMPTS])
 
         with MetricLogger(args, world, total_steps=args.max_steps, checkpoint=found) as log:

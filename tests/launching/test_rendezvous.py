@@ -178,9 +178,13 @@ def test_a_silent_host_ends_the_process_and_is_named():
     assert "run the same command again on every host" in done.stderr
 
 
-def test_an_address_is_found_on_its_interface():
-    assert rendezvous._find_interface("127.0.0.1") == "lo"
-    assert rendezvous._find_interface("192.0.2.1") == ""
+def test_an_address_is_found_on_its_interface(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")  # so that the variable is restored afterwards
+    del os.environ["GLOO_SOCKET_IFNAME"]
+    rendezvous._set_interface("192.0.2.1")
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
+    rendezvous._set_interface("127.0.0.1")
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
     assert rendezvous._find_address_towards("127.0.0.1") == "127.0.0.1"
 
 

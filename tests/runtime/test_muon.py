@@ -4,7 +4,7 @@ from torch import nn
 from torch.optim import Muon
 from torch.testing import assert_close
 
-from training.runtime.muon import StackedMuon, orthogonalize
+from training.runtime.optim import StackedMuon, orthogonalize
 
 SHAPES = [(8, 24), (8, 24), (24, 8), (8, 8), (8, 24), (24, 8)]
 

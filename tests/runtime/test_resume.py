@@ -11,8 +11,7 @@ from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
 from training.arguments.sft import SFTArgs
 from training.runtime.checkpoint_store import CheckpointStore
-from training.runtime.fingerprint import WHOLE, compute_input_fingerprints
-from training.runtime.resume import find_checkpoint
+from training.runtime.resume import WHOLE, compute_input_fingerprints, find_checkpoint
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from training.launching.launch import LAUNCH_ID, LAUNCHED_BY, SAVING_SECONDS
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 20.0  # for a rank without a launcher to reach a point where it can save
-CLOSING_SECONDS = SAVING_SECONDS  # to save: as long as run.sh waits for it
 
 
 def watch_ancestors() -> None:
@@ -39,7 +38,7 @@ def watch_ancestors() -> None:
         if not stopping.is_asked():
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(STOP_SECONDS)
-        deadline = time.monotonic() + CLOSING_SECONDS
+        deadline = time.monotonic() + SAVING_SECONDS  # as long as run.sh waits for it
         while stopping.is_closing() and time.monotonic() < deadline:
             time.sleep(0.5)
         os._exit(1)

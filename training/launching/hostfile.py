@@ -18,15 +18,8 @@ from pathlib import Path
 UNASKED = Path("/job/hostfile")  # `deepspeed` reads it by default
 ENVIRONMENT_FILE = ".deepspeed_env"  # deepspeed reads it in the home folder and in this one
 # Variables for remote ranks. Without a GPU here, deepspeed itself forwards only PYTHON...
-FORWARDED = (
-    "OMP_NUM_THREADS",
-    "CLASSIC_RLHF_CACHE",
-    "CLASSIC_RLHF_LAUNCH",
-    "GLOO_",
-    "NCCL_",
-    "HF_",
-    "TORCH_",
-)
+FORWARDED = ("OMP_NUM_THREADS", "CLASSIC_RLHF_CACHE", "CLASSIC_RLHF_LAUNCH")
+FORWARDED_PREFIXES = ("GLOO_", "NCCL_", "HF_", "TORCH_")
 SECRETS = ("TOKEN", "KEY", "SECRET", "PASSWORD")  # the launcher puts values into command lines
 NO_SECRETS = ("HF_TOKEN_PATH", "HF_HUB_DISABLE_IMPLICIT_TOKEN")
 
@@ -99,12 +92,8 @@ def build_launcher_flags(environment: Mapping[str, str], *, is_dry_run: bool = F
 
 def _check_ssh(hosts: list[str]) -> None:
     """Try all hosts: `deepspeed` itself tries only the first, and fails with a traceback."""
-    options = (
-        "BatchMode=yes",
-        "ConnectTimeout=10",
-        "ControlPath=none",
-    )  # no prompt, no shared connection
-    command = ["ssh", *(word for option in options for word in ("-o", option))]
+    # No prompt, no shared connection.
+    command = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ControlPath=none"]
     with ThreadPoolExecutor() as pool:
         answers = pool.map(lambda host: _find_failure([*command, host, "hostname"]), hosts)
     for host, error in zip(hosts, answers, strict=True):
@@ -182,4 +171,4 @@ def write_remote_environment(environment: Mapping[str, str]) -> Iterator[dict[st
 def _is_forwarded(name: str) -> bool:
     if name not in NO_SECRETS and any(secret in name for secret in SECRETS):
         return False
-    return any(name == word or (word.endswith("_") and name.startswith(word)) for word in FORWARDED)
+    return name in FORWARDED or name.startswith(FORWARDED_PREFIXES)

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 
 from training.launching import hostfile
-from training.launching.processes import find_free_port, find_ranks, signal_group, signal_process
+from training.launching.processes import find_free_port, find_ranks, signal_group
 from training.launching.stopping import NOTHING_LOST, SIGNALS, STOPPED
 
 GRACE_SECONDS = 60.0  # for ranks whose launcher is gone: they save first
@@ -57,7 +57,8 @@ def main() -> int:
         return 2
     launch_id = uuid.uuid4().hex
     environment = {**os.environ, LAUNCH_ID: launch_id, LAUNCHED_BY: str(os.getpid())}
-    has_accelerator = _has_accelerator()
+    # A container may show any one of these device files.
+    has_accelerator = any(any(Path("/dev").glob(name)) for name in ("nvidia[0-9]*", "kfd", "dxg"))
     if not has_accelerator:
         environment.setdefault("DS_ACCELERATOR", "cpu")  # else each process logs a warning
     complete = parse_output_folder(program) / "complete.json"
@@ -124,7 +125,8 @@ class _Launched:
             return
         ranks = find_ranks(self.group)
         for rank in ranks:
-            signal_process(rank, self.signals[0])
+            with suppress(ProcessLookupError):
+                os.kill(rank, self.signals[0])
         if ranks:
             self.has_begun = True
         else:
@@ -177,12 +179,6 @@ def _read_bytes(file: Path) -> bytes:
         return file.read_bytes()
     except OSError:
         return b""
-
-
-def _has_accelerator() -> bool:
-    """True if a GPU's device file exists; a container may show any one of them."""
-    names = ("nvidia[0-9]*", "kfd", "dxg")
-    return any(next(Path("/dev").glob(name), None) is not None for name in names)
 
 
 def _is_one_rank(launcher_flags: list[str], has_accelerator: bool) -> bool:

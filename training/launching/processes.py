@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import socket
-from contextlib import suppress
 from pathlib import Path
 
 from training.launching.stopping import SIGNALS
@@ -30,30 +29,20 @@ def find_ranks(group: int) -> list[int]:
 
     Only those that already listen to signals: the others have nothing to lose.
     """
+    # Python by default handles only SIGINT of them. In /proc, signal 1 is bit 0.
+    mask = sum(1 << (number - 1) for number in SIGNALS if number != signal.SIGINT)
     ranks = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if os.getpgid(int(folder.name)) != group:
                 continue
             is_rank = b"\0RANK=" in b"\0" + (folder / "environ").read_bytes()
-            if is_rank and _is_listening((folder / "status").read_text()):
+            caught = (folder / "status").read_text().partition("SigCgt:")[2].split(maxsplit=1)[0]
+            if is_rank and int(caught, 16) & mask:
                 ranks.append(int(folder.name))
         except OSError:  # gone, or not ours
             continue
     return ranks
-
-
-def _is_listening(status: str) -> bool:
-    """True if a process, by its /proc status, catches a signal that Python by default does not."""
-    [caught] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
-    others = [number for number in SIGNALS if number != signal.SIGINT]
-    return any(int(caught, 16) >> (number - 1) & 1 for number in others)
-
-
-def signal_process(pid: int, number: int) -> None:
-    """Send a signal, if the process still exists."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
 
 
 def signal_group(group: int, number: int) -> bool:

@@ -193,20 +193,13 @@ def _set_interface(address: str) -> None:
 
     Its default is what this host's name resolves to: often 127.0.0.1, which no other host reaches.
     """
-    name = _find_interface(address)
-    if name:
-        os.environ.setdefault(GLOO_INTERFACE, name)
-
-
-def _find_interface(address: str) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             with suppress(OSError):  # no IPv4 address
                 request = struct.pack("256s", name.encode()[:15])
                 answer = fcntl.ioctl(probe, SIOCGIFADDR, request)
                 if socket.inet_ntoa(answer[20:24]) == address:
-                    return name
-    return ""
+                    os.environ.setdefault(GLOO_INTERFACE, name)
 
 
 class _Watch:

@@ -50,8 +50,12 @@ def main() -> int:
     status, is_warned = _run(program, launch_id)
     if has_marker(program, "complete.json", launch_id):
         return 0
-    job = _read_job()
-    is_preempted = _is_preempted(job)
+    record = _run_scontrol("--oneliner", "show", "job", _find_job_id()).stdout
+    job: dict[str, str] = dict(re.findall(r"(\w+)=(\S*)", record))  # {} without an answer
+    preempted_at = job.get("PreemptTime", "None")  # the last time, as 2026-11-23T00:13:51
+    is_preempted = preempted_at not in ("None", "Unknown") and preempted_at >= job.get(
+        "StartTime", ""
+    )
     is_stopped = status == STOPPED or has_marker(program, "stopped.json", launch_id)
     if is_warned or is_preempted or is_stopped:
         # Without an answer of the controller, assume that the job runs.
@@ -105,18 +109,6 @@ def _requeue() -> int:
     return STOPPED
 
 
-def _is_preempted(job: dict[str, str]) -> bool:
-    """True if Slurm takes this run's nodes for another job."""
-    at = job.get("PreemptTime", "None")  # of the last time, as 2026-11-23T00:13:51
-    return at not in ("None", "Unknown") and at >= job.get("StartTime", "")
-
-
-def _read_job() -> dict[str, str]:
-    """Return Slurm's record of this job; {} if it does not answer."""
-    record = _run_scontrol("--oneliner", "show", "job", _find_job_id()).stdout
-    return dict(re.findall(r"(\w+)=(\S*)", record))
-
-
 def _find_job_id() -> str:
     """Return ARRAY_TASK for a task: SLURM_JOB_ID of an array's last task means the whole array."""
     array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID", "") for name in ("JOB", "TASK"))
@@ -125,12 +117,11 @@ def _find_job_id() -> str:
 
 def _run_scontrol(*words: str) -> "subprocess.CompletedProcess[str]":
     """Run `scontrol`, with retries for longer than a restart of the controller takes."""
-    done = subprocess.run(["scontrol", *words], capture_output=True, text=True)
-    for pause in PAUSES:
-        if done.returncode <= 0 or not SILENCE.search(done.stderr):
-            break
+    for pause in (0.0, *PAUSES):
         time.sleep(pause)
         done = subprocess.run(["scontrol", *words], capture_output=True, text=True)
+        if done.returncode <= 0 or not SILENCE.search(done.stderr):
+            break
     return done
 
 

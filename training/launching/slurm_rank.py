@@ -27,11 +27,15 @@ def set_rank_variables(environ: MutableMapping[str, str] = os.environ) -> None:
     tasks = count_tasks(int(environ["SLURM_NODEID"]), environ["SLURM_STEP_TASKS_PER_NODE"])
     environ["RANK"] = environ["SLURM_PROCID"]
     environ["WORLD_SIZE"] = environ["SLURM_STEP_NUM_TASKS"]
-    environ["LOCAL_RANK"] = str(_compute_local_rank(environ))
+    task, seen = int(environ["SLURM_LOCALID"]), environ.get("CUDA_VISIBLE_DEVICES", "")
+    # The task's index among its visible GPUs: 0 if it only sees its own.
+    environ["LOCAL_RANK"] = str(task % len(seen.split(",")) if seen else task)
     environ["LOCAL_WORLD_SIZE"] = str(tasks)
     if environ["WORLD_SIZE"] != "1":
         environ.setdefault("MASTER_ADDR", parse_first_host(environ["SLURM_STEP_NODELIST"]))
-        environ.setdefault("MASTER_PORT", str(_choose_port(environ)))
+        # One port for all ranks of a step, and different ones for jobs that share a host.
+        number = int(environ["SLURM_JOB_ID"]) + STEP_STRIDE * int(environ["SLURM_STEP_ID"])
+        environ.setdefault("MASTER_PORT", str(FIRST_PORT + number % PORTS))
     if "OMP_NUM_THREADS" not in environ:  # an unbound task would see the cores of other jobs
         cores = environ.get("SLURM_CPUS_PER_TASK") or int(environ["SLURM_CPUS_ON_NODE"]) // tasks
         environ["OMP_NUM_THREADS"] = str(min(max(int(cores), 1), count_cores()))
@@ -52,15 +56,3 @@ def count_tasks(node: int, tasks_per_node: str) -> int:
         count, _, times = word.rstrip(")").partition("(x")
         counts += [int(count)] * int(times or 1)
     return counts[node]
-
-
-def _compute_local_rank(environ: MutableMapping[str, str]) -> int:
-    """Return the task's index among its visible GPUs: 0 if it only sees its own."""
-    task, seen = int(environ["SLURM_LOCALID"]), environ.get("CUDA_VISIBLE_DEVICES", "")
-    return task % len(seen.split(",")) if seen else task
-
-
-def _choose_port(environ: MutableMapping[str, str]) -> int:
-    """Return one port for all ranks of a step, and different ones for jobs that share a host."""
-    number = int(environ["SLURM_JOB_ID"]) + STEP_STRIDE * int(environ["SLURM_STEP_ID"])
-    return FIRST_PORT + number % PORTS

@@ -13,15 +13,16 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Protocol
+from typing import Any
 
 STOPPED = 75  # exit status: stopped with everything saved; the same command resumes
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # Launchers and schedulers may forward a signal several times, or send another one for it.
 ECHO_SECONDS = 5.0
+STOP_KEY = "stop"  # in the ranks' common store: the signal that one of them received
 POLL_SECONDS = 0.5  # between checks if another rank was asked
 NOTHING_LOST = "stopped by {name} before the first step: nothing is lost\n"
 
@@ -34,16 +35,6 @@ class StopRequested(Exception):  # noqa: N818 - not an error
     is_saved = False  # True once a checkpoint of this moment is written
 
 
-class Others(Protocol):
-    """The other ranks of a run, reached without a collective."""
-
-    def announce(self, number: int) -> None:
-        """Tell them that this rank was asked to stop."""
-
-    def read_signal(self) -> int:
-        """Return the signal that one of them received; 0 if none did."""
-
-
 @dataclass
 class _Process:
     """The phase of this process, and the first signal it received."""
@@ -53,7 +44,7 @@ class _Process:
     handled: list[int] = field(default_factory=list)  # signals that Python no longer handles
     asked_by: int = 0
     asked_at: float = 0.0
-    others: Others | None = None
+    store: Any = None  # torch's store that all ranks share
     polled_at: float = 0.0
 
 
@@ -102,7 +93,7 @@ def _reset_child() -> None:
             signal.signal(number, signal.SIG_DFL)
         _process.is_listening = False
         _process.handled.clear()
-        _process.others = None
+        _process.store = None
     _unblock_signals()
 
 
@@ -119,22 +110,19 @@ def ask(number: int) -> None:
     if not _process.asked_by:
         _process.asked_by, _process.asked_at = number, now
         if _process.phase == LOADING:
-            _exit_before_first_step(number)
-        if _process.others is not None:
-            _process.others.announce(number)
+            if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+                os.write(1, NOTHING_LOST.format(name=signal.Signals(number).name).encode())
+            os._exit(STOPPED)
+        if _process.store is not None:
+            with suppress(RuntimeError):  # rank 0 has left, and the store with it
+                _process.store.set(STOP_KEY, str(number))
     elif now - _process.asked_at > ECHO_SECONDS:
         os._exit(128 + number)
 
 
-def _exit_before_first_step(number: int) -> None:
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
-        os.write(1, NOTHING_LOST.format(name=signal.Signals(number).name).encode())
-    os._exit(STOPPED)
-
-
-def join(others: Others | None) -> None:
-    """Exchange signals with these ranks from now on; None ends that."""
-    _process.others = others
+def join(store: Any) -> None:
+    """Exchange signals with the other ranks through their common store; None ends that."""
+    _process.store = store
 
 
 def is_listening() -> bool:
@@ -160,11 +148,11 @@ def should_stop() -> bool:
     if not is_training():
         return False
     now = time.monotonic()
-    others = _process.others
-    if others is not None and not is_asked() and now - _process.polled_at >= POLL_SECONDS:
+    store = _process.store
+    if store is not None and not is_asked() and now - _process.polled_at >= POLL_SECONDS:
         _process.polled_at = now
-        if number := others.read_signal():
-            ask(number)
+        if store.check([STOP_KEY]):
+            ask(int(store.get(STOP_KEY)))
     return is_asked()
 
 

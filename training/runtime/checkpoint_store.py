@@ -22,7 +22,6 @@ LATEST = "latest"
 MANIFEST = "manifest.json"
 VALUE_FILE = "value.json"  # its --best_metric, if it was evaluated
 _NAME = re.compile(r"step_(\d{6,})(?:\.(\d+))?")
-_CHUNK = 2**20
 
 
 class CheckpointStore:
@@ -45,7 +44,11 @@ class CheckpointStore:
         Raises `OSError` if the disk is full or the folder is not writable. Then the older
         checkpoints are unharmed and nothing half-written is left.
         """
-        target = self._choose_name(step)
+        target = self._root / f"step_{step:06d}"
+        names = map(_parse_name, self._list_newest_first())
+        if serials := [serial for other, serial in names if other == step]:
+            # The earlier checkpoint of this step is kept until the new one is complete.
+            target = target.with_name(f"{target.name}.{max(serials) + 1}")
         staging = self._root / f".{target.name}.writing"
         try:
             for abandoned in self._root.glob(".*.writing"):  # by a save that was killed
@@ -88,16 +91,6 @@ class CheckpointStore:
         for folder in self._list_newest_first():
             if _parse_name(folder) > _parse_name(than):
                 shutil.rmtree(folder, ignore_errors=True)
-
-    def _choose_name(self, step: int) -> Path:
-        """Return `step_000100`, or `step_000100.2`, ... if the run has been at this step before.
-
-        The earlier one is kept until the new one is complete.
-        """
-        base = self._root / f"step_{step:06d}"
-        names = map(_parse_name, self._list_newest_first())
-        serials = [serial for other, serial in names if other == step]
-        return base.with_name(f"{base.name}.{max(serials) + 1}") if serials else base
 
     def _list_newest_first(self) -> list[Path]:
         """List the folders themselves: `latest` is only for people."""
@@ -188,7 +181,7 @@ def _write_manifest(folder: Path) -> None:
 def _compute_sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()
 

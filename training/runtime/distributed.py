@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,7 +28,6 @@ from training.runtime.out_of_memory import explain_out_of_memory
 from training.runtime.process import exit_on_user_error, pick_device, set_logging
 
 T = TypeVar("T")
-STOP_KEY = "stop"  # in the ranks' common store
 
 
 @dataclass(frozen=True)
@@ -95,20 +94,6 @@ class World:
             yield item
 
 
-class _OtherRanks:
-    """Passes a signal number through the ranks' common store."""
-
-    def __init__(self) -> None:
-        self._store = dist.distributed_c10d._get_default_store()
-
-    def announce(self, number: int) -> None:
-        with suppress(RuntimeError):  # rank 0 has left, and the store with it
-            self._store.set(STOP_KEY, str(number))
-
-    def read_signal(self) -> int:
-        return int(self._store.get(STOP_KEY)) if self._store.check([STOP_KEY]) else 0
-
-
 @contextmanager
 def join_ranks(args: EngineArgs) -> Iterator[World]:
     """Join the other ranks, run a stage, and leave.
@@ -127,7 +112,11 @@ def join_ranks(args: EngineArgs) -> Iterator[World]:
         raise SystemExit(stopping.STOPPED if stop.is_saved else 128 + signal.SIGTERM) from None
     finally:
         if dist.is_initialized():
-            _leave()
+            import deepspeed.comm
+
+            stopping.join(None)
+            # deepspeed's function: it has groups of its own, and could not join again here.
+            deepspeed.comm.destroy_process_group()
 
 
 def _prepare_process(args: EngineArgs) -> torch.device:
@@ -159,16 +148,8 @@ def _make_world(args: EngineArgs, device: torch.device) -> World:
     if size > 1:
         if dist.get_backend() != "gloo":
             host_group = dist.new_group(backend="gloo", timeout=timeout)
-        stopping.join(_OtherRanks())
+        stopping.join(dist.distributed_c10d._get_default_store())
     return World(rank, size, device, host_group)
-
-
-def _leave() -> None:
-    import deepspeed.comm
-
-    stopping.join(None)
-    # deepspeed's function: it has groups of its own, and could not join again in this process.
-    deepspeed.comm.destroy_process_group()
 
 
 def _import_deepspeed() -> None:

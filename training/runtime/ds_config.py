@@ -35,17 +35,11 @@ SECTIONS = {
 }
 
 
-def _choose_file(args: CommonArgs) -> Path:
-    """Return --deepspeed_config, else the file of the ZeRO stage."""
-    if args.deepspeed_config:
-        return Path(args.deepspeed_config)
-    suffix = "_offload_all" if args.offload_param else "_offload" if args.offload_optimizer else ""
-    return CONFIG_FOLDER / f"zero{args.zero_stage}{suffix}.json"
-
-
 def build_config(args: CommonArgs, world_size: int) -> dict[str, Any]:
     """Build the complete configuration of a trained model's engine."""
-    path = _choose_file(args)
+    suffix = "_offload_all" if args.offload_param else "_offload" if args.offload_optimizer else ""
+    default = CONFIG_FOLDER / f"zero{args.zero_stage}{suffix}.json"
+    path = Path(args.deepspeed_config or default)
     config = _read_file(path)
     for section, flags in OWNED_SECTIONS.items():
         if section in config:

@@ -71,7 +71,7 @@ class TrainingEngine:
     def __init__(self, engine: Any, world: World) -> None:
         self._engine = engine
         self._world = world
-        self._base_lrs = [group["lr"] for group in self._param_groups]
+        self._base_lrs = [group["lr"] for group in engine.optimizer.param_groups]
 
     @property
     def module(self) -> Any:
@@ -91,7 +91,8 @@ class TrainingEngine:
 
     def step(self, lr_scale: float) -> None:
         """Clip, update, clear gradients. The norm must be finite."""
-        for group, base in zip(self._param_groups, self._base_lrs, strict=True):
+        groups = self._engine.optimizer.param_groups
+        for group, base in zip(groups, self._base_lrs, strict=True):
             group["lr"] = base * lr_scale
         self._engine.step()
         gradients.forget_norm(self._engine)
@@ -154,11 +155,6 @@ class TrainingEngine:
             else zero.fp32_partitioned_groups_flat
         )
         return shards
-
-    @property
-    def _param_groups(self) -> list[dict[str, Any]]:
-        groups: list[dict[str, Any]] = self._engine.optimizer.param_groups
-        return groups
 
 
 def wrap_trainable(

@@ -3,7 +3,7 @@
 The format does not depend on ZeRO stages or ranks: another layout can restore it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -54,11 +54,9 @@ def load_engine_state(engine: TrainingEngine, state: Mapping[str, Tensor]) -> No
         _set_optimizer_state(engine, parameter, by_name[name])
 
 
-def _list_trained(engine: TrainingEngine) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield trained parameters with their names, tied ones once."""
-    for name, parameter in engine.module.named_parameters():
-        if parameter.requires_grad:
-            yield name, parameter
+def _list_trained(engine: TrainingEngine) -> list[tuple[str, nn.Parameter]]:
+    """List trained parameters with their names, tied ones once."""
+    return [(name, p) for name, p in engine.module.named_parameters() if p.requires_grad]
 
 
 def _copy_to_host(value: Tensor) -> Tensor:

@@ -7,10 +7,12 @@ other files are equal byte for byte however often a run is stopped and resumed.
 import json
 import logging
 import math
+import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,6 @@ from training.arguments.parsing import UserError
 from training.runtime.checkpoint_store import FOLDER as CHECKPOINTS
 from training.runtime.checkpoint_store import CheckpointStore
 from training.runtime.distributed import World
-from training.runtime.json_lines import JsonLines
 from training.runtime.publish import COMPLETE_FILE, STOPPED_FILE
 from training.runtime.resume import Checkpoint
 
@@ -40,6 +41,41 @@ SHOWN = (
 # Written line by line, and truncated to a checkpoint's size when a run resumes from it.
 METRICS, TIMING, SAMPLES = JSON_LINES = ("metrics.jsonl", "timing.jsonl", "samples.jsonl")
 CLOCK = ("time/", "speed/")  # prefixes of metrics that are timings
+
+
+class JsonLines:
+    """Appends rows to a file; those that do not fit on a full disk wait in memory for room."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""  # what could not be written so far
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append the waiting rows and this one. Logs the first of several failures."""
+        failed_before = bool(self._waiting)
+        self._waiting += json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        try:
+            while self._waiting:
+                written = self._file.write(self._waiting)
+                self._waiting = self._waiting[written or 0 :]
+        except OSError as error:
+            if not failed_before:
+                logger.error(
+                    "%s: a line was not written: %s; the run continues, and tries again with the "
+                    "next", self._path, error,
+                )  # fmt: skip
+
+    def sync(self) -> int:
+        """Sync the file and return its size in bytes, waiting rows included."""
+        with suppress(OSError):  # `write` logs it
+            os.fsync(self._file.fileno())
+        return self._file.tell() + len(self._waiting)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._waiting:
+            logger.error("%s: its last %d bytes are lost", self._path, len(self._waiting))
 
 
 class MetricLogger:

@@ -9,7 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from training.arguments.common import CommonArgs
 from training.arguments.parsing import GuardStop, UserError
@@ -19,16 +21,12 @@ from training.runtime.checkpoint_store import CheckpointStore
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine
 from training.runtime.engine_state import collect_engine_state, load_engine_state
-from training.runtime.fingerprint import compute_input_fingerprints
 from training.runtime.publish import mark_stopped
-from training.runtime.resume import STATE_FILE, Checkpoint
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from training.runtime.resume import STATE_FILE, Checkpoint, compute_input_fingerprints
 
 logger = logging.getLogger(__name__)
 
-Tensors = dict[str, "Tensor"]
+Tensors = dict[str, Tensor]
 
 
 class Stateful(Protocol):
@@ -73,11 +71,6 @@ class CheckpointSaver:
         self._writing: Future[bool] | None = None  # on rank 0 only
         # Before the run, which may write to the folder that it read.
         self._inputs = compute_input_fingerprints(args) if world.is_main else {}
-
-    @property
-    def is_new(self) -> bool:
-        """True if the run starts from scratch."""
-        return self._checkpoint is None
 
     @property
     def is_in_place(self) -> bool:
