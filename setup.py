@@ -18,7 +18,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(str(ROOT), include=["training", "training.*"]),
-    package_data={"training.evaluation": ["*.html"]},
+    package_data={"training.data.annotation": ["*.xml"], "training.evaluation": ["*.html"]},
     install_requires=[
         "torch>=2.9",  # torch.optim.Muon
         "deepspeed>=0.19",

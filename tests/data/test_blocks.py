@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from training.data.blocks import Blocks
+from training.data.tables import Blocks
 
 
 class Texts:

@@ -2,8 +2,7 @@ import pytest
 
 from training.arguments.parsing import UserError
 from training.data.chat import TemplateTokenizer, load_chat_template
-from training.data.encode import encode_dialogues, encode_prompts
-from training.data.outcomes import collect_rows
+from training.data.encode import collect_rows, encode_dialogues, encode_prompts
 from training.data.records import Conversation, Prompt
 from training.data.values import Message
 

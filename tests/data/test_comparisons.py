@@ -1,13 +1,13 @@
 """Comparisons whose prompt is what both sides begin with: the text and the message form."""
 
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from training.arguments.parsing import UserError
 from training.data.chat import TemplateTokenizer
-from training.data.encode import Outcome, encode_dialogues, encode_groups, encode_prompts
+from training.data.encode import E, Outcome, encode_dialogues, encode_groups, encode_prompts
 from training.data.records import (
     Conversation,
     Demonstration,
@@ -18,7 +18,6 @@ from training.data.records import (
 )
 from training.data.values import Message
 
-E = TypeVar("E")
 HERE = "hh.jsonl:7"
 ASKED = "\n\nHuman: What is rain?\n\nAssistant:"
 LATER = ASKED + " Water.\n\nHuman: And snow?\n\nAssistant:"

@@ -11,7 +11,6 @@ from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
 from training.arguments.reward import RewardArgs
 from training.arguments.sft import SFTArgs
-from training.data.blocks import Blocks, measure_texts
 from training.data.chat import TemplateTokenizer
 from training.data.encode import EncodedText, encode_dialogues, encode_texts
 from training.data.records import Demonstration, Text
@@ -21,6 +20,7 @@ from training.data.stages import (
     load_prompts,
     load_sft,
 )
+from training.data.tables import Blocks, measure_texts
 
 
 @pytest.fixture(autouse=True)

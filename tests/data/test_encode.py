@@ -3,12 +3,13 @@ import pytest
 from training.arguments.parsing import UserError
 from training.data.chat import TemplateTokenizer
 from training.data.encode import (
+    EncodeReport,
+    collect_rows,
     encode_dialogues,
     encode_groups,
     encode_prompts,
     encode_texts,
 )
-from training.data.outcomes import EncodeReport, collect_rows, number_prompts
 from training.data.records import Demonstration, Pair, Prompt, ResponseGroup, Text
 
 
@@ -32,10 +33,9 @@ def prompts(tokenizer, *texts, overlong="error", max_prompt_length=64, prompt_te
         TemplateTokenizer(tokenizer, prompt_template),
         max_prompt_length=max_prompt_length,
         overlong=overlong,
+        prompt_ids=range(len(texts)),
     )
-    return collect_rows(
-        number_prompts(outcomes, range(len(texts))), f"--max_prompt_length {max_prompt_length}"
-    )
+    return collect_rows(outcomes, f"--max_prompt_length {max_prompt_length}")
 
 
 def texts(tokenizer, *texts):

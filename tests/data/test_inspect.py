@@ -75,7 +75,7 @@ def test_lengths_are_counted_in_tokens_with_eos_and_what_would_be_cut(tmp_path):
     flags = {"tokenizer_name_or_path": str(folder), "max_length": 4}
     findings = look(tmp_path, rows, **flags)
     assert sorted(findings.lengths) == [3, 4, 4, 6]
-    assert (findings.unit, findings.over_limit) == ("tokens", 1)
+    assert (findings.length_unit, findings.over_max_length) == ("tokens", 1)
 
 
 def test_the_histogram_counts_each_length_once():

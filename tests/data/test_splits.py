@@ -5,7 +5,7 @@ import pytest
 
 from training.arguments.parsing import UserError
 from training.data.contamination import hash_prompt
-from training.data.splits import choose_held_out, repeat_by_weight
+from training.data.dataset import choose_held_out, repeat_by_weight
 
 RECORDS = [(f"prompt {n % 40}", n) for n in range(200)]
 

@@ -15,14 +15,13 @@ from training.data.annotation.export import is_export_start
 from training.data.cache import build_in_memory, load_or_build
 from training.data.chat import TemplateTokenizer
 from training.data.contamination import extract_prompt, hash_prompt
-from training.data.encode import EncodedGroup, EncodedPrompt, EncodedText, Outcome
+from training.data.encode import E, Outcome
 from training.data.files import Row, raise_error
 from training.data.records import Record, list_sequences
 from training.data.sources import Convert, DataFile
 from training.data.tables import TableFormat
 
 R = TypeVar("R", bound=Record)
-E = TypeVar("E", bound=EncodedText | EncodedGroup | EncodedPrompt)
 
 FORMAT = 2  # of tables and keys; a new number rebuilds all cached tables
 BATCH_ROWS = 512  # encoded together, fewer where rows are long

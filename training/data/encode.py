@@ -1,11 +1,12 @@
-"""Records to token ids, with every length rule in one place.
+"""Records to token ids, with every length rule in one place, and a report of what was cut.
 
 Prompt and response are tokenized apart and joined, so a prompt has the same tokens in all stages.
 The tokenizer adds nothing; EOS is appended here and is always the last token of a response.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Generic, Literal, TypeVar
 
 from training.arguments.parsing import UserError
@@ -14,7 +15,7 @@ from training.data.records import Conversation, Demonstration, Pair, Prompt, Res
 from training.data.values import Message
 
 Overlong = Literal["error", "drop", "truncate_left"]
-E = TypeVar("E")
+UNNUMBERED = repeat(-1)
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,10 @@ class EncodedGroup:
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """A prompt's tokens; `prompt_id` is its number in the data, `text` has no template."""
+    """A prompt's tokens; `text` has no template.
+
+    `prompt_id` is its number in the data, -1 as long as that is not known.
+    """
 
     prompt_id: int
     input_ids: list[int]
@@ -46,16 +50,7 @@ class EncodedPrompt:
     fields: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class PromptTokens:
-    """A prompt's tokens before its number in the data is known."""
-
-    input_ids: list[int]
-    text: str
-    fields: Mapping[str, str]
-
-    def number(self, prompt_id: int) -> EncodedPrompt:
-        return EncodedPrompt(prompt_id, self.input_ids, self.text, self.fields)
+E = TypeVar("E", bound=EncodedText | EncodedGroup | EncodedPrompt)
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ class Outcome(Generic[E]):
     dropped_pairs: int = 0  # comparisons whose two sides were cut to the same tokens
 
 
-def count_tokens(row: EncodedText | EncodedGroup | EncodedPrompt | PromptTokens) -> list[int]:
+def count_tokens(row: EncodedText | EncodedGroup | EncodedPrompt) -> list[int]:
     """Count the tokens of each sequence of a row: in groups, the prompt with each response."""
     if isinstance(row, EncodedGroup):
         return [len(row.prompt_ids) + len(ids) for ids in row.response_ids]
@@ -89,23 +84,20 @@ def encode_dialogues(
     prompts = tokenizer.tokenize_prompts([record.prompt for record in plain])
     responses = tokenizer.tokenize_texts([record.response for record in plain])
     demonstrations = zip(prompts, responses, strict=True)
-    return [
-        _encode_demonstration(record, *next(demonstrations), eos, max_length)
-        if isinstance(record, Demonstration)
-        else _encode_conversation(record, tokenizer, eos, max_length)
-        for record in records
-    ]
-
-
-def _encode_demonstration(
-    record: Demonstration, prompt: list[int], response: list[int], eos: int, max_length: int
-) -> Outcome[EncodedText]:
-    ids = _fit_response(prompt, response, eos, max_length)
-    if ids is None:
-        return Outcome(None)
-    mask = [False] * len(prompt) + [True] * len(ids)
-    text = EncodedText(prompt + ids, mask, record.source)
-    return Outcome(text, int(len(ids) <= len(response)))
+    encoded: list[Outcome[EncodedText]] = []
+    for record in records:
+        if isinstance(record, Conversation):
+            encoded.append(_encode_conversation(record, tokenizer, eos, max_length))
+            continue
+        prompt, response = next(demonstrations)
+        ids = _fit_response(prompt, response, eos, max_length)
+        if ids is None:
+            encoded.append(Outcome(None))
+            continue
+        mask = [False] * len(prompt) + [True] * len(ids)
+        text = EncodedText(prompt + ids, mask, record.source)
+        encoded.append(Outcome(text, int(len(ids) <= len(response))))
+    return encoded
 
 
 def _encode_conversation(
@@ -124,7 +116,7 @@ def _encode_conversation(
 def encode_texts(
     records: Sequence[Text], tokenizer: TemplateTokenizer
 ) -> list[Outcome[EncodedText]]:
-    """Encode each text with EOS, uncut (`blocks.Blocks` cuts), with loss on all tokens."""
+    """Encode each text with EOS, uncut (`tables.Blocks` cuts), with loss on all tokens."""
     eos = tokenizer.eos
     texts = tokenizer.tokenize_texts([record.text for record in records])
     return [Outcome(EncodedText([*ids, eos], [True] * (len(ids) + 1))) for ids in texts]
@@ -184,12 +176,13 @@ def encode_prompts(
     *,
     max_prompt_length: int,
     overlong: Overlong,
-) -> list[Outcome[PromptTokens]]:
+    prompt_ids: Iterable[int] = UNNUMBERED,
+) -> list[Outcome[EncodedPrompt]]:
     """Encode prompts; conversations are rendered up to the assistant's next words."""
     texts = [record.text for record in records if not record.messages]
     plain = iter(tokenizer.tokenize_prompts(texts))
-    encoded: list[Outcome[PromptTokens]] = []
-    for record in records:
+    encoded: list[Outcome[EncodedPrompt]] = []
+    for record, prompt_id in zip(records, prompt_ids, strict=False):
         source = record.source
         if record.messages:
             ids, _ = tokenizer.tokenize_chat(record.messages, source, reply=True)
@@ -207,7 +200,8 @@ def encode_prompts(
         if cut and overlong == "drop":
             encoded.append(Outcome(None))
             continue
-        prompt = PromptTokens(ids[-max_prompt_length:], record.text, record.fields)
+        ids = ids[-max_prompt_length:]
+        prompt = EncodedPrompt(prompt_id, ids, record.text, record.fields)
         encoded.append(Outcome(prompt, int(cut)))
     return encoded
 
@@ -229,3 +223,44 @@ def _end_with_eos(ids: list[int], mask: list[bool], eos: int) -> tuple[list[int]
     end = len(mask) - mask[::-1].index(True)
     ids, mask = ids[:end], mask[:end]
     return (ids, mask) if ids[-1] == eos else ([*ids, eos], [*mask, True])
+
+
+@dataclass(frozen=True)
+class EncodeReport:
+    """How many rows were encoded, cut and dropped."""
+
+    rows: int
+    truncated: int  # rows (in groups: responses) that were cut
+    dropped: int  # rows
+    tokens: int  # in the rows that are left
+    limit: str  # the flag that set the length, with its value
+    dropped_pairs: int = 0  # comparisons whose two sides were cut to the same tokens
+
+    def __post_init__(self) -> None:
+        if self.rows and self.rows == self.dropped:
+            raise UserError(f"none of the {self.rows} rows fits {self.limit}; raise it")
+
+    def summarize(self) -> str:
+        """One line for the log."""
+        parts = [f"{self.rows - self.dropped} of {self.rows} rows, {self.tokens} tokens"]
+        if self.truncated:
+            parts.append(f"{self.truncated} cut to {self.limit}")
+        if self.dropped:
+            parts.append(f"{self.dropped} left out (too long for {self.limit})")
+        if self.dropped_pairs:
+            parts.append(f"{self.dropped_pairs} comparisons left out (equal after the cut)")
+        return "; ".join(parts)
+
+
+def collect_rows(outcomes: Sequence[Outcome[E]], limit: str) -> tuple[list[E], EncodeReport]:
+    """Return the rows that are left, and the report of all."""
+    rows = [outcome.row for outcome in outcomes if outcome.row is not None]
+    report = EncodeReport(
+        rows=len(outcomes),
+        truncated=sum(outcome.cut for outcome in outcomes),
+        dropped=len(outcomes) - len(rows),
+        tokens=sum(sum(count_tokens(row)) for row in rows),
+        limit=limit,
+        dropped_pairs=sum(outcome.dropped_pairs for outcome in outcomes),
+    )
+    return rows, report

@@ -8,7 +8,7 @@ Every bad row is listed by file and line, not only the first. Exit status 2 when
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -16,11 +16,12 @@ from typing import Any
 
 from training.arguments.inspection import InspectArgs
 from training.arguments.parsing import UserError, add_first_flag, exit_with_user_error, parse_args
-from training.data import records
+from training.data import encode, records
 from training.data.annotation.convert import convert_if_export
+from training.data.chat import TemplateTokenizer, add_templates
 from training.data.contamination import NGRAM, extract_prompt, find_shared_texts, hash_prompt
 from training.data.files import Row, format_json, write_text
-from training.data.records import Record, ResponseGroup, Text, list_sequences
+from training.data.records import Prompt, Record, ResponseGroup, Text, list_sequences
 from training.data.sources import read_rows
 from training.paths import not_there
 
@@ -38,30 +39,21 @@ PARSERS: dict[str, Callable[[Any, str], Record]] = {
 class Findings:
     """The rows of some data and the mistakes in them."""
 
+    records: list[Record]
     stage: str
     rows: int
-    errors: list[str] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
-    duplicates: list[str] = field(default_factory=list)  # "source = source"
-    conflicts: list[str] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    unit: str = "characters"
-    over_limit: int = 0
-    leaks: list[str] = field(default_factory=list)
+    errors: list[str]
+    duplicates: list[str]  # "source = source"
+    conflicts: list[str]
+    leaks: list[str]
+    length_unit: str
+    lengths: list[int]
+    longest: int
+    over_max_length: int
 
     def make_report(self) -> dict[str, Any]:
-        return {
-            "stage": self.stage,
-            "rows": self.rows,
-            "errors": self.errors,
-            "duplicates": self.duplicates,
-            "conflicts": self.conflicts,
-            "leaks": self.leaks,
-            "length_unit": self.unit,
-            "lengths": dict(count_by_length(self.lengths)),
-            "longest": max(self.lengths, default=0),
-            "over_max_length": self.over_limit,
-        }
+        report = vars(self) | {"lengths": dict(count_by_length(self.lengths))}
+        return {name: value for name, value in report.items() if name != "records"}
 
 
 def inspect(args: InspectArgs) -> Findings:
@@ -69,22 +61,38 @@ def inspect(args: InspectArgs) -> Findings:
     errors: list[str] = []
     rows = _read_rows(args, args.data_path, "train", errors)
     stage = args.stage if args.stage != "auto" or not rows else _guess_stage(rows[0])
-    findings = Findings(stage, len(rows) + len(errors), errors)
-    findings.records = parse_records(rows, stage, errors)
-    findings.duplicates = find_duplicates(findings.records)
-    findings.conflicts = find_conflicts(findings.records)
-    measure, findings.unit = _choose_measure(args)
-    for record in findings.records:
-        try:
-            findings.lengths += measure(record)
-        except UserError as error:  # the chat template refuses the conversation
-            errors.append(str(error))
+    row_count = len(rows) + len(errors)
+    parsed = parse_records(rows, stage, errors)
+    lengths: list[int] = []
+    over_max_length = 0
     if args.tokenizer_name_or_path:
-        findings.over_limit = sum(length > args.max_length for length in findings.lengths)
+        tokenizer = add_templates(_load_tokenizer(args.tokenizer_name_or_path), args)
+        for record in parsed:
+            try:
+                lengths += count_record_tokens(record, tokenizer)
+            except UserError as error:  # the chat template refuses the conversation
+                errors.append(str(error))
+        over_max_length = sum(length > args.max_length for length in lengths)
+    else:
+        texts = [sequence for record in parsed for sequence in list_sequences(record)]
+        lengths = [len(prompt) + len(response) for prompt, response in texts]
+    leaks: list[str] = []
     if args.eval_data_path:
         rows = _read_rows(args, args.eval_data_path, "dev", errors)
-        findings.leaks = find_leaks(findings.records, parse_records(rows, stage, errors))
-    return findings
+        leaks = find_leaks(parsed, parse_records(rows, stage, errors))
+    return Findings(
+        parsed,
+        stage,
+        row_count,
+        errors,
+        find_duplicates(parsed),
+        find_conflicts(parsed),
+        leaks,
+        length_unit="tokens" if args.tokenizer_name_or_path else "characters",
+        lengths=lengths,
+        longest=max(lengths, default=0),
+        over_max_length=over_max_length,
+    )
 
 
 def _read_rows(args: InspectArgs, paths: Sequence[str], split: str, errors: list[str]) -> list[Row]:
@@ -188,8 +196,6 @@ def count_by_length(lengths: Sequence[int]) -> Iterator[tuple[str, int]]:
 
 def _extract_content(record: Record) -> Any:
     """Return all of a record but its source, as a key."""
-    if isinstance(record, records.Demonstration):
-        return record.prompt, record.response
     if isinstance(record, records.Conversation):
         return record.messages
     if isinstance(record, ResponseGroup):
@@ -197,22 +203,29 @@ def _extract_content(record: Record) -> Any:
             (record.responses[pair.chosen], record.responses[pair.rejected], pair.label)
             for pair in record.pairs
         )
-    return record.text
+    return tuple(list_sequences(record))
 
 
-def _choose_measure(args: InspectArgs) -> tuple[Callable[[Record], list[int]], str]:
-    """Return a function from a record to its sequences' uncut lengths, and their unit."""
-    if not args.tokenizer_name_or_path:
-        return _count_characters, "characters"
-    from training.data.chat import add_templates
-    from training.data.outcomes import count_record_tokens
+def count_record_tokens(record: Record, tokenizer: TemplateTokenizer) -> list[int]:
+    """Count the tokens of each sequence that a stage makes of a record, before anything is cut.
 
-    tokenizer = add_templates(_load_tokenizer(args.tokenizer_name_or_path), args)
-    return partial(count_record_tokens, tokenizer=tokenizer), "tokens"
-
-
-def _count_characters(record: Record) -> list[int]:
-    return [len(prompt) + len(response) for prompt, response in list_sequences(record)]
+    Empty if the record has nothing to learn from. Raises `UserError` if the chat template refuses
+    a conversation.
+    """
+    most = sys.maxsize
+    outcomes: Sequence[encode.Outcome[Any]]
+    if isinstance(record, Text):
+        outcomes = encode.encode_texts([record], tokenizer)
+    elif isinstance(record, Prompt):
+        outcomes = encode.encode_prompts(
+            [record], tokenizer, max_prompt_length=most, overlong="error"
+        )
+    elif isinstance(record, ResponseGroup):
+        outcomes = encode.encode_groups([record], tokenizer, max_length=most)
+    else:
+        outcomes = encode.encode_dialogues([record], tokenizer, max_length=most)
+    (outcome,) = outcomes
+    return encode.count_tokens(outcome.row) if outcome.row is not None else []
 
 
 def _load_tokenizer(path: str) -> Any:
@@ -242,10 +255,10 @@ def format_findings(findings: Findings, max_length: int, show: int) -> list[str]
             lines += [f"{title}: {len(texts)}", *(f"  {text}" for text in texts[:show])]
         if len(texts) > show:
             lines.append(f"  and {len(texts) - show} more (--show N, or --report FILE)")
-    lines.append(f"lengths in {findings.unit}:")
+    lines.append(f"lengths in {findings.length_unit}:")
     lines += [f"  {bounds}: {count}" for bounds, count in count_by_length(findings.lengths)]
-    if findings.over_limit:
-        lines.append(f"over --max_length {max_length}, to be cut: {findings.over_limit}")
+    if findings.over_max_length:
+        lines.append(f"over --max_length {max_length}, to be cut: {findings.over_max_length}")
     return lines
 
 

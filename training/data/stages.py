@@ -12,35 +12,17 @@ from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
 from training.arguments.reward import RewardArgs
 from training.arguments.sft import SFTArgs
+from training.data import encode, records
 from training.data.annotation.convert import convert_export
-from training.data.blocks import Blocks
 from training.data.build_tables import RowEncoder
 from training.data.chat import TemplateTokenizer, add_templates
 from training.data.contamination import hash_text
 from training.data.dataset import encode_paths, load_rows
-from training.data.encode import (
-    EncodedGroup,
-    EncodedPrompt,
-    EncodedText,
-    Overlong,
-    encode_dialogues,
-    encode_groups,
-    encode_prompts,
-    encode_texts,
-)
+from training.data.encode import EncodedGroup, EncodedPrompt, EncodedText, Overlong
 from training.data.groups import shuffle_labels
-from training.data.records import (
-    Conversation,
-    Demonstration,
-    Prompt,
-    Text,
-    parse_group,
-    parse_prompt,
-    parse_sft_row,
-    parse_text,
-)
+from training.data.records import Conversation, Demonstration, Prompt, Text
 from training.data.sources import read_rows
-from training.data.tables import GROUPS, PROMPTS, TEXTS
+from training.data.tables import GROUPS, PROMPTS, TEXTS, Blocks
 
 E = TypeVar("E")
 Tokenizer = Any
@@ -59,15 +41,17 @@ def load_sft(args: SFTArgs, tokenizer: Tokenizer) -> Split[EncodedText]:
     limit = f"--max_length {args.max_length}"
     if args.objective == "lm":
         plain = TemplateTokenizer(tokenizer)  # texts have no templates
-        texts = RowEncoder("pretrain", parse_text, encode_texts, TEXTS, plain, {}, limit)
+        texts = RowEncoder(
+            "pretrain", records.parse_text, encode.encode_texts, TEXTS, plain, {}, limit
+        )
         train, held_out = (Blocks(rows, args.max_length) for rows in load_rows(args, texts))
         if not train:
             raise UserError("--data_path holds less than two tokens of text")
         return Split(train, held_out)
     dialogues: RowEncoder[Demonstration | Conversation, EncodedText] = RowEncoder(
         "sft",
-        parse_sft_row,
-        encode_dialogues,
+        records.parse_sft_row,
+        encode.encode_dialogues,
         TEXTS,
         add_templates(tokenizer, args),
         {"max_length": args.max_length},
@@ -80,7 +64,8 @@ def iterate_texts(args: SFTArgs) -> Iterator[str]:
     """Yield stage 1's training text as it is in the data, to train a tokenizer on."""
     stage = "pretrain" if args.objective == "lm" else "sft"
     for row, source in read_rows(args.data_path, stage=stage, split="train"):
-        record = parse_text(row, source) if stage == "pretrain" else parse_sft_row(row, source)
+        parse = records.parse_text if stage == "pretrain" else records.parse_sft_row
+        record = parse(row, source)
         if isinstance(record, Text):
             yield record.text
         elif isinstance(record, Demonstration):
@@ -93,8 +78,8 @@ def load_comparisons(args: RewardArgs, tokenizer: Tokenizer) -> Split[EncodedGro
     """Load prompts with their responses and the comparisons among them, for stage 2."""
     encoder = RowEncoder(
         "reward",
-        parse_group,
-        encode_groups,
+        records.parse_group,
+        encode.encode_groups,
         GROUPS,
         add_templates(tokenizer, args),
         {"max_length": args.max_length},
@@ -111,7 +96,7 @@ def load_normalization_prompts(args: RewardArgs, tokenizer: Tokenizer) -> Sequen
     """Load stage 2's distinct prompts; the SFT model's answers to them set the scale of scores."""
 
     def parse(row: Any, source: str) -> Prompt:
-        return replace(parse_prompt(row, source), fields={})  # the answers are among them
+        return replace(records.parse_prompt(row, source), fields={})  # the answers are among them
 
     room = max(args.max_length - args.normalization_new_tokens, 1)
     encoder = replace(
@@ -146,8 +131,8 @@ def _build_prompt_encoder(
 ) -> RowEncoder[Prompt, EncodedPrompt]:
     return RowEncoder(
         "ppo",
-        parse_prompt,
-        encode_prompts,
+        records.parse_prompt,
+        encode.encode_prompts,
         PROMPTS,
         add_templates(tokenizer, args),
         {"max_prompt_length": max_prompt_length, "overlong": overlong},

@@ -8,27 +8,18 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from training.data.encode import (
-    EncodedGroup,
-    EncodedPrompt,
-    EncodedText,
-    Outcome,
-    PromptTokens,
-    count_tokens,
-)
+from training.data.encode import E, EncodedGroup, EncodedPrompt, EncodedText, Outcome, count_tokens
 from training.data.lazy import Lazy
 from training.data.records import Pair
-from training.data.splits import Places
-
-E = TypeVar("E", bound=EncodedText | EncodedGroup | EncodedPrompt)
 
 Columns = Mapping[str, Any]  # pyarrow.ChunkedArray
+Places = NDArray[np.int64]  # numbers of rows
 
 IDS = pa.list_(pa.uint32())
 PAIR = {
@@ -112,7 +103,7 @@ def _unpack_group(columns: Columns, row: int, source: str, number: int) -> Encod
     )
 
 
-def _pack_prompt(prompt: PromptTokens) -> dict[str, Any]:
+def _pack_prompt(prompt: EncodedPrompt) -> dict[str, Any]:
     ids = np.array(prompt.input_ids, np.uint32)
     return {"ids": ids, "text": prompt.text, "fields": json.dumps(dict(prompt.fields))}
 
@@ -200,3 +191,40 @@ class TableView(Lazy[E]):
     def _read_column(self, column: str) -> list[int]:
         numbers: list[int] = self._table.read_numbers(column)[self._rows].tolist()
         return numbers
+
+
+class Blocks(Lazy[EncodedText]):
+    """All texts in one row, cut into blocks of `block` tokens; the last may be shorter.
+
+    Every token is a target but a block's first, which nothing in its block predicts, so a last
+    block of one token is dropped.
+    """
+
+    def __init__(self, texts: TableView[EncodedText], block: int) -> None:
+        if block < 2:
+            raise ValueError(f"block must be at least 2, got {block}")
+        self._texts = texts
+        self._block = block
+        self._ends = np.cumsum(texts.lengths, dtype=np.int64)
+        total = int(self._ends[-1]) if len(texts) else 0
+        whole, rest = divmod(total, block)
+        self.lengths = [block] * whole + [rest] * (rest >= 2)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def make_item(self, index: int) -> EncodedText:
+        start, count = index * self._block, self.lengths[index]
+        text = int(np.searchsorted(self._ends, start, side="right"))
+        ids: list[int] = []
+        while len(ids) < count:
+            first = start + len(ids) - (int(self._ends[text - 1]) if text else 0)
+            ids += self._texts.read_tokens(text, first, first + count - len(ids))
+            text += 1
+        return EncodedText(ids, [False] + [True] * (count - 1))
+
+
+def measure_texts(texts: Sequence[EncodedText]) -> list[int]:
+    if isinstance(texts, TableView | Blocks):
+        return texts.lengths
+    return [len(text.input_ids) for text in texts]

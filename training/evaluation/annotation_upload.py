@@ -7,7 +7,7 @@ from pathlib import Path
 
 from training.arguments.collect import CollectArgs
 from training.arguments.parsing import UserError
-from training.data.annotation.exchange import Pushed, check_project, push
+from training.data.annotation.exchange import check_project, push
 from training.data.annotation.server import Server
 from training.evaluation.annotation_tasks import PAGES, list_task_files
 
@@ -29,9 +29,9 @@ class Upload:
             return
         with closing(self._server) as server:
             for file in self._files.values():
-                yield self._push(server, file).describe(server)
+                yield self._push(server, file)
 
-    def _push(self, server: Server, file: Path) -> Pushed:
+    def _push(self, server: Server, file: Path) -> str:
         try:
             return push(
                 server,

@@ -12,12 +12,7 @@ from training.arguments.evaluate import EvaluateArgs
 from training.arguments.parsing import UserError
 from training.data.annotation.convert import convert_if_export
 from training.data.chat import add_templates
-from training.data.encode import (
-    EncodedGroup,
-    EncodedPrompt,
-    encode_groups,
-)
-from training.data.outcomes import collect_rows
+from training.data.encode import EncodedGroup, EncodedPrompt, collect_rows, encode_groups
 from training.data.records import (
     Prompt,
     parse_demonstration,

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 
 from training.arguments.sampling import PromptArgs
 from training.data.chat import add_templates
-from training.data.encode import EncodedPrompt, encode_prompts
-from training.data.outcomes import collect_rows, number_prompts
+from training.data.encode import EncodedPrompt, collect_rows, encode_prompts
 from training.data.records import Prompt
 from training.models.loading import Config, check_fits, load_config
 from training.models.scalar import ScalarSettings, find_backbone, read_settings
@@ -48,8 +47,9 @@ def tokenize_prompts(
         add_templates(tokenizer, args),
         max_prompt_length=args.max_prompt_length,
         overlong=args.overlong_prompts,
+        prompt_ids=records,
     )
     limit = f"--max_prompt_length {args.max_prompt_length}"
-    prompts, report = collect_rows(number_prompts(outcomes, records), limit)
+    prompts, report = collect_rows(outcomes, limit)
     logger.info("%s: %s", name, report.summarize())
     return prompts

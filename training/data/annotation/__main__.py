@@ -7,7 +7,6 @@ python -m training.data.annotation pull --label_studio_url http://localhost:8080
 
 import json
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 
 from training.arguments.annotation import AnnotationArgs, PullArgs, PushArgs
@@ -32,9 +31,9 @@ def convert_file(args: AnnotationArgs) -> list[str]:
     return format_report(report)
 
 
-def push_file(args: PushArgs) -> Iterator[str]:
+def push_file(args: PushArgs) -> str:
     with closing(Server(args.label_studio_url)) as server:
-        pushed = push(
+        return push(
             server,
             args.tasks,
             args.page,
@@ -42,30 +41,25 @@ def push_file(args: PushArgs) -> Iterator[str]:
             annotations_per_task=args.annotations_per_task,
             control=args.label_control,
         )
-        yield pushed.describe(server)
 
 
-def pull_file(args: PullArgs) -> Iterator[str]:
-    with closing(Server(args.label_studio_url)) as server:
-        yield from pull(server, args)
-
-
-def run(words: list[str]) -> str:
-    """Do what the command line asks for, and return the text to print."""
+def run(words: list[str]) -> list[str]:
+    """Do what the command line asks for, and return the lines to print."""
     if words[:1] == ["push"]:
-        return "\n".join(push_file(parse_args(PushArgs, add_first_flag("--tasks", words[1:]))))
+        return [push_file(parse_args(PushArgs, add_first_flag("--tasks", words[1:])))]
     if words[:1] == ["pull"]:
-        return "\n".join(pull_file(parse_args(PullArgs, words[1:])))
-    args = parse_args(AnnotationArgs, add_first_flag("--export", words), about=OTHERS)
-    return "\n".join(convert_file(args))
+        args = parse_args(PullArgs, words[1:])
+        with closing(Server(args.label_studio_url)) as server:
+            return list(pull(server, args))
+    return convert_file(parse_args(AnnotationArgs, add_first_flag("--export", words), about=OTHERS))
 
 
 def main() -> None:
     try:
-        text = run(sys.argv[1:])
+        lines = run(sys.argv[1:])
     except UserError as error:
         exit_with_user_error("annotation", str(error))
-    sys.stdout.write(text + "\n")
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

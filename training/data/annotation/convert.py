@@ -129,21 +129,16 @@ def build_row(
 
 
 def _merge_votes(votes: Sequence[Vote], args: VoteArgs, error: float) -> float:
-    """Return P(the first response is better), from the votes on it and the second."""
-    mean = sum(vote.share for vote in votes) / len(votes)
-    if args.votes == "soft":
-        return _weigh_evidence(votes, error) if error > 0 else mean
-    decided = TIE if mean == TIE else float(mean > TIE)
-    return decided if error <= 0 or decided == TIE else _weigh_evidence(votes, error)
+    """Return P(the first response is better), from the votes on it and the second.
 
-
-def _weigh_evidence(votes: Sequence[Vote], error: float) -> float:
-    """Return P(first is better | votes), for voters who each err with this chance, prior 1/2.
-
-    A vote multiplies the odds by (1 - error) / error, a tie leaves them.
+    For voters who each err with the chance `error`, a vote multiplies the odds by
+    (1 - error) / error and a tie leaves them, starting from even odds.
     """
-    lead = sum(2.0 * vote.share - 1.0 for vote in votes)
-    if error >= TIE:
+    mean = sum(vote.share for vote in votes) / len(votes)
+    if error <= 0:
+        return mean if args.votes == "soft" or mean == TIE else float(mean > TIE)
+    if mean == TIE or error >= TIE:
         return TIE
+    lead = sum(2.0 * vote.share - 1.0 for vote in votes)
     odds = math.exp(-abs(lead) * math.log((1.0 - error) / error))  # against the side that leads
     return 1.0 / (1.0 + odds) if lead >= 0 else odds / (1.0 + odds)

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from training.arguments.annotation import PullArgs
@@ -16,22 +15,6 @@ from training.data.files import parse_rows, read_file, write_text
 BATCH = 200  # tasks per request: seconds, and little is lost when one fails
 
 
-@dataclass(frozen=True)
-class Pushed:
-    """How many of a file's tasks were added to a project, and how many it had."""
-
-    project: Project
-    is_new: bool
-    added: int
-    known: int
-
-    def describe(self, server: Server) -> str:
-        made = " is new" if self.is_new else ""
-        known = f", {self.known} were there already" if self.known else ""
-        address = server.build_address(self.project)
-        return f"{self.project}{made}: {self.added} tasks added{known}: {address}"
-
-
 def push(
     server: Server,
     tasks_path: str,
@@ -40,10 +23,11 @@ def push(
     name: str,
     annotations_per_task: int,
     control: str = "",
-) -> Pushed:
+) -> str:
     """Add a file's tasks to the project `name`, a title or number; create a title that is missing.
 
-    A task whose data the project has is not added again, so a push can be repeated.
+    A task whose data the project has is not added again, so a push can be repeated. Returns a line
+    that describes what was added.
     """
     page = read_page(page_path)
     tasks = read_tasks(tasks_path, parse_config(page, page_path, control=control))
@@ -54,7 +38,9 @@ def push(
     new = tasks if is_new else _select_new(tasks, server.list_task_data(project))
     for start in range(0, len(new), BATCH):
         server.add(project, new[start : start + BATCH])
-    return Pushed(project, is_new, added=len(new), known=len(tasks) - len(new))
+    known = f", {len(tasks) - len(new)} were there already" if len(new) < len(tasks) else ""
+    made = " is new" if is_new else ""
+    return f"{project}{made}: {len(new)} tasks added{known}: {server.build_address(project)}"
 
 
 def check_project(server: Server, name: str, page: str, page_path: str) -> Project | None:

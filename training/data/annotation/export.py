@@ -117,7 +117,15 @@ def _parse_annotation(item: Any, place: int) -> Annotation:
     if not isinstance(item, Mapping):
         return Annotation(f"number {place + 1}", "", broken="no JSON object")
     result = item.get("result")
-    regions = tuple(_parse_region(part) for part in _read_list(result) if isinstance(part, Mapping))
+    regions = tuple(
+        Region(
+            control=_read_text(part.get("from_name")),
+            kind=_read_text(part.get("type")),
+            value=value if isinstance(value := part.get("value"), Mapping) else {},
+        )
+        for part in _read_list(result)
+        if isinstance(part, Mapping)
+    )
     is_list = isinstance(result, list) and len(regions) == len(result)
     return Annotation(
         annotation_id=str(item.get("id", f"number {place + 1}")),
@@ -129,15 +137,6 @@ def _parse_annotation(item: Any, place: int) -> Annotation:
         lead_time=_read_number(item.get("lead_time")),
         updated_at=_read_text(item.get("updated_at")) or _read_text(item.get("created_at")),
         broken="" if is_list else "'result' is no list of objects",
-    )
-
-
-def _parse_region(part: Mapping[str, Any]) -> Region:
-    value = part.get("value")
-    return Region(
-        control=_read_text(part.get("from_name")),
-        kind=_read_text(part.get("type")),
-        value=value if isinstance(value, Mapping) else {},
     )
 
 

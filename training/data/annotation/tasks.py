@@ -6,35 +6,15 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
-from itertools import combinations
+from itertools import chain, combinations, zip_longest
+from pathlib import Path
 from typing import Any
 
 from training.draws import make_random
 
-# Label Studio escapes the text of a Style, so no rule in it may contain ">".
-PAIRWISE_CONFIG = """\
-<View>
-  <Style>
-    .pair { display: flex; gap: 20px; }
-    .side { flex: 1; border: 1px solid #ccc; border-radius: 6px; padding: 12px; }
-  </Style>
-  <Text name="prompt" value="$prompt"/>
-  <Header value="Which answer is better? Click it, then submit; skip if you cannot tell."/>
-  <Pairwise name="comparison" toName="answer1,answer2"/>
-  <View className="pair">
-    <View className="side"><Text name="answer1" value="$answer1"/></View>
-    <View className="side"><Text name="answer2" value="$answer2"/></View>
-  </View>
-</View>
-"""
-RANKER_CONFIG = """\
-<View>
-  <Text name="prompt" value="$prompt"/>
-  <Header value="Drag the answers into order, the best one on top, then submit."/>
-  <List name="answers" value="$items" title="Answers"/>
-  <Ranker name="rank" toName="answers"/>
-</View>
-"""
+# Pages of a project. Label Studio escapes the text of a Style, so no rule in it may contain ">".
+PAIRWISE_CONFIG = Path(__file__).with_name("pairwise.xml").read_text(encoding="utf-8")
+RANKER_CONFIG = Path(__file__).with_name("ranker.xml").read_text(encoding="utf-8")
 
 Task = dict[str, Any]
 
@@ -59,18 +39,14 @@ def select_distinct(
     by_temperature: dict[float, list[Sampled]] = {}
     for candidate in candidates:
         by_temperature.setdefault(candidate.temperature, []).append(candidate)
-    turns = [
-        group[turn]
-        for turn in range(max(map(len, by_temperature.values()), default=0))
-        for group in by_temperature.values()
-        if turn < len(group)
-    ]
     selected: list[Sampled] = []
-    for candidate in turns:
+    for candidate in chain.from_iterable(zip_longest(*by_temperature.values())):
         if len(selected) == count:
             break
-        if is_showable(candidate.text) and all(
-            measure_likeness(candidate.text, other.text) <= most_alike for other in selected
+        if (
+            candidate is not None
+            and is_showable(candidate.text)
+            and all(measure_likeness(candidate.text, s.text) <= most_alike for s in selected)
         ):
             selected.append(candidate)
     return selected

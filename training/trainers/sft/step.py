@@ -9,10 +9,10 @@ from torch import Tensor
 
 from training.arguments.sft import SFTArgs
 from training.data.batches import plan_epoch
-from training.data.blocks import measure_texts
 from training.data.collate import collate_texts
 from training.data.encode import EncodedText
 from training.data.packing import RowPlan, Sample, plan_packed_step
+from training.data.tables import measure_texts
 from training.objectives.sft import cross_entropy, perplexity
 from training.runtime.distributed import World
 from training.runtime.engine import TrainingEngine, compute_dtype
