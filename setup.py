@@ -18,7 +18,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(str(ROOT), include=["training", "training.*"]),
-    package_data={"training.data.annotation": ["*.xml"], "training.evaluation": ["*.html"]},
+    package_data={
+        "training.data.annotation": ["*.xml"],
+        "training.evaluation": ["*.html", "*.json"],
+        "training.evaluation.reward_model": ["*.json"],
+    },
     install_requires=[
         "torch>=2.9",  # torch.optim.Muon
         "deepspeed>=0.19",

@@ -11,7 +11,7 @@ from tests.evaluation.material import write_material
 from training.arguments.collect import CollectArgs
 from training.arguments.parsing import UserError
 from training.data.annotation.tasks import measure_likeness
-from training.evaluation import annotation_predictions, sampling
+from training.evaluation import sampling
 from training.evaluation.annotation_tasks import Collector, write_tasks
 
 CPU = torch.device("cpu")
@@ -138,7 +138,7 @@ def test_a_prediction_is_the_scores_of_the_reward_model(args, made, monkeypatch)
         told.append((inputs, found))
         return found
 
-    monkeypatch.setattr(annotation_predictions, "score_responses", watched)
+    monkeypatch.setattr(sampling, "score_responses", watched)
     unsorted = collected(args).tasks["pairwise"]
     predicted = collected(args, reward_model=str(made / "reward")).tasks["pairwise"]
     (_, _, responses), scores = told[0]

@@ -15,7 +15,6 @@ from training.evaluation.reward_model.baselines import (
     sample_chance_accuracies,
 )
 from training.evaluation.reward_model.calibration import (
-    Bin,
     bin_by_confidence,
     brier_score,
     compute_probability,
@@ -89,22 +88,25 @@ DIFFERENCE, LABEL = array(log(4), -log(4), log(9), 0.0), array(1.0, 0.75, 1.0, 1
 
 def test_reliability_by_hand():
     low, high = bin_by_confidence(DIFFERENCE, LABEL, bins=2)
-    assert (low.low, low.high, low.pairs) == (0.5, 0.75, 1)
-    assert (low.confidence, low.agreement) == (0.5, 0.5)  # undecided: neither right nor wrong
-    assert (high.low, high.high, high.pairs) == (0.75, 1.0, 3)
-    assert high.confidence == pytest.approx((0.8 + 0.8 + 0.9) / 3)
+    assert (low["low"], low["high"], low["pairs"]) == (0.5, 0.75, 1)
+    assert (low["confidence"], low["agreement"]) == (0.5, 0.5)  # undecided: neither right nor wrong
+    assert (high["low"], high["high"], high["pairs"]) == (0.75, 1.0, 3)
+    assert high["confidence"] == pytest.approx((0.8 + 0.8 + 0.9) / 3)
     # The second prefers the side that a quarter of the people prefer.
-    assert high.agreement == pytest.approx((1.0 + 0.25 + 1.0) / 3)
+    assert high["agreement"] == pytest.approx((1.0 + 0.25 + 1.0) / 3)
     assert expected_calibration_error([low, high]) == pytest.approx(0.75 * (2.5 - 2.25) / 3)
 
 
 def test_a_bin_without_comparisons_is_left_out_and_certainty_is_in_the_last():
     (only,) = bin_by_confidence(array(500.0, -800.0), array(1.0, 0.0), bins=10)
-    assert only == Bin(0.95, 1.0, 2, 1.0, 1.0)
+    assert only == {"low": 0.95, "high": 1.0, "pairs": 2, "confidence": 1.0, "agreement": 1.0}
 
 
 def test_the_calibration_error_weighs_bins_by_their_comparisons():
-    bins = [Bin(0.5, 0.6, 3, 0.55, 0.65), Bin(0.9, 1.0, 1, 0.95, 0.65)]
+    bins = [
+        {"pairs": 3, "confidence": 0.55, "agreement": 0.65},
+        {"pairs": 1, "confidence": 0.95, "agreement": 0.65},
+    ]
     assert expected_calibration_error(bins) == pytest.approx(0.75 * 0.1 + 0.25 * 0.3)
 
 

@@ -33,6 +33,7 @@ def healthy(**changes):
     return {
         "judge": judge | {"win_rate_ci": [0.8, 0.95]},
         **base,
+        "length_unit": "words",
         "duplicates": {"before": 0.0, "after": after["duplicates"]},
         "kl": changes.get("kl", 6.0),
     }

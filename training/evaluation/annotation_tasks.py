@@ -19,27 +19,22 @@ from training.data.annotation.tasks import (
     RANKER_CONFIG,
     Sampled,
     Task,
+    add_prediction,
     make_pairwise_tasks,
     make_ranker_task,
     select_distinct,
     sort_by_certainty,
 )
+from training.data.chat import tokenize_plain
 from training.data.encode import EncodedPrompt
 from training.data.files import write_text
 from training.data.records import Prompt, parse_prompt
 from training.data.sources import read_rows
-from training.evaluation.annotation_predictions import predict_choices
+from training.evaluation import sampling
 from training.evaluation.loading import check_positions, check_reward_model, tokenize_prompts
-from training.evaluation.sampling import (
-    check_language_model,
-    decode_responses,
-    load_policy,
-    make_hybrid_engine,
-    make_sampling,
-)
 from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import SampleKey
-from training.models.tokenizers import Tokenizer
+from training.models.scalar import load_scalar_model
 from training.runtime.engine import compute_dtype
 
 logger = logging.getLogger(__name__)
@@ -78,14 +73,19 @@ class Collector:
     def __init__(self, args: CollectArgs, device: torch.device) -> None:
         self._args = args
         self._device = device
-        config, self._tokenizer = check_language_model(args.model, flag="--model")
+        config, self._tokenizer = sampling.check_language_model(args.model, flag="--model")
         check_positions(args, config)
         if args.reward_model:
             self._reward_settings, config = check_reward_model(
                 args.reward_model, {args.model: self._tokenizer}, flag="--reward_model"
             )
             check_positions(args, config, note=" (for --reward_model)")
-        self._prompts = _read_prompts(args, self._tokenizer)
+        records: dict[str, Prompt] = {}  # distinct prompts
+        for row, source in read_rows(args.prompts, stage="ppo", split="train"):
+            record = parse_prompt(row, source)
+            records.setdefault(record.text, record)
+        numbered = dict(enumerate(records.values()))
+        self._prompts = tokenize_prompts(args, numbered, self._tokenizer, name="prompts")
         self._progress = Path(f"{args.output}.progress.jsonl").expanduser()
 
     def run(self) -> Collection:
@@ -129,10 +129,35 @@ class Collector:
             tokens += [prompt.input_ids] * len(new)
         if not args.reward_model:
             return tasks
-        predicted = predict_choices(
-            args, self._reward_settings, self._tokenizer, self._device, tokens, tasks
-        )
-        return sort_by_certainty(predicted)
+        return sort_by_certainty(self._predict_choices(tasks, tokens))
+
+    def _predict_choices(
+        self, tasks: Sequence[Task], prompts: Sequence[sampling.TokenIds]
+    ) -> list[Task]:
+        """Add the choice of --reward_model to each pairwise task; one prompt per task."""
+        args, tokenizer = self._args, self._tokenizer
+        reward_model = load_scalar_model(
+            args.reward_model,
+            self._reward_settings,
+            device=self._device,
+            compute_dtype=compute_dtype(args.dtype, self._device),
+            tokens=len(tokenizer),
+        ).eval()
+        # Encoded as stage 2 will encode them once they are comparisons.
+        texts = [task["data"][key] for task in tasks for key in ("answer1", "answer2")]
+        scores = sampling.score_responses(
+            reward_model,
+            [prompt for prompt in prompts for _ in range(2)],
+            [[*ids, tokenizer.eos_token_id] for ids in tokenize_plain(tokenizer, texts)],
+            pad_id=tokenizer.pad_token_id,
+            token_budget=args.micro_batch_tokens,
+        ).tolist()
+        version = Path(args.reward_model).name
+        pairs = zip(scores[::2], scores[1::2], strict=True)
+        return [
+            add_prediction(task, pair, model_version=version)
+            for task, pair in zip(tasks, pairs, strict=True)
+        ]
 
     def _read_progress(self) -> Responses:
         """Read what an earlier run with the same flags has sampled; else start a new file."""
@@ -171,13 +196,16 @@ class Collector:
         """Sample distinct responses of each prompt, saving them chunk by chunk."""
         args = self._args
         dtype = compute_dtype(args.dtype, self._device)
-        policy = load_policy(
+        policy = sampling.load_policy(
             args.model, self._tokenizer, flag="--model", device=self._device, dtype=dtype
         )
         batch_size = args.generation_batch_size
         engines = [
-            make_hybrid_engine(
-                policy, self._tokenizer, make_sampling(args, temperature=t), batch_size=batch_size
+            sampling.make_hybrid_engine(
+                policy,
+                self._tokenizer,
+                sampling.make_sampling(args, temperature=t),
+                batch_size=batch_size,
             )
             for t in args.temperatures
         ]
@@ -210,18 +238,11 @@ class Collector:
         inputs = [prompt.input_ids for prompt, _ in jobs]
         with engine.generation() as generate:
             drawn = generate(inputs, keys)
-        texts = decode_responses(self._tokenizer, inputs, [drawn.row(n) for n in range(len(jobs))])
+        texts = sampling.decode_responses(
+            self._tokenizer, inputs, [drawn.row(n) for n in range(len(jobs))]
+        )
         for (prompt, sample), text in zip(jobs, texts, strict=True):
             yield prompt, Sampled(text, self._args.temperatures[index], sample)
-
-
-def _read_prompts(args: CollectArgs, tokenizer: Tokenizer) -> list[EncodedPrompt]:
-    """Read the distinct prompts, in their order."""
-    records: dict[str, Prompt] = {}
-    for row, source in read_rows(args.prompts, stage="ppo", split="train"):
-        record = parse_prompt(row, source)
-        records.setdefault(record.text, record)
-    return tokenize_prompts(args, dict(enumerate(records.values())), tokenizer, name="prompts")
 
 
 def _parse_progress(lines: Sequence[str]) -> Iterator[tuple[int, list[Sampled]]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import floor, isfinite, log10, sqrt
+from typing import Any
 
 Point = tuple[float, float]
 
@@ -32,7 +33,11 @@ def draw_line_chart(series: Mapping[str, Sequence[Point]]) -> str:
         x, y = points[-1]
         note = f"{name}: {format_number(y)} at step {format_number(x)}"
         parts.append(_draw_dot(f"s{index % 4}", frame.map_x(x), frame.map_y(y), 3, note))
-    return _make_svg(WIDTH, HEIGHT, parts) + (_draw_legend(lines) if len(lines) > 1 else "")
+    keys = "".join(
+        f'<span class="key s{i % 4}">{escape(name)}</span>' for i, name in enumerate(lines)
+    )
+    legend = f'<p class="legend">{keys}</p>' if len(lines) > 1 else ""
+    return _make_svg(WIDTH, HEIGHT, parts) + legend
 
 
 @dataclass(frozen=True)
@@ -75,27 +80,22 @@ def draw_interval_chart(
     return _make_svg(LABEL_WIDTH + PLOT_WIDTH + VALUE_WIDTH, height, parts)
 
 
-@dataclass(frozen=True)
-class Dot:
-    """A point of a reliability chart; its area shows the count."""
+def draw_reliability_chart(bins: Sequence[Mapping[str, Any]]) -> str:
+    """Draw agreement over confidence, a dot per bin, with the dashed line where they are equal.
 
-    x: float
-    y: float
-    count: int
-
-
-def draw_reliability_chart(dots: Sequence[Dot]) -> str:
-    """Draw dots over x from 1/2 to 1, with the dashed line x = y; y may begin lower."""
-    low = min(0.5, *(0.1 * floor(10 * dot.y) for dot in dots))
+    A bin has `confidence`, from 1/2 to 1, `agreement` and `pairs`, which the dot's area shows.
+    """
+    low = min(0.5, *(0.1 * floor(10 * part["agreement"]) for part in bins))
     frame = _Frame(x_low=0.5, x_high=1.0, y_low=low, y_high=1.0)
     parts = frame.draw_axes(choose_ticks(0.5, 1, 5), choose_ticks(low, 1.0, 5))
     (x1, y1), (x2, y2) = ((frame.map_x(end), frame.map_y(end)) for end in (0.5, 1.0))
     parts.append(f'<line class="reference" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>')
-    most = max(dot.count for dot in dots)
-    for dot in dots:
-        radius = round(max(7.0 * sqrt(dot.count / most), 1.5), 1)
-        note = f"{dot.count}: confidence {dot.x:.3f}, agreement {dot.y:.3f}"
-        parts.append(_draw_dot("s0", frame.map_x(dot.x), frame.map_y(dot.y), radius, note))
+    most = max(part["pairs"] for part in bins)
+    for part in bins:
+        count, x, y = (part[key] for key in ("pairs", "confidence", "agreement"))
+        radius = round(max(7.0 * sqrt(count / most), 1.5), 1)
+        note = f"{count}: confidence {x:.3f}, agreement {y:.3f}"
+        parts.append(_draw_dot("s0", frame.map_x(x), frame.map_y(y), radius, note))
     return _make_svg(WIDTH, HEIGHT, parts)
 
 
@@ -160,11 +160,6 @@ def _thin(points: Sequence[Point]) -> list[Point]:
 
 def _make_svg(width: int, height: int, parts: Iterable[str]) -> str:
     return f'<svg viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>'
-
-
-def _draw_legend(names: Iterable[str]) -> str:
-    keys = (f'<span class="key s{i % 4}">{escape(name)}</span>' for i, name in enumerate(names))
-    return f'<p class="legend">{"".join(keys)}</p>'
 
 
 def _draw_dot(color: str, x: float, y: float, radius: float, note: str) -> str:

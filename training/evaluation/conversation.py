@@ -8,13 +8,7 @@ from training.arguments.chat import ChatArgs
 from training.arguments.parsing import UserError
 from training.data.chat import add_templates
 from training.data.values import Message
-from training.evaluation.sampling import (
-    check_language_model,
-    decode_responses,
-    load_policy,
-    make_hybrid_engine,
-    make_sampling,
-)
+from training.evaluation import sampling
 from training.hybrid_engine.sampling import SampleKey
 from training.models.loading import count_positions
 from training.models.tokenizers import Tokenizer
@@ -31,14 +25,14 @@ class Conversation:
     """
 
     def __init__(self, args: ChatArgs, device: torch.device) -> None:
-        config, self._tokenizer = check_language_model(args.model, flag="--model")
+        config, self._tokenizer = sampling.check_language_model(args.model, flag="--model")
         self._args = args
         self._templates = add_templates(self._tokenizer, args)
         has_template = bool(self._templates.chat_template or self._tokenizer.chat_template)
         prefers_chat = has_template and args.prompt_template == "{prompt}"
         self.is_chat = args.mode == "chat" or (args.mode == "auto" and prefers_chat)
         dtype = compute_dtype(args.dtype, device)
-        self._policy = load_policy(
+        self._policy = sampling.load_policy(
             args.model, self._tokenizer, flag="--model", device=device, dtype=dtype
         )
         self._limit = count_positions(config)
@@ -57,8 +51,9 @@ class Conversation:
         key = SampleKey(self._args.seed, 0, self._asked, 0)
         self._asked += 1
         stream = TextStream(self._tokenizer, prompt, on_text)
-        sampling = make_sampling(self._args, max_new_tokens=min(self._args.max_new_tokens, limit))
-        engine = make_hybrid_engine(self._policy, self._tokenizer, sampling, batch_size=1)
+        length = min(self._args.max_new_tokens, limit)
+        settings = sampling.make_sampling(self._args, max_new_tokens=length)
+        engine = sampling.make_hybrid_engine(self._policy, self._tokenizer, settings, batch_size=1)
         engine.stream(prompt, key, stream.add)
         if self.is_chat and stream.text.strip():
             self._history += [Message("user", line), Message("assistant", stream.text.strip())]
@@ -107,7 +102,7 @@ class TextStream:
     def add(self, token: int) -> None:
         """Add the next token of the response."""
         self._ids.append(token)
-        whole = decode_responses(self._tokenizer, [self._prompt], [self._ids])[0]
+        whole = sampling.decode_responses(self._tokenizer, [self._prompt], [self._ids])[0]
         known = whole.rstrip(UNFINISHED)
         if len(known) > len(self.text):
             self._on_text(known[len(self.text) :])

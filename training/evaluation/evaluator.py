@@ -4,25 +4,22 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import add
+from statistics import median
 from typing import Any
 
 import torch
 
 from training.arguments.evaluate import EvaluateArgs
+from training.evaluation import sampling
 from training.evaluation.inputs import Inputs, Side
 from training.evaluation.perplexity import Reader
 from training.evaluation.reward_model.accuracy import summarize_accuracy
-from training.evaluation.sampling import (
-    decode_responses,
-    load_policy,
-    sample_responses,
-    score_responses,
-    sum_response_logprobs,
-)
 from training.evaluation.statistics import best_of_n_kl
 from training.evaluation.summary import Summary, compare_responses, compute_mean, compute_win_rate
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.scalar import ScalarModel, load_scalar_model
+from training.models.tokenizers import has_same_tokens
 from training.runtime.engine import compute_dtype
 
 logger = logging.getLogger(__name__)
@@ -55,7 +52,7 @@ class Evaluator:
         self._started = time.monotonic()
         self._dtype = dtype = compute_dtype(args.dtype, device)
         self._policies = {
-            side.name: load_policy(
+            side.name: sampling.load_policy(
                 side.path, side.tokenizer, flag=f"--{side.name}", device=device, dtype=dtype
             )
             for side in (inputs.before, inputs.after)
@@ -95,7 +92,8 @@ class Evaluator:
             self._add_scores(summary, {name: sampled.scores for name, sampled in sides.items()})
         if self._args.reader_model_name_or_path:
             summary["perplexity"] = self._measure_perplexity()
-        summary["kl"] = self._estimate_kl(after.tokens) if inputs.has_same_tokens else None
+        comparable = has_same_tokens(inputs.before.tokenizer, inputs.after.tokenizer)
+        summary["kl"] = self._estimate_kl(after.tokens) if comparable else None
         for n in self._args.best_of:
             summary[f"best_of_{n}"]["kl"] = best_of_n_kl(n)
         if inputs.comparisons:
@@ -108,18 +106,18 @@ class Evaluator:
         """Sample responses with these indices to each prompt, and score them."""
         started = time.monotonic()
         policy = self._policies[side.name]
-        drawn = sample_responses(policy, side.tokenizer, side.prompts, samples, self._args)
+        drawn = sampling.sample_responses(policy, side.tokenizer, side.prompts, samples, self._args)
         seconds = time.monotonic() - started
         logger.info("%d responses of %s in %.1f s", len(drawn), side.path, seconds)
         prompts = [ids for ids in side.prompt_ids for _ in samples]
         scores = [] if self._reward_model is None else self._score(prompts, drawn)
-        return _Sampled(drawn, decode_responses(side.tokenizer, prompts, drawn), scores)
+        return _Sampled(drawn, sampling.decode_responses(side.tokenizer, prompts, drawn), scores)
 
     def _score(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     ) -> list[float]:
         assert self._reward_model is not None
-        scores: list[float] = score_responses(
+        scores: list[float] = sampling.score_responses(
             self._reward_model,
             prompts,
             responses,
@@ -163,18 +161,15 @@ class Evaluator:
             token_budget=args.micro_batch_tokens,
         )
         given = inputs.given or [""] * len(inputs.texts)
-        texts = {
-            side: [a + b for a, b in zip(given, responses, strict=True)]
-            for side, responses in self.sides.items()
-        }
+        texts = {side: list(map(add, given, responses)) for side, responses in self.sides.items()}
         if inputs.human:
             texts["human"] = inputs.human
-        return {side: reader.compute_median_perplexity(read) for side, read in texts.items()}
+        return {side: median(reader.compute_perplexities(read)) for side, read in texts.items()}
 
     def _estimate_kl(self, after: Sequence[Sequence[int]]) -> float:
         """Estimate KL(after || before) in nats per response, from samples of the after model."""
         logprobs = {
-            name: sum_response_logprobs(
+            name: sampling.sum_response_logprobs(
                 policy,
                 self._inputs.after.prompt_ids,
                 after,

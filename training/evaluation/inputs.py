@@ -13,12 +13,7 @@ from training.arguments.parsing import UserError
 from training.data.annotation.convert import convert_if_export
 from training.data.chat import add_templates
 from training.data.encode import EncodedGroup, EncodedPrompt, collect_rows, encode_groups
-from training.data.records import (
-    Prompt,
-    parse_demonstration,
-    parse_group,
-    parse_prompt,
-)
+from training.data.records import Prompt, parse_demonstration, parse_group, parse_prompt
 from training.data.sources import read_rows
 from training.evaluation.judge_file import load_judge_file
 from training.evaluation.loading import check_positions, check_reward_model, tokenize_prompts
@@ -26,7 +21,7 @@ from training.evaluation.sampling import check_language_model
 from training.judge import Judge
 from training.models.loading import Config, count_positions
 from training.models.scalar import ScalarSettings
-from training.models.tokenizers import Tokenizer, has_same_tokens
+from training.models.tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -62,15 +57,13 @@ class Inputs:
     comparisons: list[EncodedGroup]
     notes: Mapping[str, Sequence[str]] | None
 
-    @property
-    def has_same_tokens(self) -> bool:
-        """True if each model can read the other's tokens, so that there is a KL."""
-        return has_same_tokens(self.before.tokenizer, self.after.tokenizer)
-
 
 def read_inputs(args: EvaluateArgs) -> Inputs:
     """Read the flags' files; raises UserError for what cannot be evaluated."""
-    tokenizers = {name: _check_model(args, name) for name in ("before", "after")}
+    tokenizers = {}
+    for name in ("before", "after"):
+        config, tokenizers[name] = check_language_model(getattr(args, name), flag=f"--{name}")
+        check_positions(args, config)
     scorer, comparisons = None, []
     if path := args.reward_model_name_or_path:
         scorer, config = check_reward_model(
@@ -111,12 +104,6 @@ def read_inputs(args: EvaluateArgs) -> Inputs:
         comparisons=comparisons,
         notes=_read_notes(args.notes),
     )
-
-
-def _check_model(args: EvaluateArgs, name: str) -> Tokenizer:
-    config, tokenizer = check_language_model(getattr(args, name), flag=f"--{name}")
-    check_positions(args, config)
-    return tokenizer
 
 
 def _read_comparisons(

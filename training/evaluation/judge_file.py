@@ -96,7 +96,7 @@ def _check_scores(path: str, name: str, judge: Callable[[Sequence[str]], Any]) -
     """Wrap a judge to refuse scores that are not one finite number per text."""
 
     def score(texts: Sequence[str]) -> list[float]:
-        scores = _call(path, f"{name!r}", lambda: [float(score) for score in judge(list(texts))])
+        scores: list[float] = _call(path, repr(name), lambda: [*map(float, judge(list(texts)))])
         if len(scores) != len(texts):
             raise UserError(
                 f"--judge {path}: {name!r} returned {len(scores)} scores for {len(texts)} texts"
@@ -106,6 +106,6 @@ def _check_scores(path: str, name: str, judge: Callable[[Sequence[str]], Any]) -
             raise UserError(
                 f"--judge {path}: {name!r} returned {scores[bad]} for {texts[bad][:60]!r}"
             )
-        return [float(score) for score in scores]
+        return scores
 
     return score

@@ -1,5 +1,6 @@
-"""Render HTML pages: page.html is the frame with the styles. All texts are escaped."""
+"""Render HTML pages: page.html is the frame, page_texts.json the words. All texts are escaped."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -9,20 +10,9 @@ from typing import Any
 from training.evaluation.charts import Point, draw_line_chart
 
 FRAME = Path(__file__).with_name("page.html")
+TEXTS: Any = json.loads(Path(__file__).with_name("page_texts.json").read_text(encoding="utf-8"))
 
 Rows = Sequence[Mapping[str, Any]]
-
-# Metrics drawn in one chart, its title and how to read it; metrics that are missing are skipped.
-Charts = tuple[tuple[tuple[str, ...], str, str], ...]
-CHARTS: Charts = (
-    (("loss/train", "loss/eval"), "Loss", "lower is better; eval is held-out text"),
-    (("accuracy/train", "accuracy/eval"), "Accuracy", "share of comparisons ordered as people did"),
-    (("score/mean",), "Score", "from the reward model, which can be fooled"),
-    (("kl/ref",), "KL to the SFT model", "nats per response: how far the policy has moved"),
-    (("policy/entropy",), "Entropy", "nats per token; near 0 every response is the same"),
-    (("response/length",), "Response length", "tokens"),
-    (("value/explained_variance",), "Explained variance", "1: the critic predicts every score"),
-)
 
 
 def write_page(path: str | Path, title: str, sections: Iterable[str]) -> None:
@@ -96,19 +86,23 @@ def _render_text(text: str) -> str:
 
 
 def render_learning_curves(
-    metrics: Mapping[str, Rows], *, charts: Charts = CHARTS, heading: str = "Learning curves"
+    metrics: Mapping[str, Rows],
+    *,
+    charts: Rows = TEXTS["charts"],
+    heading: str = "Learning curves",
 ) -> str:
-    """Render the charts whose metrics these rows have, by stage; "" without any."""
+    """Render the charts whose metrics these rows have, by stage; "" without any.
+
+    Each of `charts` has the metrics drawn in it, its title and how to read it.
+    """
     figures = []
     for stage, rows in metrics.items():
-        for keys, title, reading in charts:
-            series = {key.split("/")[-1]: _collect_points(rows, key) for key in keys}
-            if chart := draw_line_chart(series):
-                name = f"{escape(stage)}: {title}" if stage else title
-                caption = f"{name}<span>{reading}</span>"
-                figures.append(
-                    f'<figure class="card"><figcaption>{caption}</figcaption>{chart}</figure>'
-                )
+        for chart in charts:
+            series = {key.split("/")[-1]: _collect_points(rows, key) for key in chart["metrics"]}
+            if drawing := draw_line_chart(series):
+                name = f"{escape(stage)}: {chart['title']}" if stage else chart["title"]
+                caption = f"<figcaption>{name}<span>{chart['reading']}</span></figcaption>"
+                figures.append(f'<figure class="card">{caption}{drawing}</figure>')
     if not figures:
         return ""
     return f'<h2>{heading}</h2><div class="charts">{"".join(figures)}</div>'

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from statistics import median
 
 import torch
 
@@ -26,10 +25,6 @@ class Reader:
         self._limit = count_positions(config)
         self._policy: Policy = load_policy(path, tokenizer, flag=FLAG, device=device, dtype=dtype)
         self._token_budget = token_budget
-
-    def compute_median_perplexity(self, texts: Sequence[str]) -> float:
-        """Return the median of the texts' perplexities."""
-        return median(self.compute_perplexities(texts))
 
     def compute_perplexities(self, texts: Sequence[str]) -> list[float]:
         """Return exp(-mean log-probability per token of the reader) of each text, EOS included."""

@@ -9,19 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from training.evaluation import page
 from training.evaluation.charts import Interval, draw_interval_chart
-from training.evaluation.page import (
-    Rows,
-    render_all_clear,
-    render_learning_curves,
-    render_list,
-    render_notes,
-    render_side_by_side,
-    render_table,
-    render_tiles,
-    render_warnings,
-    write_page,
-)
 from training.evaluation.summary import (
     Summary,
     add_spaces,
@@ -29,38 +18,7 @@ from training.evaluation.summary import (
     list_judges,
     list_other_sides,
     list_warnings,
-    read_length_unit,
 )
-
-NOTES: dict[str, list[str]] = {
-    "shows": [
-        "Both models answered the same prompts, sampled with the same random numbers, so the "
-        "pairs differ by the training alone.",
-        "The judge had no part in training. Intervals are 95 %, resampled by group of prompts.",
-    ],
-    "does_not_show": [
-        "A win rate alone proves nothing: a model that repeats one pleasing phrase wins too. "
-        "Read it beside KL, distinct-2, length and duplicates.",
-        "A judge is a measure, not a reader. Look at the samples.",
-    ],
-}
-
-# Words of the table and what they mean.
-TERMS = {
-    ", mean": "Mean: the average score by that judge, on a scale of its own. Higher is better.",
-    "win rate": "Win rate: how often the judge scores a response higher than the first model's to "
-    "the same prompt. A tie counts one half; 0.5 is a draw. In brackets: the 95 % interval.",
-    "reward model score": "Reward model score: what PPO was trained to raise.",
-    "words": "Words: the average length of a response.",
-    "characters": "Characters: the average length of a response.",
-    "distinct-2": "Distinct-2: the share of different pairs among all pairs of neighbouring words, "
-    "or characters. A low share means repetition.",
-    "duplicates": "Duplicates: responses equal to the response to another prompt.",
-    "perplexity": "Perplexity: how surprised an independent language model is by the text. "
-    "Lower is more fluent.",
-    "KL": "KL: how far a model has moved from the first one, per response; 0 is no change.",
-    "best of": "Best of n: of n responses of the first model, the one with the highest reward.",
-}
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -73,8 +31,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 def write_report(
     summary: Summary,
-    samples: Rows,
-    curves: Mapping[str, Rows],
+    samples: page.Rows,
+    curves: Mapping[str, page.Rows],
     path: str | Path,
     *,
     title: str = "Before and after",
@@ -90,21 +48,23 @@ def write_report(
     `groups_are` names what the intervals resample, for example films.
     """
     table = build_table(summary, labels=labels)
+    words = " ".join([*table[0], *(row[0] for row in table)])
+    terms = [sentence for term, sentence in page.TEXTS["terms"].items() if term in words]
     sections = [
         _render_headline(summary, labels, groups_are),
         _render_numbers(summary, labels),
         _render_verdict(summary, kl_target),
         "<h2>The comparison</h2>",
-        render_table(table),
-        f'<div class="terms">{render_list(explain_terms(table))}</div>',
+        page.render_table(table),
+        f'<div class="terms">{page.render_list(terms)}</div>',
         _render_win_rates(summary, labels),
         _render_reward_model(summary),
         _render_samples(samples, labels),
-        render_learning_curves(curves),
-        render_notes(notes or NOTES),
+        page.render_learning_curves(curves),
+        page.render_notes(notes or page.TEXTS["notes"]),
         _render_seconds(summary),
     ]
-    write_page(path, title, sections)
+    page.write_page(path, title, sections)
 
 
 def _render_headline(summary: Summary, labels: tuple[str, str], groups_are: str) -> str:
@@ -129,27 +89,20 @@ def _render_numbers(summary: Summary, labels: tuple[str, str]) -> str:
     ]
     if summary.get("kl") is not None:
         cells.append((f"{summary['kl']:.1f}", f"nats of KL to {labels[0]}"))
-    distinct, length = summary["distinct2"], summary["length"]
+    distinct, length, unit = (summary[key] for key in ("distinct2", "length", "length_unit"))
     cells.append((f"{distinct['after']:.2f}", f"distinct-2, from {distinct['before']:.2f}"))
-    unit = read_length_unit(summary)
     cells.append((f"{length['after']:.1f}", f"{unit} per response, from {length['before']:.1f}"))
-    return render_tiles(cells)
+    return page.render_tiles(cells)
 
 
 def _render_verdict(summary: Summary, kl_target: float | None) -> str:
     if warnings := list_warnings(summary, kl_target):
-        return render_warnings("Do not trust the win rate of this run.", warnings)
+        return page.render_warnings("Do not trust the win rate of this run.", warnings)
     kl = "KL, repetition" if kl_target and summary.get("kl") is not None else "Repetition"
-    return render_all_clear(
+    return page.render_all_clear(
         "No warnings.",
         f"{kl}, length and duplicates are within bounds, so the win rate can be trusted.",
     )
-
-
-def explain_terms(table: Sequence[Sequence[str]]) -> list[str]:
-    """Explain the words in the table's header and first column, a sentence each."""
-    words = " ".join([*table[0], *(row[0] for row in table)])
-    return [sentence for term, sentence in TERMS.items() if term in words]
 
 
 def _render_win_rates(summary: Summary, labels: tuple[str, str]) -> str:
@@ -191,12 +144,12 @@ def _render_reward_model(summary: Summary) -> str:
     )
 
 
-def _render_samples(samples: Rows, labels: tuple[str, str]) -> str:
+def _render_samples(samples: page.Rows, labels: tuple[str, str]) -> str:
     if not samples:
         return ""
     names = list(zip(("before", "after"), labels, strict=True))
     cards = "".join(
-        render_side_by_side(
+        page.render_side_by_side(
             str(sample["prompt"]), ((side, label, sample[side]) for side, label in names)
         )
         for sample in samples

@@ -1,17 +1,11 @@
 """Summarize a comparison of two models: win rates, text metrics, warnings and a table."""
 
 from collections.abc import Mapping, Sequence
+from operator import add
 from typing import Any
 
-from training.evaluation.judges import score_all
+from training.evaluation import text_metrics
 from training.evaluation.statistics import bootstrap_interval, compute_wins
-from training.evaluation.text_metrics import (
-    compute_duplicate_rate,
-    compute_mean_length,
-    count_words,
-    distinct_n,
-    is_counted_in_characters,
-)
 from training.judge import Judge
 
 Summary = dict[str, Any]
@@ -44,11 +38,12 @@ def compare_responses(
     responses about one film are not independent.
     """
     sides = {"before": before, "after": after, **(others or {})}
-    for name, texts in {**sides, "groups": groups, "given": given or groups}.items():
+    beginnings = given or [""] * len(before)
+    for name, texts in {**sides, "groups": groups, "given": beginnings}.items():
         if len(texts) != len(before):
             raise ValueError(f"{name} has {len(texts)} entries for {len(before)} prompts")
     scores = {
-        side: {name: score_all(judge, name, _join(given, texts)) for name, judge in judges.items()}
+        side: {name: judge(list(map(add, beginnings, texts))) for name, judge in judges.items()}
         for side, texts in sides.items()
     }
     summary: Summary = {"prompts": len(before), "groups": len(set(groups))}
@@ -59,9 +54,11 @@ def compare_responses(
     for name in judges:
         means = {side: compute_mean(scores[side][name]) for side in ("before", "after")}
         summary[name] = {**means, **compute_win(name, "after")}
-    words = min(count_words(texts) for texts in sides.values())
+    words = min(text_metrics.count_words(texts) for texts in sides.values())
     metrics = {side: _measure_texts(texts, words) for side, texts in sides.items()}
-    summary["length_unit"] = "characters" if is_counted_in_characters(before) else "words"
+    summary["length_unit"] = (
+        "characters" if text_metrics.is_counted_in_characters(before) else "words"
+    )
     for key in TEXT_METRICS:
         summary[key] = {side: metrics[side][key] for side in ("before", "after")}
     for side in others or {}:
@@ -72,10 +69,6 @@ def compare_responses(
         main = summary[side][next(iter(judges))]
         summary[side] |= {key: main[key] for key in ("win_rate", "win_rate_ci")}
     return summary
-
-
-def _join(given: Sequence[str] | None, texts: Sequence[str]) -> list[str]:
-    return list(texts) if given is None else [a + b for a, b in zip(given, texts, strict=True)]
 
 
 def compute_mean(scores: Sequence[float]) -> float:
@@ -93,9 +86,9 @@ def compute_win_rate(
 
 def _measure_texts(texts: Sequence[str], words: int) -> dict[str, float]:
     return {
-        "length": compute_mean_length(texts),
-        "distinct2": distinct_n(texts, n=2, words=words),
-        "duplicates": compute_duplicate_rate(texts),
+        "length": text_metrics.compute_mean_length(texts),
+        "distinct2": text_metrics.distinct_n(texts, n=2, words=words),
+        "duplicates": text_metrics.compute_duplicate_rate(texts),
     }
 
 
@@ -108,7 +101,7 @@ def list_warnings(summary: Summary, kl_target: float | None) -> list[str]:
             f"The model has moved {kl:.1f} nats from where it started, more than "
             f"{MAX_KL_RATIO:g} times the target of {kl_target:g}."
         )
-    unit = read_length_unit(summary)
+    unit = summary["length_unit"]
     length, distinct2, duplicates = (summary[key]["after"] for key in TEXT_METRICS)
     if distinct2 < MIN_DISTINCT2[unit]:
         warnings.append(
@@ -134,12 +127,6 @@ def list_warnings(summary: Summary, kl_target: float | None) -> list[str]:
     return warnings
 
 
-def read_length_unit(summary: Summary) -> str:
-    """Return what `length` counts: words, or the characters of a language without spaces."""
-    unit: str = summary.get("length_unit", "words")
-    return unit
-
-
 def list_judges(summary: Summary) -> list[str]:
     """List the judges of a summary, the main one first."""
     entries = ((name, entry) for name, entry in summary.items() if isinstance(entry, dict))
@@ -159,10 +146,13 @@ def build_table(summary: Summary, *, labels: tuple[str, str] = ("SFT", "PPO")) -
     for name in list_judges(summary):
         entry, columns = summary[name], [summary[side][name] for side in others]
         means = [entry["before"], entry["after"], *(column["mean"] for column in columns)]
-        wins = [_format_win(cell) for cell in (entry, *columns)]
+        wins = [
+            "{:.3f} [{:.3f}, {:.3f}]".format(cell["win_rate"], *cell["win_rate_ci"])
+            for cell in (entry, *columns)
+        ]
         rows.append([f"{add_spaces(name)}, mean", *(f"{mean:.2f}" for mean in means)])
         rows.append([f"{add_spaces(name)}, win rate over {labels[0]}", "", *wins])
-    titles = (read_length_unit(summary), "distinct-2", "duplicates")
+    titles = (summary["length_unit"], "distinct-2", "duplicates")
     for title, (key, form) in zip(titles, TEXT_METRICS.items(), strict=True):
         values = [summary[key]["before"], summary[key]["after"], *(summary[s][key] for s in others)]
         rows.append([title, *map(form.format, values)])
@@ -178,11 +168,6 @@ def build_table(summary: Summary, *, labels: tuple[str, str] = ("SFT", "PPO")) -
 def add_spaces(name: str) -> str:
     """Turn a key of the summary into words."""
     return name.replace("_", " ")
-
-
-def _format_win(cell: Mapping[str, Any]) -> str:
-    low, high = cell["win_rate_ci"]
-    return f"{cell['win_rate']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def format_reward_model_accuracy(summary: Summary) -> list[str]:

@@ -1,39 +1,15 @@
 """Measures of a reward model on held-out comparisons. Pure functions of its scores."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from training.data.encode import EncodedGroup
-from training.evaluation.reward_model.baselines import (
-    LengthRule,
-    correlate_with_length,
-    mark_correct,
-    sample_chance_accuracies,
-)
-from training.evaluation.reward_model.calibration import (
-    bin_by_confidence,
-    brier_score,
-    compute_probability,
-    expected_calibration_error,
-    overconfidence,
-)
+from training.evaluation.reward_model import baselines, calibration, slices
+from training.evaluation.reward_model.baselines import LengthRule
 from training.evaluation.reward_model.held_out_pairs import HeldOutPairs, held_out_pairs
-from training.evaluation.reward_model.slices import (
-    RATERS,
-    find_length_edges,
-    find_quantile_edges,
-    measure_accuracy,
-    measure_accuracy_by,
-    measure_by_annotator,
-)
-from training.evaluation.statistics import (
-    Floats,
-    compute_mean_interval,
-    compute_proportion_interval,
-)
+from training.evaluation.statistics import Floats, compute_mean_interval
 
 WORST = 20  # pairs to read
 
@@ -42,11 +18,11 @@ Report = dict[str, Any]
 
 def report_accuracy(held: HeldOutPairs, difference: Floats, *, seed: int) -> Report:
     """Accuracy over all decided comparisons and over those with a gap of at least 1."""
-    right, clusters = mark_correct(difference, held), held.cluster[held.is_decided]
-    report = {"all": measure_accuracy(right, clusters, seed=seed)}
+    right, clusters = baselines.mark_correct(difference, held), held.cluster[held.is_decided]
+    report = {"all": slices.measure_accuracy(right, clusters, seed=seed)}
     wide = held.gap[held.is_decided] >= 1.0
     if wide.any():
-        report["gap1"] = measure_accuracy(right[wide], clusters[wide], seed=seed)
+        report["gap1"] = slices.measure_accuracy(right[wide], clusters[wide], seed=seed)
     return report
 
 
@@ -93,18 +69,18 @@ def compute_metrics(
         turned = np.sign(held.difference(before)) != np.sign(difference)
         metrics["score/eval_turned"] = float(turned.mean())
     if held.is_decided.any() and np.isfinite(scores).all():
-        right, clusters = mark_correct(difference, held), held.cluster[held.is_decided]
-        low, high = compute_proportion_interval(right, clusters, seed=seed)
+        right, clusters = baselines.mark_correct(difference, held), held.cluster[held.is_decided]
+        bins = calibration.bin_by_confidence(difference, held.label)
+        excess = calibration.overconfidence(difference, held.label)
+        low, high = slices.measure_accuracy(right, clusters, seed=seed)["interval"]
         metrics |= {
             "accuracy/eval_low": low,
             "accuracy/eval_high": high,
-            "calibration/ece": expected_calibration_error(
-                bin_by_confidence(difference, held.label)
-            ),
-            "calibration/brier": brier_score(difference, held.label),
-            "calibration/overconfidence": float(overconfidence(difference, held.label).mean()),
+            "calibration/ece": calibration.expected_calibration_error(bins),
+            "calibration/brier": calibration.brier_score(difference, held.label),
+            "calibration/overconfidence": float(excess.mean()),
         }
-        correlation = correlate_with_length(difference, held.length_difference)
+        correlation = baselines.correlate_with_length(difference, held.length_difference)
         if correlation is not None:
             metrics["score/eval_length_correlation"] = correlation
     return metrics
@@ -113,49 +89,47 @@ def compute_metrics(
 def build_report(held: HeldOutPairs, scores: Floats, rule: LengthRule, *, seed: int) -> Report:
     """Everything but what happened during the run. Scores are finite, and something is decided."""
     difference, decided = held.difference(scores), held.is_decided
-    right, clusters = mark_correct(difference, held), held.cluster[decided]
+    right, clusters = baselines.mark_correct(difference, held), held.cluster[decided]
     report = report_accuracy(held, difference, seed=seed)
 
     def by(values: Floats, edges: Sequence[float]) -> list[dict[str, Any]]:
-        return (
-            measure_accuracy_by(right, values[decided], edges, clusters, seed=seed) if edges else []
-        )
+        return slices.measure_accuracy_by(right, values[decided], edges, clusters, seed=seed)
 
     lengths, sure = held.length_difference, np.abs(difference)
     return report | {
         "ties": int((~decided).sum()),
         "prompts": len(np.unique(held.cluster)),
-        "by_score_difference": by(sure, find_quantile_edges(sure[decided])),
-        "by_gap": by(held.gap, find_quantile_edges(held.gap[decided])),
-        "by_raters": by(held.label, RATERS) if (held.label[decided] < 1.0).any() else [],
-        "by_length": by(lengths, find_length_edges(lengths[decided])),
-        "by_annotator": measure_by_annotator(held, difference, seed=seed),
+        "by_score_difference": by(sure, slices.find_quantile_edges(sure[decided])),
+        "by_gap": by(held.gap, slices.find_quantile_edges(held.gap[decided])),
+        "by_raters": by(held.label, slices.RATERS) if (held.label[decided] < 1.0).any() else [],
+        "by_length": by(lengths, slices.find_length_edges(lengths[decided])),
+        "by_annotator": slices.measure_by_annotator(held, difference, seed=seed),
         "calibration": _report_calibration(held, difference, seed),
         "baselines": {
             "chance": _report_chance(held, scores, float(right.mean()), seed),
             "length": _report_length(held, right, rule, seed),
         },
-        "length_correlation": correlate_with_length(difference, lengths),
+        "length_correlation": baselines.correlate_with_length(difference, lengths),
         "worst": find_worst_pairs(held, difference),
     }
 
 
 def _report_calibration(held: HeldOutPairs, difference: Floats, seed: int) -> Report:
-    bins = bin_by_confidence(difference, held.label)
-    excess = overconfidence(difference, held.label)
+    bins = calibration.bin_by_confidence(difference, held.label)
+    excess = calibration.overconfidence(difference, held.label)
     return {
-        "ece": expected_calibration_error(bins),
-        "brier": brier_score(difference, held.label),
-        "brier_undecided": brier_score(np.zeros_like(difference), held.label),
-        "confidence": float(compute_probability(np.abs(difference)).mean()),
+        "ece": calibration.expected_calibration_error(bins),
+        "brier": calibration.brier_score(difference, held.label),
+        "brier_undecided": calibration.brier_score(np.zeros_like(difference), held.label),
+        "confidence": float(calibration.compute_probability(np.abs(difference)).mean()),
         "overconfidence": float(excess.mean()),
         "overconfidence_interval": _compute_interval(excess, held.cluster, seed),
-        "bins": [asdict(part) for part in bins],
+        "bins": bins,
     }
 
 
 def _report_chance(held: HeldOutPairs, scores: Floats, accuracy: float, seed: int) -> Report:
-    drawn = sample_chance_accuracies(held, scores, seed=seed)
+    drawn = baselines.sample_chance_accuracies(held, scores, seed=seed)
     low, high = np.quantile(drawn, [0.025, 0.975])
     # As many as did at least as well, the model itself among them (Phipson and Smyth, 2010).
     p_value = (1 + int((drawn >= accuracy).sum())) / (1 + len(drawn))
@@ -169,7 +143,7 @@ def _report_length(held: HeldOutPairs, right: Floats, rule: LengthRule, seed: in
     return {
         "prefers": rule.prefers,
         "train_accuracy": rule.train_accuracy,
-        **measure_accuracy(outcomes, clusters, seed=seed),
+        **slices.measure_accuracy(outcomes, clusters, seed=seed),
         "model_leads_by": float(lead.mean()),
         "model_leads_by_interval": _compute_interval(lead, clusters, seed),
     }

@@ -6,7 +6,7 @@ better, so soft labels and ties count as they are. Each comparison is read from 
 model prefers: its confidence is at least 1/2, and the outcome is the share who agree.
 """
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,16 +14,7 @@ from training.evaluation.statistics import Floats
 
 BINS = 10
 
-
-@dataclass(frozen=True)
-class Bin:
-    """Comparisons of which the model is about equally sure."""
-
-    low: float  # of the confidence
-    high: float
-    pairs: int
-    confidence: float  # mean
-    agreement: float  # mean share of people who agree with the model
+Bin = dict[str, Any]
 
 
 def compute_probability(difference: Floats) -> Floats:
@@ -39,25 +30,35 @@ def choose_preferred_side(difference: Floats, label: Floats) -> tuple[Floats, Fl
 
 
 def bin_by_confidence(difference: Floats, label: Floats, *, bins: int = BINS) -> list[Bin]:
-    """Equally wide bins of confidence from 1/2 to 1, empty ones left out: a reliability diagram
-    (DeGroot and Fienberg, 1983)."""
+    """Return equally wide bins of confidence from 1/2 to 1, without the empty ones: a reliability
+    diagram (DeGroot and Fienberg, 1983).
+
+    Each has the ends of its confidence, `low` and `high`, the number of its `pairs`, their mean
+    `confidence`, and the mean share of people who agree with the model, `agreement`.
+    """
     confidence, outcome = choose_preferred_side(difference, label)
     index = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
     found = []
     for number in range(bins):
         inside = index == number
         if inside.any():
-            low, high = (0.5 + edge / (2 * bins) for edge in (number, number + 1))
-            mean = float(confidence[inside].mean()), float(outcome[inside].mean())
-            found.append(Bin(low, high, int(inside.sum()), *mean))
+            found.append(
+                {
+                    "low": 0.5 + number / (2 * bins),
+                    "high": 0.5 + (number + 1) / (2 * bins),
+                    "pairs": int(inside.sum()),
+                    "confidence": float(confidence[inside].mean()),
+                    "agreement": float(outcome[inside].mean()),
+                }
+            )
     return found
 
 
 def expected_calibration_error(bins: list[Bin]) -> float:
     """Mean distance of confidence and agreement over the bins, weighted by their comparisons
     (Guo et al., arXiv:1706.04599, equation 5). Above 0 by chance alone where there are few."""
-    total = sum(part.pairs for part in bins)
-    return sum(part.pairs * abs(part.confidence - part.agreement) for part in bins) / total
+    distances = (part["pairs"] * abs(part["confidence"] - part["agreement"]) for part in bins)
+    return float(sum(distances) / sum(part["pairs"] for part in bins))
 
 
 def overconfidence(difference: Floats, label: Floats) -> Floats:

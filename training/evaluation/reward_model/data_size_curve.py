@@ -41,17 +41,11 @@ def write_rows(
     folder = Path(args.output_dir) / "data"
     folder.mkdir(parents=True, exist_ok=True)
     held_out = _write(folder / "held_out.jsonl", rows, data.held_out)
-    return {
-        share: (
-            _write(
-                folder / f"train_{share:g}.jsonl",
-                rows,
-                take_prompts(data.train, share, seed=stage.seed),
-            ),
-            held_out,
-        )
-        for share in args.shares
-    }
+    files = {}
+    for share in args.shares:
+        groups = take_prompts(data.train, share, seed=stage.seed)
+        files[share] = _write(folder / f"train_{share:g}.jsonl", rows, groups), held_out
+    return files
 
 
 def _read(stage: RewardArgs, paths: Sequence[str], split: str) -> dict[str, Any]:
@@ -69,24 +63,20 @@ def _write(path: Path, rows: dict[str, Any], groups: Sequence[EncodedGroup]) -> 
 
 def write_curve(args: DataSizeCurveArgs) -> list[str]:
     """Collect the accuracies of all runs into a JSON file and a page. Returns lines to print."""
-    curve, lines = [], []
+    curve, intervals, lines = [], [], []
     for share in sorted(args.shares):
         report = json.loads((args.run_folder(share) / EVALUATION_FILE).read_text(encoding="utf-8"))
         point = {"share": share, **report["all"]}
         curve.append(point)
+        label, accuracy = f"{100 * share:.3g}% of the prompts", "none"
         low, high = point["interval"] or (0.0, 1.0)
-        accuracy = "none" if point["accuracy"] is None else f"{point['accuracy']:.1%}"
-        lines.append(f"  {100 * share:.3g}% of the prompts: {accuracy} [{low:.1%}, {high:.1%}]")
+        if point["pairs"]:
+            intervals.append(make_accuracy_row(label, point))
+            accuracy = f"{point['accuracy']:.1%}"
+        lines.append(f"  {label}: {accuracy} [{low:.1%}, {high:.1%}]")
     folder = Path(args.output_dir)
     (folder / CURVE_FILE).write_text(json.dumps(curve, indent=2) + "\n", encoding="utf-8")
-    chart = render_accuracies(
-        TITLE,
-        [
-            make_accuracy_row(f"{100 * p['share']:.3g}% of the prompts", p)
-            for p in curve
-            if p["pairs"]
-        ],
-    )
+    chart = render_accuracies(TITLE, intervals)
     title = "Would more comparisons help?"
     write_page(folder / PAGE_FILE, title, [f"<h1>{escape(title)}</h1>", chart])
     return [*lines, f"report: {folder / PAGE_FILE}"]

@@ -88,11 +88,9 @@ def held_out_pairs(groups: Sequence[EncodedGroup]) -> HeldOutPairs:
         worse=columns[:, 1],
         label=np.array([max(pair.label, 1.0 - pair.label) for pair, _ in pairs], dtype=np.float64),
         gap=np.array([np.nan if p.gap is None else abs(p.gap) for p, _ in pairs], dtype=np.float64),
-        votes=tuple(_orient_votes(pair) for pair, _ in pairs),
+        votes=tuple(
+            {name: 1.0 - share if pair.label < TIE else share for name, share in pair.votes}
+            for pair, _ in pairs
+        ),
         sources=tuple(source for _, source in pairs),
     )
-
-
-def _orient_votes(pair: Pair) -> dict[str, float]:
-    is_turned = pair.label < TIE
-    return {name: 1.0 - share if is_turned else share for name, share in pair.votes}

@@ -15,12 +15,7 @@ from training.arguments.reward import RewardArgs
 from training.data.encode import EncodedGroup
 from training.data.stages import Split
 from training.evaluation.report import read_metrics
-from training.evaluation.reward_model.accuracy import (
-    Report,
-    build_report,
-    compute_metrics,
-    report_accuracy,
-)
+from training.evaluation.reward_model import accuracy
 from training.evaluation.reward_model.baselines import learn_length_rule
 from training.evaluation.reward_model.held_out_pairs import held_out_pairs
 from training.evaluation.reward_model.page import write_reward_page
@@ -55,7 +50,7 @@ class RewardRun:
         self._scores: Floats | None = None  # of the latest evaluation
         self._kept: tuple[int, Floats] | None = None  # of the model in --output_dir
         self._drift: list[dict[str, float]] = []
-        self.report: Report = {}  # empty on ranks above 0
+        self.report: accuracy.Report = {}  # empty on ranks above 0
 
     def add(self, step: int, scores: Scores) -> dict[str, float]:
         """Take note of an evaluation; what to log of it."""
@@ -63,7 +58,7 @@ class RewardRun:
             return {}
         before, self._step = self._scores, step
         self._scores = self._held.flat(scores)
-        metrics = compute_metrics(self._held, self._scores, before, seed=self._args.seed)
+        metrics = accuracy.compute_metrics(self._held, self._scores, before, seed=self._args.seed)
         self._drift.append({"step": step, **metrics})
         difference = self._held.difference(self._scores)
         if np.isfinite(difference).all():
@@ -93,10 +88,10 @@ class RewardRun:
         """evaluation.json of the model that has just been saved in `folder`, if it was."""
         if not self._world.is_main:
             return
-        report: Report = {"all": {"pairs": 0, "accuracy": None, "interval": None}}
+        report: accuracy.Report = {"all": {"pairs": 0, "accuracy": None, "interval": None}}
         if self._scores is not None:
             difference = self._held.difference(self._scores)
-            report = report_accuracy(self._held, difference, seed=self._args.seed)
+            report = accuracy.report_accuracy(self._held, difference, seed=self._args.seed)
             if folder == Path(self._args.output_dir):
                 self._kept = self._step, self._scores
         if folder.is_dir():  # a run whose weights are not kept has no last/
@@ -111,7 +106,11 @@ class RewardRun:
         report["drift"] = self._drift
         report["warnings"] = list_warnings(report)
         self.report = report
-        self._write()
+        folder = Path(args.output_dir)
+        write_json(self._world, folder / FILE, report)
+        worst = [self._decode_texts(pair) for pair in report.get("worst", ())]
+        metrics = read_metrics(folder / "metrics.jsonl")
+        write_reward_page(report, worst, metrics, folder / PAGE_FILE)
         self._log.log_text("warnings", "\n\n".join(w["text"] for w in report["warnings"]) or "none")
         if "calibration" in report:
             self._log.log_text("reliability", _format_reliability(report))
@@ -124,22 +123,21 @@ class RewardRun:
             logger.info(line)
         logger.info("report: %s", Path(self._args.output_dir) / PAGE_FILE)
 
-    def _judge(self) -> Report:
+    def _judge(self) -> accuracy.Report:
         if self._kept is None:
             return {"all": {"pairs": 0, "accuracy": None, "interval": None}}
         step, scores = self._kept
         if not np.isfinite(scores).all() or not self._held.is_decided.any():
             difference = self._held.difference(scores)
-            return {"step": step, **report_accuracy(self._held, difference, seed=self._args.seed)}
+            return {
+                "step": step,
+                **accuracy.report_accuracy(self._held, difference, seed=self._args.seed),
+            }
         rule = learn_length_rule(self._data.train)
-        return {"step": step, **build_report(self._held, scores, rule, seed=self._args.seed)}
-
-    def _write(self) -> None:
-        folder = Path(self._args.output_dir)
-        write_json(self._world, folder / FILE, self.report)
-        worst = [self._decode_texts(pair) for pair in self.report.get("worst", ())]
-        metrics = read_metrics(folder / "metrics.jsonl")
-        write_reward_page(self.report, worst, metrics, folder / PAGE_FILE)
+        return {
+            "step": step,
+            **accuracy.build_report(self._held, scores, rule, seed=self._args.seed),
+        }
 
     def _decode_texts(self, pair: dict[str, Any]) -> dict[str, Any]:
         """The words of one of the worst pairs."""
@@ -151,7 +149,7 @@ class RewardRun:
         return {**pair, **texts, "prompt": decode(groups[group].prompt_ids)}
 
 
-def summarize(report: Report) -> list[str]:
+def summarize(report: accuracy.Report) -> list[str]:
     """Accuracy beside its baselines in a line or two, then the warnings."""
     lines = []
     if report["all"]["pairs"]:
@@ -171,7 +169,7 @@ def summarize(report: Report) -> list[str]:
     return lines + [f"warning: {warning['text']}" for warning in report["warnings"]]
 
 
-def _format_reliability(report: Report) -> str:
+def _format_reliability(report: accuracy.Report) -> str:
     """The reliability diagram as the Markdown that TensorBoard shows."""
     rows = [
         f"| {part['confidence']:.3f} | {part['agreement']:.3f} | {part['pairs']} |"

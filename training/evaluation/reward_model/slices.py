@@ -1,7 +1,6 @@
 """Accuracy by what a comparison is like: how sure the model, the raters, how long, who. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +14,7 @@ QUARTERS = 4
 RATERS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # edges of the share of raters who agree
 
 Slice = dict[str, Any]
+Vote = tuple[float, int]  # 1 where the model agrees, else 0; the prompt
 
 
 def measure_accuracy(right: Floats, clusters: Ints, *, seed: int) -> Slice:
@@ -64,41 +64,31 @@ def find_length_edges(length_difference: Floats) -> list[float]:
     return [-np.inf, 0.5 - much, -0.5, 0.5, much - 0.5, np.inf]
 
 
-@dataclass
-class _Judge:
-    """Votes of one annotator, compared with the model's order."""
-
-    agrees: list[float] = field(default_factory=list)  # whether the model does, a vote
-    prompts: list[int] = field(default_factory=list)
-
-
 def measure_by_annotator(held: HeldOutPairs, difference: Floats, *, seed: int) -> dict[str, Slice]:
     """Of each annotator: how often the model agrees with the votes that decide something, how
     often it agrees with everybody else's, and how often others who judged the same do."""
     units = group_votes(held)
-    judges: dict[str, _Judge] = {}
+    judged: dict[str, list[Vote]] = {}
     for (first, _, prompt), (votes, place) in units.items():
         lead = difference[place] if held.better[place] == first else -difference[place]
         for name, share in votes.items():
             if share != TIE:
-                judge = judges.setdefault(name, _Judge())
-                judge.agrees.append(float(lead > 0 if share > TIE else lead < 0))
-                judge.prompts.append(prompt)
+                agrees = float(lead > 0 if share > TIE else lead < 0)
+                judged.setdefault(name, []).append((agrees, prompt))
     humans = compute_agreement_with_others([votes for votes, _ in units.values() if len(votes) > 1])
     found = {}
-    for name, judge in sorted(judges.items()):
-        others = [other for key, other in judges.items() if key != name]
+    for name in sorted(judged):
+        others = [vote for other in judged if other != name for vote in judged[other]]
         found[name] = {
-            **_measure_agreement([judge], seed),
+            **_measure_agreement(judged[name], seed),
             "others": _measure_agreement(others, seed) if others else None,
             "agreement_with_others": humans.get(name),
         }
     return found
 
 
-def _measure_agreement(judges: Sequence[_Judge], seed: int) -> Slice:
-    agrees = np.array([value for judge in judges for value in judge.agrees])
-    prompts = np.array([value for judge in judges for value in judge.prompts], dtype=np.int64)
+def _measure_agreement(votes: Sequence[Vote], seed: int) -> Slice:
+    agrees, prompts = map(np.array, zip(*votes, strict=True))
     return measure_accuracy(agrees, prompts, seed=seed)
 
 

@@ -41,13 +41,9 @@ def _iterate_warnings(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
         return
     yield from _check_size(report)
-    is_above_chance = False
-    for about, text in _check_chance(report):
-        yield about, text
-        break
-    else:
-        is_above_chance = True
-    yield from _check_length(report, is_above_chance)
+    chance = list(_check_chance(report))
+    yield from chance
+    yield from _check_length(report, is_above_chance=not chance)
     yield from _check_confidence(report["calibration"])
     yield from _check_annotators(report["by_annotator"])
 
