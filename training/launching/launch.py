@@ -55,6 +55,8 @@ def main() -> int:
     except ValueError as mistake:
         sys.stderr.write(f"launch: error: {mistake}\n")
         return 2
+    options = _parse_options(launcher_flags)
+    has_hidden_ranks = not hostfile.is_one_host(launcher_flags)
     launch_id = uuid.uuid4().hex
     environment = {**os.environ, LAUNCH_ID: launch_id, LAUNCHED_BY: str(os.getpid())}
     # A container may show any one of these device files.
@@ -63,21 +65,24 @@ def main() -> int:
         environment.setdefault("DS_ACCELERATOR", "cpu")  # else each process logs a warning
     complete = parse_output_folder(program) / "complete.json"
     before = _read_bytes(complete)
+    command = [sys.executable, "-u", *program]
     if is_dry_run:  # one process that estimates for all ranks
         environment |= hostfile.count_ranks(os.environ)
-        environment.setdefault("NUM_GPUS", _parse_options(launcher_flags).get("--num_gpus", ""))
-        command = [sys.executable, "-u", *program]
+        environment.setdefault("NUM_GPUS", options.get("--num_gpus", ""))
     elif _is_one_rank(launcher_flags, has_accelerator):
-        environment = _build_one_rank_environment(environment, launcher_flags)
-        command = [sys.executable, "-u", *program]
+        for name in ("CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE", "MASTER_PORT"):
+            environment.pop(name, None)  # of a surrounding job
+        if port := options.get("--master_port"):
+            environment["MASTER_PORT"] = port
+        environment |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        environment["MASTER_ADDR"] = "127.0.0.1"
     else:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # they would mark a launcher as a rank
             environment.pop(name, None)
-        if hostfile.is_one_host(launcher_flags) and "--master_port" not in launcher_flags:
+        if not has_hidden_ranks and "--master_port" not in launcher_flags:
             launcher_flags = ["--master_port", str(find_free_port()), *launcher_flags]
         command = [sys.executable, launcher, "--log_level", "critical", *launcher_flags, *program]
     with hostfile.write_remote_environment(environment) as environment:
-        has_hidden_ranks = not hostfile.is_one_host(launcher_flags)
         launched = _run(command, environment, has_hidden_ranks)
         _end_group(launched)
     if hostfile.is_first_host(launcher_flags) and not is_dry_run:
@@ -187,18 +192,6 @@ def _is_one_rank(launcher_flags: list[str], has_accelerator: bool) -> bool:
     known = options.keys() <= {"--num_gpus", "--master_port"} and len(launcher_flags) % 2 == 0
     count = options.get("--num_gpus", "" if has_accelerator else "1")
     return known and count == "1" and hostfile.is_one_host(launcher_flags)
-
-
-def _build_one_rank_environment(
-    environment: dict[str, str], launcher_flags: list[str]
-) -> dict[str, str]:
-    """Return the environment of an only rank, without variables of a surrounding job."""
-    for name in ("CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE", "MASTER_PORT"):
-        environment.pop(name, None)
-    if port := _parse_options(launcher_flags).get("--master_port"):
-        environment["MASTER_PORT"] = port
-    one_rank = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-    return {**environment, **one_rank}
 
 
 def _parse_options(launcher_flags: list[str]) -> dict[str, str]:

@@ -82,7 +82,7 @@ def meet_ranks(args: EngineArgs) -> Iterator[None]:
     finally:
         watch.stop_beating()
         if not is_broken:  # else the watch ends a process that hangs while leaving the others
-            watch.stop()
+            watch.is_stopped.set()
 
 
 def _connect_store(limit: float) -> Any:
@@ -211,7 +211,7 @@ class _Watch:
         self._watched = {r.rank: r for r in firsts if (r.rank == 0) != (this.rank == 0)}
         # In ticks, not clock time: a suspended process has not listened.
         self._silent = dict.fromkeys(self._watched, 0.0)
-        self._is_leaving, self._is_stopped = threading.Event(), threading.Event()
+        self._is_leaving, self.is_stopped = threading.Event(), threading.Event()
         self._beating = threading.Thread(
             target=self._beat, args=(store.clone(),), name="host-beat", daemon=True
         )
@@ -228,9 +228,6 @@ class _Watch:
         if self._beating.is_alive():
             self._beating.join(LEAVING_SECONDS)
 
-    def stop(self) -> None:
-        self._is_stopped.set()
-
     def _beat(self, store: Any) -> None:
         keys = [f"beat/{rank}" for rank in self._watched]
         heard: Mapping[int, bytes] = {}
@@ -246,7 +243,7 @@ class _Watch:
                 heard = now
 
     def _watch(self) -> None:
-        while not self._is_stopped.wait(BEAT_SECONDS):
+        while not self.is_stopped.wait(BEAT_SECONDS):
             for rank in self._silent:
                 self._silent[rank] += BEAT_SECONDS
             lost = [self._watched[r] for r, silent in self._silent.items() if silent > self._limit]

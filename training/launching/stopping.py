@@ -125,10 +125,6 @@ def join(store: Any) -> None:
     _process.store = store
 
 
-def is_listening() -> bool:
-    return _process.is_listening
-
-
 def is_training() -> bool:
     """True if ranks must agree before each step."""
     return _process.is_listening and _process.phase == TRAINING

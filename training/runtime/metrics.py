@@ -95,17 +95,18 @@ class MetricLogger:
             return
         folder = _prepare_output(args, checkpoint)
         from torch.utils.tensorboard import SummaryWriter
+        from tqdm import tqdm
 
         self._files = {name: JsonLines(folder / name) for name in JSON_LINES}
         purge = checkpoint.step + 1 if checkpoint else None
         self._board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=total_steps, initial=self._first_step, unit="step", dynamic_ncols=True
-            )
+        self._bar = tqdm(
+            total=total_steps,
+            initial=self._first_step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
 
     def __enter__(self) -> "MetricLogger":
         return self
@@ -116,8 +117,7 @@ class MetricLogger:
         for file in self._files.values():
             file.close()
         self._write_board(lambda board: board.close())
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
     def log(self, step: int, metrics: Metrics, *, always_show: bool = False) -> None:
         """Record the metrics of `step`, and log a line every --log_every steps."""
@@ -138,8 +138,7 @@ class MetricLogger:
                 board.add_scalar(name, value, step)
 
         self._write_board(add)
-        if self._bar is not None:
-            self._bar.update(step - self._bar.n)
+        self._bar.update(step - self._bar.n)
         if always_show or step % self._every == 0 or step in (1, self._total):
             self._show(step, metrics)
 
@@ -187,10 +186,10 @@ class MetricLogger:
         elapsed = time.monotonic() - self._started
         left = elapsed / max(step - self._first_step, 1) * max(self._total - step, 0)
         line = f"step {step}/{self._total}  {'  '.join(fields)}  left {left:.0f} s"
-        if self._bar is not None:
-            self._bar.write(line, file=sys.stdout)
-        else:
+        if self._bar.disable:
             logger.info(line)
+        else:
+            self._bar.write(line, file=sys.stdout)
 
 
 def _prepare_output(args: CommonArgs, checkpoint: Checkpoint | None) -> Path:

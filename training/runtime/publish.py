@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from training.arguments.parsing import UserError
 from training.launching.launch import LAUNCH_ID
 from training.runtime.distributed import World
@@ -38,8 +40,6 @@ def publish(folder: Path, write: Callable[[Path], None], world: World) -> None:
 
 def _try_publish(folder: Path, write: Callable[[Path], None], *, is_last: bool) -> bool:
     """Publish once. Return False if the disk is full, unless this is the last attempt."""
-    from safetensors import SafetensorError
-
     staging = folder / ".writing"  # inside, since files move only within a file system
     try:
         shutil.rmtree(staging, ignore_errors=True)

@@ -68,7 +68,15 @@ def find_checkpoint(args: CommonArgs, world: World) -> Checkpoint | None:
     mistake = ""
     if world.is_main:
         try:
-            checkpoint = _find_checkpoint(args, world)
+            folder = _find_folder(args)
+            if folder is not None:
+                state = _read_state(folder)
+                _check_settings(args, world, state, folder)
+                is_auto = args.resume == "auto"
+                origin = str(state["origin"]) if is_auto else str(_resolve(args.resume))
+                checkpoint = Checkpoint(
+                    folder, state["step"], state["progress"], state["world_size"], origin
+                )
         except UserError as error:
             mistake = str(error)
     checkpoint, mistake = world.broadcast((checkpoint, mistake))
@@ -77,16 +85,6 @@ def find_checkpoint(args: CommonArgs, world: World) -> Checkpoint | None:
     if checkpoint is not None:
         logger.info("resuming after step %d: %s", checkpoint.step, checkpoint.folder)
     return checkpoint
-
-
-def _find_checkpoint(args: CommonArgs, world: World) -> Checkpoint | None:
-    folder = _find_folder(args)
-    if folder is None:
-        return None
-    state = _read_state(folder)
-    _check_settings(args, world, state, folder)
-    origin = str(state["origin"]) if args.resume == "auto" else str(_resolve(args.resume))
-    return Checkpoint(folder, state["step"], state["progress"], state["world_size"], origin)
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.arguments.common import CommonArgs
@@ -191,8 +193,12 @@ class CheckpointSaver:
     ) -> bool:
         def write(folder: Path) -> None:
             for name, named in tensors.items():
-                if named:
-                    _save_tensors(named, folder / f"{name}.safetensors")
+                file = folder / f"{name}.safetensors"
+                try:
+                    if named:
+                        save_file(named, file)
+                except SafetensorError as error:  # a full disk, like any other file's
+                    raise OSError(f"{file.name}: {error}") from error
             (folder / STATE_FILE).write_text(state, encoding="utf-8")
 
         try:
@@ -206,9 +212,6 @@ class CheckpointSaver:
         return True
 
     def _load(self, name: str) -> Tensors:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         assert self._checkpoint is not None
         file = self._checkpoint.folder / f"{name}.safetensors"
         try:
@@ -229,14 +232,3 @@ class CheckpointSaver:
             return False
         self._wait_for_writer()  # its checkpoint may be the best so far
         return self._store.is_among_best(self._value)
-
-
-def _save_tensors(tensors: Tensors, file: Path) -> None:
-    """Write a safetensors file; `OSError` if the disk is full, like any other file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        save_file(tensors, file)
-    except SafetensorError as error:
-        raise OSError(f"{file.name}: {error}") from error
