@@ -70,12 +70,7 @@ def main() -> int:
         environment |= hostfile.count_ranks(os.environ)
         environment.setdefault("NUM_GPUS", options.get("--num_gpus", ""))
     elif _is_one_rank(launcher_flags, has_accelerator):
-        for name in ("CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE", "MASTER_PORT"):
-            environment.pop(name, None)  # of a surrounding job
-        if port := options.get("--master_port"):
-            environment["MASTER_PORT"] = port
-        environment |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-        environment["MASTER_ADDR"] = "127.0.0.1"
+        _set_one_rank(environment, options.get("--master_port"))
     else:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # they would mark a launcher as a rank
             environment.pop(name, None)
@@ -192,6 +187,15 @@ def _is_one_rank(launcher_flags: list[str], has_accelerator: bool) -> bool:
     known = options.keys() <= {"--num_gpus", "--master_port"} and len(launcher_flags) % 2 == 0
     count = options.get("--num_gpus", "" if has_accelerator else "1")
     return known and count == "1" and hostfile.is_one_host(launcher_flags)
+
+
+def _set_one_rank(environment: dict[str, str], port: str | None) -> None:
+    """Set the variables of an only rank, without those of a surrounding job."""
+    for name in ("CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE", "MASTER_PORT"):
+        environment.pop(name, None)
+    environment.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
+    if port:
+        environment["MASTER_PORT"] = port
 
 
 def _parse_options(launcher_flags: list[str]) -> dict[str, str]:
