@@ -58,7 +58,10 @@ class Outcome:
 
 def import_libraries() -> None:
     """Import what takes seconds once, before the processes of the tests are forked off."""
+    import datasets  # noqa: F401
     import deepspeed  # noqa: F401
+    import hypothesis.strategies  # noqa: F401
+    import peft  # noqa: F401
     import pytest  # noqa: F401
     import torch
     import transformers.models.gpt2.modeling_gpt2  # noqa: F401
@@ -94,18 +97,8 @@ def _run(tree: Path, tests: list[str], sender) -> None:
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     outcome = Outcome()
-    flags = [
-        "-q",
-        "-x",
-        "-W",
-        REWRITTEN,
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        f"--basetemp={tree}.tmp",
-    ]
-    status = pytest.main([*flags, *tests], plugins=[outcome])
+    flags = f"-q -x -W {REWRITTEN} -p no:cacheprovider -p no:xdist --timeout 60".split()
+    status = pytest.main([*flags, f"--basetemp={tree}.tmp", *tests], plugins=[outcome])
     is_run = status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     sender.send(str(outcome) if is_run else f"pytest ended with {status!r}")
     os._exit(0)
