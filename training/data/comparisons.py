@@ -9,14 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.arguments.parsing import UserError
-from training.data.values import (
-    Message,
-    format_messages,
-    read_messages,
-    read_text,
-    require_keys,
-    show,
-)
+from training.data import values
+from training.data.values import Message
 
 ANSWER = "\n\nAssistant:"
 SIDES = ("chosen", "rejected")
@@ -35,20 +29,20 @@ def parse_comparison(row: Mapping[str, Any], source: str) -> Comparison:
     """Parse {"chosen", "rejected"} with or without a `prompt`, of text or of messages."""
     if any(side not in row for side in SIDES):
         other = "or 'prompt', 'responses' and 'pairs'"
-        require_keys(row, ("prompt", *SIDES), "a comparison", source, other)
+        values.require_keys(row, ("prompt", *SIDES), "a comparison", source, other)
     sides = [row[side] for side in SIDES]
     if isinstance(row.get("prompt"), list | tuple) or any(isinstance(s, list) for s in sides):
         comparison = _split_messages(row, source)
     elif row.get("prompt") is None:
         comparison = _split_dialogues(row, source)
     else:
-        prompt = read_text(row["prompt"], "prompt", source)
-        chosen, rejected = (read_text(row[side], side, source) for side in SIDES)
+        prompt = values.read_text(row["prompt"], "prompt", source)
+        chosen, rejected = (values.read_text(row[side], side, source) for side in SIDES)
         comparison = Comparison(prompt, (chosen, rejected))
     if comparison.responses[0] == comparison.responses[1]:
         raise UserError(
             f"{source}: 'chosen' and 'rejected' are the same text: "
-            f"{show(comparison.responses[0])}; remove the row"
+            f"{values.show(comparison.responses[0])}; remove the row"
         )
     return comparison
 
@@ -59,8 +53,8 @@ def _split_dialogues(row: Mapping[str, Any], source: str) -> Comparison:
     if not any(isinstance(side, str) and ANSWER in side for side in sides):
         other = f"or sides that begin with the same dialogue, up to {ANSWER!r}"
         given = {key: value for key, value in row.items() if key != "prompt"}
-        require_keys(given, ("prompt", *SIDES), "a comparison", source, other)
-    chosen, rejected = (read_text(row[side], side, source) for side in SIDES)
+        values.require_keys(given, ("prompt", *SIDES), "a comparison", source, other)
+    chosen, rejected = (values.read_text(row[side], side, source) for side in SIDES)
     if chosen == rejected:
         return Comparison("", (chosen, rejected))
     differ = (n for n, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
@@ -68,21 +62,21 @@ def _split_dialogues(row: Mapping[str, Any], source: str) -> Comparison:
     if end <= 0:
         raise UserError(
             f"{source}: 'chosen' and 'rejected' do not share a prompt: they must begin with the "
-            f"same text up to {ANSWER!r}, got {show(chosen)} and {show(rejected)}"
+            f"same text up to {ANSWER!r}, got {values.show(chosen)} and {values.show(rejected)}"
         )
     end += len(ANSWER)
     first, second = (
-        read_text(text[end:], f"{side} after the prompt", source)
+        values.read_text(text[end:], f"{side} after the prompt", source)
         for side, text in zip(SIDES, (chosen, rejected), strict=True)
     )
-    return Comparison(read_text(chosen[:end], "prompt", source), (first, second))
+    return Comparison(values.read_text(chosen[:end], "prompt", source), (first, second))
 
 
 def _split_messages(row: Mapping[str, Any], source: str) -> Comparison:
     """Split into the turns that both sides share and the one assistant turn that ends each."""
     given = row.get("prompt")
     chosen, rejected = (
-        read_messages(_join_messages(given, row[side], side, source), side, source)
+        values.read_messages(_join_messages(given, row[side], side, source), side, source)
         for side in SIDES
     )
     if chosen == rejected:
@@ -98,14 +92,14 @@ def _split_messages(row: Mapping[str, Any], source: str) -> Comparison:
                 f"assistant turn at the end; after {shared} shared messages '{side}' has "
                 f"{', '.join(roles) or 'nothing'}"
             )
-    prompt = chosen[:shared]
-    return Comparison(format_messages(prompt), (chosen[-1].content, rejected[-1].content), prompt)
+    responses = (chosen[-1].content, rejected[-1].content)
+    return Comparison(values.format_messages(chosen[:shared]), responses, chosen[:shared])
 
 
 def _join_messages(prompt: Any, side: Any, name: str, source: str) -> Any:
     """Join the prompt's messages with a side's, unless the side repeats them."""
     if isinstance(side, str):
-        side = [{"role": "assistant", "content": read_text(side, name, source)}]
+        side = [{"role": "assistant", "content": values.read_text(side, name, source)}]
     if not isinstance(side, list | tuple) or not side:
         return side  # `read_messages` raises an error that describes it
     if isinstance(prompt, str):  # the user's first turn, mostly repeated in the sides

@@ -133,24 +133,19 @@ def encode_groups(
     encoded: list[Outcome[EncodedGroup]] = []
     for record in records:
         if record.messages:
-            prompt, responses = _tokenize_chat_group(record, tokenizer, eos)
+            prompt, whole = _tokenize_chat_group(record, tokenizer, eos)
         else:
-            prompt, responses = next(prompts), [next(flat) for _ in record.responses]
-        encoded.append(_encode_group(record, prompt, responses, eos, max_length))
+            prompt, whole = next(prompts), [next(flat) for _ in record.responses]
+        fitted = [_fit_response(prompt, ids, eos, max_length) for ids in whole]
+        responses = [ids for ids in fitted if ids is not None]
+        if len(responses) < len(whole):  # a response of no tokens, or a prompt without room
+            encoded.append(Outcome(None))
+            continue
+        cut = sum(len(ids) <= len(all_ids) for ids, all_ids in zip(responses, whole, strict=True))
+        pairs = tuple(p for p in record.pairs if responses[p.chosen] != responses[p.rejected])
+        group = EncodedGroup(prompt, responses, pairs, record.source) if pairs else None
+        encoded.append(Outcome(group, cut, len(record.pairs) - len(pairs)))
     return encoded
-
-
-def _encode_group(
-    record: ResponseGroup, prompt: list[int], whole: list[list[int]], eos: int, max_length: int
-) -> Outcome[EncodedGroup]:
-    fitted = [_fit_response(prompt, ids, eos, max_length) for ids in whole]
-    responses = [ids for ids in fitted if ids is not None]
-    if len(responses) < len(whole):  # a response of no tokens, or a prompt without room
-        return Outcome(None)
-    cut = sum(len(ids) <= len(all_ids) for ids, all_ids in zip(responses, whole, strict=True))
-    pairs = tuple(p for p in record.pairs if responses[p.chosen] != responses[p.rejected])
-    group = EncodedGroup(prompt, responses, pairs, record.source) if pairs else None
-    return Outcome(group, cut, len(record.pairs) - len(pairs))
 
 
 def _tokenize_chat_group(

@@ -9,6 +9,7 @@ of which attends to the prompt and itself.
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, takewhile
 from typing import Literal
 
 from training.data.batches import plan_micro_batches, split_for_rank
@@ -29,6 +30,10 @@ class Sample:
     def longest(self) -> int:
         """Tokens of the prompt with its longest response."""
         return self.prompt + max(self.responses)
+
+    @property
+    def total(self) -> int:
+        return self.prompt + sum(self.responses)
 
 
 @dataclass(frozen=True)
@@ -114,10 +119,10 @@ def pack_micro_batches(
     order = [index for pair in ends for index in pair if index is not None]
     plan = []
     while order:
-        counts = range(1, len(order) + 1)
-        most = _count_fitting(order, samples, token_budget)
+        totals = accumulate(samples[index].total for index in order)  # without padding
+        most = max(sum(1 for _ in takewhile(token_budget.__ge__, totals)), 1)
         fitting = bisect_right(
-            counts[:most],
+            range(1, most + 1),
             token_budget,
             key=lambda count: count_padded_tokens(_pack_rows(order[:count], samples, capacity)),
         )
@@ -136,7 +141,7 @@ def plan_rows(
     apart = _plan_apart(chosen, samples, rules.token_budget)
     if rules.packing == "never" or not chosen:
         return apart
-    least = sum(samples[index].prompt + sum(samples[index].responses) for index in chosen)
+    least = sum(samples[index].total for index in chosen)
     most = (1.0 - LEAST_SAVING) * sum(rules.estimate_cost(m.rows) for m in apart)
     if rules.packing == "auto" and least > most:
         return apart
@@ -184,28 +189,15 @@ def _plan_apart(
 
 
 def _pack_rows(chosen: Sequence[int], samples: Sequence[Sample], capacity: int) -> RowPlan:
-    documents = [doc for index in chosen for doc in _split_sample(index, samples[index], capacity)]
+    documents = []
+    for index in chosen:
+        # As few documents of at most `capacity` tokens as best fit finds.
+        sample = samples[index]
+        for each in pack_best_fit(sample.responses, capacity - sample.prompt):
+            tokens = sample.prompt + sum(sample.responses[k] for k in each)
+            documents.append(Document(index, tuple(sorted(each)), tokens))
     bins = pack_best_fit([document.tokens for document in documents], capacity)
     return [[documents[index] for index in sorted(each)] for each in bins]
-
-
-def _split_sample(index: int, sample: Sample, capacity: int) -> list[Document]:
-    """Split a sample into as few documents of at most `capacity` tokens as best fit finds."""
-    bins = pack_best_fit(sample.responses, capacity - sample.prompt)
-    return [
-        Document(index, tuple(each), sample.prompt + sum(sample.responses[k] for k in each))
-        for each in map(sorted, bins)
-    ]
-
-
-def _count_fitting(order: Sequence[int], samples: Sequence[Sample], token_budget: int) -> int:
-    """Count the first samples with at most `token_budget` tokens without padding; at least 1."""
-    total = 0
-    for count, index in enumerate(order):
-        total += samples[index].prompt + sum(samples[index].responses)
-        if total > token_budget:
-            return max(count, 1)
-    return len(order)
 
 
 def _count_row_tokens(row: Sequence[Document]) -> int:

@@ -9,19 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from training.arguments.parsing import UserError
+from training.data import values
 from training.data.comparisons import parse_comparison
-from training.data.values import (
-    Message,
-    format_messages,
-    read_index,
-    read_list,
-    read_messages,
-    read_number,
-    read_prompt_messages,
-    read_text,
-    require_keys,
-    show,
-)
+from training.data.values import Message
 
 PAIR_KEYS = ("chosen", "rejected", "label", "weight", "margin", "gap", "annotator", "votes")
 
@@ -88,15 +78,15 @@ class Prompt:
 
 def parse_demonstration(row: Mapping[str, Any], source: str) -> Demonstration:
     """Parse {"prompt", "response"}."""
-    require_keys(row, ("prompt", "response"), "a demonstration", source, "or 'messages'")
-    prompt, response = read_text(row["prompt"], "prompt", source), row["response"]
-    return Demonstration(prompt, read_text(response, "response", source), source)
+    values.require_keys(row, ("prompt", "response"), "a demonstration", source, "or 'messages'")
+    prompt, response = values.read_text(row["prompt"], "prompt", source), row["response"]
+    return Demonstration(prompt, values.read_text(response, "response", source), source)
 
 
 def parse_conversation(row: Mapping[str, Any], source: str) -> Conversation:
     """Parse {"messages": [{"role", "content"}, ...]} with an assistant turn."""
-    require_keys(row, ("messages",), "a conversation", source)
-    messages = read_messages(row["messages"], "messages", source)
+    values.require_keys(row, ("messages",), "a conversation", source)
+    messages = values.read_messages(row["messages"], "messages", source)
     if not any(message.role == "assistant" for message in messages):
         raise UserError(f"{source}: 'messages' has no assistant turn, so nothing to learn from")
     return Conversation(messages, source)
@@ -116,17 +106,17 @@ def parse_sft_row(row: Mapping[str, Any], source: str) -> Demonstration | Conver
             return Demonstration(comparison.prompt, chosen, source)
         return Conversation((*comparison.messages, Message("assistant", chosen)), source)
     if isinstance(row.get("prompt"), list | tuple):
-        require_keys(row, ("response",), "a demonstration", source, "or 'messages'")
-        messages = read_prompt_messages(row["prompt"], "prompt", source)
-        response = read_text(row["response"], "response", source)
+        values.require_keys(row, ("response",), "a demonstration", source, "or 'messages'")
+        messages = values.read_prompt_messages(row["prompt"], "prompt", source)
+        response = values.read_text(row["response"], "response", source)
         return Conversation((*messages, Message("assistant", response)), source)
     return parse_demonstration(row, source)
 
 
 def parse_text(row: Mapping[str, Any], source: str) -> Text:
     """Parse {"text"}."""
-    require_keys(row, ("text",), "plain text for language modelling", source)
-    return Text(read_text(row["text"], "text", source), source)
+    values.require_keys(row, ("text",), "plain text for language modelling", source)
+    return Text(values.read_text(row["text"], "text", source), source)
 
 
 def parse_prompt(row: Mapping[str, Any], source: str) -> Prompt:
@@ -141,13 +131,13 @@ def parse_prompt(row: Mapping[str, Any], source: str) -> Prompt:
     }
     name = "messages" if row.get("messages") is not None else "prompt"
     if isinstance(row.get(name), list | tuple) or name == "messages":
-        messages = read_prompt_messages(row[name], name, source)
-        return Prompt(format_messages(messages), source, fields, messages)
+        messages = values.read_prompt_messages(row[name], name, source)
+        return Prompt(values.format_messages(messages), source, fields, messages)
     if row.get("chosen") is not None and not isinstance(row.get("prompt"), str):
         comparison = parse_comparison(row, source)
         return Prompt(comparison.prompt, source, fields, comparison.messages)
-    require_keys(row, ("prompt",), "a prompt row", source, "or 'messages'")
-    return Prompt(read_text(row["prompt"], "prompt", source), source, fields)
+    values.require_keys(row, ("prompt",), "a prompt row", source, "or 'messages'")
+    return Prompt(values.read_text(row["prompt"], "prompt", source), source, fields)
 
 
 def parse_group(row: Mapping[str, Any], source: str) -> ResponseGroup:
@@ -168,14 +158,14 @@ def parse_group(row: Mapping[str, Any], source: str) -> ResponseGroup:
 
 
 def _parse_responses(row: Mapping[str, Any], source: str) -> ResponseGroup:
-    require_keys(row, ("prompt", "responses", "pairs"), "a group of responses", source)
-    prompt = read_text(row["prompt"], "prompt", source)
-    values = read_list(row["responses"], "responses", source)
-    responses = tuple(read_text(v, f"responses[{i}]", source) for i, v in enumerate(values))
-    specs = read_list(row["pairs"], "pairs", source)
+    values.require_keys(row, ("prompt", "responses", "pairs"), "a group of responses", source)
+    prompt = values.read_text(row["prompt"], "prompt", source)
+    given = values.read_list(row["responses"], "responses", source)
+    responses = tuple(values.read_text(v, f"responses[{i}]", source) for i, v in enumerate(given))
+    specs = values.read_list(row["pairs"], "pairs", source)
     gaps: list[Any] = [None] * len(specs)
     if row.get("gaps") is not None:
-        gaps = read_list(row["gaps"], "gaps", source)
+        gaps = values.read_list(row["gaps"], "gaps", source)
         if len(gaps) != len(specs):
             raise UserError(
                 f"{source}: 'gaps' needs one number for each of the {len(specs)} pairs, "
@@ -191,39 +181,37 @@ def _parse_responses(row: Mapping[str, Any], source: str) -> ResponseGroup:
 def _parse_pair_of_group(
     spec: Any, gap: Any, name: str, responses: tuple[str, ...], source: str
 ) -> Pair:
-    values: dict[str, Any] = {"gap": gap}
+    given: dict[str, Any] = {"gap": gap}
     if isinstance(spec, Mapping):
         unknown = [key for key in spec if key not in PAIR_KEYS]
         if unknown:
             raise UserError(
                 f"{source}: {name} has unknown keys {unknown}; it may have {list(PAIR_KEYS)}"
             )
-        values |= {key: value for key, value in spec.items() if value is not None}
+        given |= {key: value for key, value in spec.items() if value is not None}
     elif isinstance(spec, list | tuple) and len(spec) in (2, 3):
-        values |= dict(zip(PAIR_KEYS, spec, strict=False))
+        given |= dict(zip(PAIR_KEYS, spec, strict=False))
     else:
         raise UserError(
             f"{source}: {name} must be [chosen, rejected], [chosen, rejected, label] or an "
-            f"object with 'chosen' and 'rejected', got {show(spec)}"
+            f"object with 'chosen' and 'rejected', got {values.show(spec)}"
         )
     chosen, rejected = (
-        read_index(values.get(key), f"{name}: {key}", len(responses), source)
+        values.read_index(given.get(key), f"{name}: {key}", len(responses), source)
         for key in ("chosen", "rejected")
     )
     if responses[chosen] == responses[rejected]:
         raise UserError(
             f"{source}: {name} compares response {chosen} with {rejected}, which have the same "
-            f"text: {show(responses[chosen])}; remove the pair"
+            f"text: {values.show(responses[chosen])}; remove the pair"
         )
-    return _parse_pair(chosen, rejected, values, f"{name}: ", source)
+    return _parse_pair(chosen, rejected, given, f"{name}: ", source)
 
 
-def _parse_pair(
-    chosen: int, rejected: int, values: Mapping[str, Any], at: str, source: str
-) -> Pair:
-    label = read_number(values.get("label"), f"{at}label", source, 1.0)
-    weight = read_number(values.get("weight"), f"{at}weight", source, 1.0)
-    margin = read_number(values.get("margin"), f"{at}margin", source, 0.0)
+def _parse_pair(chosen: int, rejected: int, given: Mapping[str, Any], at: str, source: str) -> Pair:
+    label = values.read_number(given.get("label"), f"{at}label", source, 1.0)
+    weight = values.read_number(given.get("weight"), f"{at}weight", source, 1.0)
+    margin = values.read_number(given.get("margin"), f"{at}margin", source, 0.0)
     if not 0 <= label <= 1:
         raise UserError(
             f"{source}: '{at}label' is the chance that chosen is better, "
@@ -233,31 +221,31 @@ def _parse_pair(
         raise UserError(f"{source}: '{at}weight' must be positive, got {weight:g}")
     if margin < 0:
         raise UserError(f"{source}: '{at}margin' must not be negative, got {margin:g}")
-    gap = values.get("gap")
+    gap = given.get("gap")
     if gap is not None:
-        gap = read_number(gap, f"{at}gap", source, 0.0)
-    votes = _parse_votes(values, label, at, source)
+        gap = values.read_number(gap, f"{at}gap", source, 0.0)
+    votes = _parse_votes(given, label, at, source)
     return Pair(chosen, rejected, label, weight, margin, gap, votes)
 
 
 def _parse_votes(
-    values: Mapping[str, Any], label: float, at: str, source: str
+    given: Mapping[str, Any], label: float, at: str, source: str
 ) -> tuple[tuple[str, float], ...]:
     """Parse who judged the comparison; columns of these names with other values are ignored."""
-    cast, person = values.get("votes"), values.get("annotator")
+    cast, person = given.get("votes"), given.get("annotator")
     if not isinstance(cast, Mapping):
         is_name = isinstance(person, int | str) and not isinstance(person, bool)
         cast = {person: 0.5 if label == 0.5 else float(label > 0.5)} if is_name else {}
     votes = []
     for key, value in cast.items():
-        name = read_text(str(key), f"{at}annotator", source, allow_empty=True)
+        name = values.read_text(str(key), f"{at}annotator", source, allow_empty=True)
         if value is None or not name.strip():  # Parquet has nulls for the names of other rows
             continue
-        share = read_number(value, f"{at}votes: {name}", source, 0.5)
+        share = values.read_number(value, f"{at}votes: {name}", source, 0.5)
         if not 0 <= share <= 1:
             raise UserError(
-                f"{source}: '{at}votes' of {show(name)} must be between 0 (for rejected) and 1 "
-                f"(for chosen), got {share:g}"
+                f"{source}: '{at}votes' of {values.show(name)} must be between 0 (for rejected) "
+                f"and 1 (for chosen), got {share:g}"
             )
         votes.append((name, share))
     return tuple(votes)

@@ -43,7 +43,16 @@ def find_data_files(paths: Sequence[str], *, stage: str, split: str) -> list[Dat
     """
     if not paths:
         raise UserError("--data_path names no data")
-    _check_not_twice(paths)
+    seen: set[str] = set()
+    for path in paths:
+        local = Path(path).expanduser()
+        key = str(local.resolve()) if local.exists() else path
+        if key in seen:
+            raise UserError(
+                f"--data_path names {path} twice; name it once, with --data_weights 2 if its rows "
+                "should count twice"
+            )
+        seen.add(key)
     return [file for path in paths for file in _find_files(path, stage, split)]
 
 
@@ -95,9 +104,6 @@ def _find_files(path: str, stage: str, split: str) -> list[DataFile]:
 
 
 def _open_file(path: str, file: str, stage: str) -> DataFile:
-    def read(fail: Fail) -> Iterator[Row]:
-        return iterate_file(file, stage=stage, fail=fail)
-
     def hash_content() -> str:
         digest = hashlib.sha256(Path(file).suffix.lower().encode())
         try:
@@ -108,7 +114,9 @@ def _open_file(path: str, file: str, stage: str) -> DataFile:
             raise UserError(f"{file}: cannot be read: {error.strerror}") from error
         return digest.hexdigest()
 
-    return DataFile(path, file, read, hash_content)
+    return DataFile(
+        path, file, lambda fail: iterate_file(file, stage=stage, fail=fail), hash_content
+    )
 
 
 def is_local_path(path: str) -> bool:
@@ -120,19 +128,6 @@ def is_local_path(path: str) -> bool:
         or _HUB_NAME.fullmatch(path) is None
         or path.startswith(".")
     )
-
-
-def _check_not_twice(paths: Sequence[str]) -> None:
-    seen: set[str] = set()
-    for path in paths:
-        local = Path(path).expanduser()
-        key = str(local.resolve()) if local.exists() else path
-        if key in seen:
-            raise UserError(
-                f"--data_path names {path} twice; name it once, with --data_weights 2 if its rows "
-                "should count twice"
-            )
-        seen.add(key)
 
 
 def _name_example(path: str, stage: str, split: str) -> Path:

@@ -20,7 +20,7 @@ from training.data.contamination import hash_text
 from training.data.dataset import encode_paths, load_rows
 from training.data.encode import EncodedGroup, EncodedPrompt, EncodedText, Overlong
 from training.data.groups import shuffle_labels
-from training.data.records import Conversation, Demonstration, Prompt, Text
+from training.data.records import Demonstration, Prompt, Text
 from training.data.sources import read_rows
 from training.data.tables import GROUPS, PROMPTS, TEXTS, Blocks
 
@@ -48,15 +48,9 @@ def load_sft(args: SFTArgs, tokenizer: Tokenizer) -> Split[EncodedText]:
         if not train:
             raise UserError("--data_path holds less than two tokens of text")
         return Split(train, held_out)
-    dialogues: RowEncoder[Demonstration | Conversation, EncodedText] = RowEncoder(
-        "sft",
-        records.parse_sft_row,
-        encode.encode_dialogues,
-        TEXTS,
-        add_templates(tokenizer, args),
-        {"max_length": args.max_length},
-        limit,
-    )
+    templates, settings = add_templates(tokenizer, args), {"max_length": args.max_length}
+    parse, encode_rows = records.parse_sft_row, encode.encode_dialogues
+    dialogues = RowEncoder("sft", parse, encode_rows, TEXTS, templates, settings, limit)
     return Split(*load_rows(args, dialogues))
 
 
@@ -76,16 +70,11 @@ def iterate_texts(args: SFTArgs) -> Iterator[str]:
 
 def load_comparisons(args: RewardArgs, tokenizer: Tokenizer) -> Split[EncodedGroup]:
     """Load prompts with their responses and the comparisons among them, for stage 2."""
-    encoder = RowEncoder(
-        "reward",
-        records.parse_group,
-        encode.encode_groups,
-        GROUPS,
-        add_templates(tokenizer, args),
-        {"max_length": args.max_length},
-        f"--max_length {args.max_length}",
-        convert=partial(convert_export, args=args),
-    )
+    parse, encode_rows = records.parse_group, encode.encode_groups
+    templates, settings = add_templates(tokenizer, args), {"max_length": args.max_length}
+    limit = f"--max_length {args.max_length}"
+    convert = partial(convert_export, args=args)
+    encoder = RowEncoder("reward", parse, encode_rows, GROUPS, templates, settings, limit, convert)
     train, held_out = load_rows(args, encoder)
     if args.shuffle_labels:
         return Split(shuffle_labels(train, seed=args.seed), held_out)

@@ -5,6 +5,7 @@ Each error is one line that starts with the row's source ("path:line").
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -65,10 +66,8 @@ def read_number(value: Any, name: str, source: str, default: float) -> float:
         return default
     number = math.nan
     if isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
+        with suppress(ValueError, OverflowError):
             number = float(value)  # CSV has only text
-        except (ValueError, OverflowError):
-            number = math.nan
     if not math.isfinite(number):
         raise UserError(f"{source}: '{name}' must be a finite number, got {show(value)}")
     return number

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from training.data.annotation.config import LabelConfig, read_config
+from training.data.annotation.config import LabelConfig, parse_config
 from training.data.annotation.tasks import (
     PAIRWISE_CONFIG,
     RANKER_CONFIG,
@@ -123,14 +123,11 @@ def test_the_least_certain_comparison_comes_first():
     assert ordered[0] == pytest.approx(1 / (1 + math.exp(-0.1)), abs=1e-6)
 
 
-def test_the_pages_are_read_back_as_what_they_ask(tmp_path):
-    file = tmp_path / "config.xml"
-    file.write_text(PAIRWISE_CONFIG)
+def test_the_pages_are_read_back_as_what_they_ask():
     expected = LabelConfig(
         prompt="prompt", answers=("answer1", "answer2"), control="comparison", kind="pairwise"
     )
-    assert read_config(str(file)) == expected
-    file.write_text(RANKER_CONFIG)
-    assert read_config(str(file)) == LabelConfig(
+    assert parse_config(PAIRWISE_CONFIG, "page.xml") == expected
+    assert parse_config(RANKER_CONFIG, "page.xml") == LabelConfig(
         prompt="prompt", items="items", control="rank", kind="ranker"
     )

@@ -46,11 +46,6 @@ class LabelConfig:
         return next((pair for pair in known if all(key in data for key in pair)), ("", ""))
 
 
-def read_config(path: str, *, control: str = "") -> LabelConfig:
-    """Read the labelling config in an XML file; `control` chooses among several controls."""
-    return parse_config(read_page(path), path, control=control)
-
-
 def read_page(path: str) -> str:
     try:
         return Path(path).expanduser().read_text(encoding="utf-8")
@@ -61,7 +56,7 @@ def read_page(path: str) -> str:
 
 
 def parse_config(text: str, path: str, *, control: str = "") -> LabelConfig:
-    """Parse the labelling config in XML that came from `path`."""
+    """Parse the labelling config in XML of a file; `control` chooses among several controls."""
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:

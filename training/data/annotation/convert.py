@@ -8,7 +8,7 @@ from typing import Any
 
 from training.arguments.annotation import VoteArgs
 from training.arguments.parsing import UserError
-from training.data.annotation.config import LabelConfig, read_config
+from training.data.annotation.config import LabelConfig, parse_config, read_page
 from training.data.annotation.count import collect_votes
 from training.data.annotation.export import Task, is_export_start, parse_tasks
 from training.data.annotation.report import FEWEST_SHARED, Report, build_report, format_report
@@ -47,7 +47,8 @@ def convert_tasks(tasks: Sequence[Task], path: str, args: VoteArgs) -> tuple[lis
     """
     config = LabelConfig(control=args.label_control)
     if args.label_config:
-        config = read_config(args.label_config, control=args.label_control)
+        page = read_page(args.label_config)
+        config = parse_config(page, args.label_config, control=args.label_control)
     questions, ledger = collect_votes(tasks, config, ties=args.ties)
     report = build_report(tasks, questions, ledger)
     error = _choose_error(args, report)

@@ -10,20 +10,10 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from training.arguments.parsing import UserError
+from training.data.annotation import votes
 from training.data.annotation.config import LabelConfig
 from training.data.annotation.export import Annotation, Region, Task
-from training.data.annotation.votes import (
-    TIE,
-    Ledger,
-    NoVoteError,
-    Question,
-    Ties,
-    Vote,
-    read_answers,
-    read_choice,
-    read_ranking,
-    read_text,
-)
+from training.data.annotation.votes import TIE, Ledger, Question, Ties, Vote
 
 KINDS = ("pairwise", "ranker", "rating")
 Submissions = Sequence[tuple[Annotation, Region | None]]
@@ -103,9 +93,9 @@ def _select_latest(task: Task, config: LabelConfig, ties: Ties, ledger: Ledger) 
         latest = last.get(annotation.annotator, annotation)
         try:
             if annotation.annotator and latest is not annotation and not annotation.is_skipped:
-                raise NoVoteError("superseded by the same annotator")
+                raise votes.NoVoteError("superseded by the same annotator")
             kept.append((annotation, _find_region(annotation, config, ties)))
-        except NoVoteError as reason:
+        except votes.NoVoteError as reason:
             ledger.drop(str(reason), task, annotation)
     return kept
 
@@ -113,18 +103,18 @@ def _select_latest(task: Task, config: LabelConfig, ties: Ties, ledger: Ledger) 
 def _find_region(annotation: Annotation, config: LabelConfig, ties: Ties) -> Region | None:
     """Return the region that counts; None if nothing is chosen where that is a tie."""
     if annotation.is_skipped:
-        raise NoVoteError("skipped")
+        raise votes.NoVoteError("skipped")
     if annotation.broken:
-        raise NoVoteError(f"unreadable: {annotation.broken}")
+        raise votes.NoVoteError(f"unreadable: {annotation.broken}")
     regions = [r for r in annotation.regions if r.control == config.control]
     if not regions:
         if config.kind == "pairwise" and ties == "half":
             return None
-        raise NoVoteError(
+        raise votes.NoVoteError(
             "nothing chosen" if not annotation.regions else "no choice in its controls"
         )
     if any(region.value != regions[0].value for region in regions):
-        raise NoVoteError("several different choices in one annotation")
+        raise votes.NoVoteError("several different choices in one annotation")
     return regions[0]
 
 
@@ -133,9 +123,9 @@ def _ask_task(
 ) -> Question | None:
     """Return a pairwise or ranker task's question with its votes; None without any."""
     try:
-        prompt = read_text(task.data.get(config.find_key("prompt", task.data)), "prompt")
-        answers = read_answers(task.data, config)
-    except NoVoteError as reason:
+        prompt = votes.read_text(task.data.get(config.find_key("prompt", task.data)), "prompt")
+        answers = votes.read_answers(task.data, config)
+    except votes.NoVoteError as reason:
         for annotation, _ in kept:
             ledger.drop(str(reason), task, annotation)
         return None
@@ -143,14 +133,14 @@ def _ask_task(
     for annotation, region in kept:
         try:
             if config.kind == "pairwise":
-                votes = [(0, 1, read_choice(region, ties))]
+                cast = [(0, 1, votes.read_choice(region, ties))]
             else:
                 assert region is not None  # nothing chosen is a tie in pairwise tasks alone
-                votes = read_ranking(region, answers, config)
-        except NoVoteError as reason:
+                cast = votes.read_ranking(region, answers, config)
+        except votes.NoVoteError as reason:
             ledger.drop(str(reason), task, annotation)
             continue
-        question.votes += [Vote(annotation.annotator, *vote) for vote in votes]
+        question.votes += [Vote(annotation.annotator, *vote) for vote in cast]
         ledger.use(task, annotation)
     return question if question.votes else None
 
@@ -164,14 +154,15 @@ def _add_ratings(
 ) -> None:
     for annotation, region in kept:
         try:
-            prompt = read_text(task.data.get(config.find_key("prompt", task.data)), "prompt")
-            response = read_text(task.data.get(config.find_key("response", task.data)), "answer")
+            data = task.data
+            prompt = votes.read_text(data.get(config.find_key("prompt", data)), "prompt")
+            response = votes.read_text(data.get(config.find_key("response", data)), "answer")
             rating = region.value.get("rating") if region is not None else None
             if not annotation.annotator:
-                raise NoVoteError("a rating by nobody named, comparable with no other")
+                raise votes.NoVoteError("a rating by nobody named, comparable with no other")
             if isinstance(rating, bool) or not isinstance(rating, int | float):
-                raise NoVoteError("a rating that is no number")
-        except NoVoteError as reason:
+                raise votes.NoVoteError("a rating that is no number")
+        except votes.NoVoteError as reason:
             ledger.drop(str(reason), task, annotation)
             continue
         entry = rated.setdefault(prompt, RatedPrompt(prompt, task.source))

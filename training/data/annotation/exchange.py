@@ -40,7 +40,7 @@ def push(
         server.add(project, new[start : start + BATCH])
     known = f", {len(tasks) - len(new)} were there already" if len(new) < len(tasks) else ""
     made = " is new" if is_new else ""
-    return f"{project}{made}: {len(new)} tasks added{known}: {server.build_address(project)}"
+    return f"{project}{made}: {len(new)} tasks added{known}: {server.url}/projects/{project.number}"
 
 
 def check_project(server: Server, name: str, page: str, page_path: str) -> Project | None:

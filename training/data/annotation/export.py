@@ -89,11 +89,32 @@ def read_export(path: str) -> list[Task]:
 
 
 def parse_tasks(rows: Sequence[Row], path: str) -> list[Task]:
+    """Parse the tasks of an export; in JSON_MIN and CSV an empty row is a task without any."""
     if "annotations" in rows[0][0]:
         return [_parse_task(row, source, path) for row, source in rows]
     tasks: dict[str, Task] = {}
     for row, source in rows:
-        _add_row(tasks, row, source, path)
+        task_id = str(row.get("id") or source.rsplit(":", 1)[-1])
+        controls: dict[str, list[Region]] = {}
+        data = {}
+        for key, value in row.items():
+            regions = _parse_regions(key, value)
+            if regions:
+                controls[key] = regions
+            elif key not in ROW_KEYS:
+                data[key] = value
+        task = tasks.setdefault(task_id, Task(task_id, data, f"{path}:task {task_id}"))
+        if row.get("annotation_id") in (None, ""):
+            continue
+        task.annotations.append(
+            Annotation(
+                annotation_id=str(row["annotation_id"]),
+                annotator=_read_person(row.get("annotator")),
+                regions=tuple(region for regions in controls.values() for region in regions),
+                lead_time=_read_number(row.get("lead_time")),
+                updated_at=_read_text(row.get("updated_at")),
+            )
+        )
     return list(tasks.values())
 
 
@@ -137,31 +158,6 @@ def _parse_annotation(item: Any, place: int) -> Annotation:
         lead_time=_read_number(item.get("lead_time")),
         updated_at=_read_text(item.get("updated_at")) or _read_text(item.get("created_at")),
         broken="" if is_list else "'result' is no list of objects",
-    )
-
-
-def _add_row(tasks: dict[str, Task], row: Mapping[str, Any], source: str, path: str) -> None:
-    """Add one annotation of a JSON_MIN or CSV export; an empty one is a task without any."""
-    task_id = str(row.get("id") or source.rsplit(":", 1)[-1])
-    controls: dict[str, list[Region]] = {}
-    data = {}
-    for key, value in row.items():
-        regions = _parse_regions(key, value)
-        if regions:
-            controls[key] = regions
-        elif key not in ROW_KEYS:
-            data[key] = value
-    task = tasks.setdefault(task_id, Task(task_id, data, f"{path}:task {task_id}"))
-    if row.get("annotation_id") in (None, ""):
-        return
-    task.annotations.append(
-        Annotation(
-            annotation_id=str(row["annotation_id"]),
-            annotator=_read_person(row.get("annotator")),
-            regions=tuple(region for regions in controls.values() for region in regions),
-            lead_time=_read_number(row.get("lead_time")),
-            updated_at=_read_text(row.get("updated_at")),
-        )
     )
 
 

@@ -6,13 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from training.data.annotation.agreement import (
-    cohen_kappa,
-    compute_agreement_with_others,
-    estimate_annotator_error,
-    krippendorff_alpha,
-    percent_agreement,
-)
+from training.data.annotation import agreement
 from training.data.annotation.export import Task
 from training.data.annotation.votes import TIE, Ledger, Question
 from training.intervals import wilson_interval
@@ -60,20 +54,20 @@ def build_report(tasks: Sequence[Task], questions: Sequence[Question], ledger: L
 def _measure_agreement(questions: Sequence[Question]) -> dict[str, Any]:
     units = _group_judgements(questions)
     decided = [unit for unit in units if TIE not in unit.values()]
-    percent = percent_agreement(units)
-    shared = sorted({name for unit in units for name in unit})
+    percent, of_decided = map(agreement.percent_agreement, (units, decided))
+    names = sorted({name for unit in units for name in unit})
     kappas = {}
-    for first, second in combinations(shared, 2):
+    for first, second in combinations(names, 2):
         both = [(u[first], u[second]) for u in units if first in u and second in u]
-        kappa = cohen_kappa([a for a, _ in both], [b for _, b in both])
+        kappa = agreement.cohen_kappa([a for a, _ in both], [b for _, b in both])
         if kappa is not None:
             kappas[f"{first}, {second}"] = {"comparisons": len(both), "kappa": _round(kappa)}
     return {
         "comparisons": len(units),
         "percent": _round(percent),
         "cohen_kappa": kappas,
-        "krippendorff_alpha": _round(krippendorff_alpha(units)),
-        "annotator_error": _round(estimate_annotator_error(percent_agreement(decided))),
+        "krippendorff_alpha": _round(agreement.krippendorff_alpha(units)),
+        "annotator_error": _round(agreement.estimate_annotator_error(of_decided)),
     }
 
 
@@ -90,7 +84,7 @@ def _group_judgements(questions: Sequence[Question]) -> list[dict[str, float]]:
 def _describe_annotators(tasks: Sequence[Task], questions: Sequence[Question]) -> dict[str, Any]:
     """Describe each annotator: number of annotations, agreement with others, position, times."""
     counts = Counter(item.annotator for task in tasks for item in task.annotations)
-    others = compute_agreement_with_others(_group_judgements(questions))
+    others = agreement.compute_agreement_with_others(_group_judgements(questions))
     times: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for task in tasks:
         for item in task.annotations:
@@ -157,9 +151,9 @@ def _list_warnings(report: Report) -> Iterator[str]:
             )
         if entry.get("too_fast"):
             yield f"annotator {name} was very fast in {len(entry['too_fast'])} tasks"
-    agreement = report["agreement"]
-    alpha = agreement["krippendorff_alpha"]
-    if agreement["comparisons"] >= FEWEST_SHARED and alpha is not None and alpha < 0.2:
+    shared = report["agreement"]
+    alpha = shared["krippendorff_alpha"]
+    if shared["comparisons"] >= FEWEST_SHARED and alpha is not None and alpha < 0.2:
         yield f"annotators hardly agree beyond chance: Krippendorff's alpha {alpha:.2f}"
     if report["from_predictions"]:
         yield (
@@ -186,14 +180,14 @@ def format_report(report: Report) -> list[str]:
             f"  {report['undecided_questions']} questions whose votes are tied are left out "
             "(--ties half keeps them)"
         )
-    agreement = report["agreement"]
-    if agreement["comparisons"]:
-        alpha = agreement["krippendorff_alpha"]
+    shared = report["agreement"]
+    if shared["comparisons"]:
+        alpha = shared["krippendorff_alpha"]
         lines.append(
-            f"agreement over {agreement['comparisons']} comparisons: {agreement['percent']:.0%}"
+            f"agreement over {shared['comparisons']} comparisons: {shared['percent']:.0%}"
             + ("" if alpha is None else f", Krippendorff's alpha {alpha:.2f}")
         )
-        if agreement["comparisons"] < FEWEST_SHARED:
+        if shared["comparisons"] < FEWEST_SHARED:
             lines.append(f"  too few to judge how far people agree: {FEWEST_SHARED} would do")
     if report.get("annotator_error_used"):
         lines.append(

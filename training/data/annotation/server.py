@@ -41,7 +41,7 @@ class Server:
     """Projects, tasks and exports of a Label Studio server."""
 
     def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/")
+        self.url = url.rstrip("/")
         self._token = read_token()
         try:
             import httpx
@@ -57,7 +57,7 @@ class Server:
         # A redirect would turn a POST into a GET: the user must give the final address.
         self._web = httpx.Client(timeout=SECONDS, follow_redirects=False)
         self._connect = partial(
-            LabelStudio, base_url=self._url, api_key=self._token, httpx_client=self._web
+            LabelStudio, base_url=self.url, api_key=self._token, httpx_client=self._web
         )
         self._client = self._ask(lambda: self._connect(timeout=SECONDS))
 
@@ -72,7 +72,7 @@ class Server:
         if len(numbers) > 1:
             listed = ", ".join(map(str, sorted(numbers)))
             raise UserError(
-                f"--project: {len(numbers)} projects at {self._url} have the title '{name}'; give "
+                f"--project: {len(numbers)} projects at {self.url} have the title '{name}'; give "
                 f"the number: {listed}"
             )
         return self._get(str(numbers[0])) if numbers else None
@@ -120,9 +120,6 @@ class Server:
         )
         return data.decode("utf-8")
 
-    def build_address(self, project: Project) -> str:
-        return f"{self._url}/projects/{project.number}"
-
     def _get(self, number: str) -> Project:
         def ask() -> Project:
             project = self._client.projects.get(int(number))
@@ -139,7 +136,7 @@ class Server:
         known = [f"'{title}' ({number})" for number, title in sorted(self._list_titles())]
         more = ", ..." if len(known) > MOST_LISTED else ""
         listed = f"it has {', '.join(known[:MOST_LISTED])}{more}" if known else "it has none"
-        return UserError(f"--project {name}: no such project at {self._url}; {listed}")
+        return UserError(f"--project {name}: no such project at {self.url}; {listed}")
 
     def _ask(self, question: Callable[[], T], *, missing: str = "") -> T:
         """Return the server's answer; whatever fails is one line for the user.
@@ -150,12 +147,12 @@ class Server:
             return question()
         except self._slow:
             problem = (
-                f"--label_studio_url {self._url}: no answer in time; run the same command again: "
+                f"--label_studio_url {self.url}: no answer in time; run the same command again: "
                 "what the server has taken it keeps"
             )
         except self._unreachable as error:
             reason = str(error) or type(error).__name__
-            problem = f"--label_studio_url {self._url}: cannot be reached: {reason}"
+            problem = f"--label_studio_url {self.url}: cannot be reached: {reason}"
         except self._api_error as error:
             status, body = error.status_code, error.body
             problem = self._describe_refusal(status, body)
@@ -175,18 +172,18 @@ class Server:
         reason = self._hide_token(_extract_message(body))
         if status == 401:
             return (
-                f"{self._url} refuses the token in {TOKEN} (401{reason}); {HELP_WITH_TOKEN} (a "
+                f"{self.url} refuses the token in {TOKEN} (401{reason}); {HELP_WITH_TOKEN} (a "
                 "legacy token works only where its organization allows them)"
             )
         if status == 403:
-            return f"{self._url}: the owner of the token may not do this (403{reason})"
+            return f"{self.url}: the owner of the token may not do this (403{reason})"
         if not isinstance(body, dict) and (status is None or status < 500):
             return (
-                f"--label_studio_url {self._url}: answers, but not as Label Studio"
+                f"--label_studio_url {self.url}: answers, but not as Label Studio"
                 f"{f' ({status})' if status else ''}; give the address of its first page"
             )
         return (
-            f"{self._url} failed ({status}{reason}); what it has taken so far it keeps, and the "
+            f"{self.url} failed ({status}{reason}); what it has taken so far it keeps, and the "
             "same command continues from there"
         )
 
