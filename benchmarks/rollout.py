@@ -46,19 +46,23 @@ def prepare_ours(args: RolloutBenchmarkArgs, fixed_batches: bool = False) -> Cal
     from training.hybrid_engine.scheduler import Scheduler
     from training.runtime.engine import compute_dtype
 
+    class FixedBatchScheduler(Scheduler):
+        def _refill(self) -> bool:
+            is_running = any(row is not None for row in self._rows)
+            return not is_running and super()._refill()
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     lm = _load_model(args).to(device)
     vocabulary = get_vocabulary_size(args.size)
     sampling = Sampling(max_new_tokens=args.answer)
     decoder = choose_decoder(lm, compute_dtype(args.dtype, device))
-    scheduler = Scheduler(
+    scheduler = (FixedBatchScheduler if fixed_batches else Scheduler)(
         decoder,
         sampling,
         slots=args.batch,
         eos_id=vocabulary - 1 if args.lengths == "geometric" else -1,
         pad_id=vocabulary,
         device=device,
-        fixed_batches=fixed_batches,
     )
     prompts = make_rows([args.prompt] * args.count, vocabulary, seed=1)
     keys = [SampleKey(0, 1, row, 0) for row in range(args.count)]

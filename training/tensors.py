@@ -18,6 +18,16 @@ def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tenso
     return tokens, make_length_mask(lengths, width)
 
 
+def move_rows(tensors: Sequence[Tensor], rows: Sequence[int]) -> None:
+    """Move these rows of each tensor to its first rows, in this order; most stay in place."""
+    moved = [(target, source) for target, source in enumerate(rows) if target != source]
+    if not moved:
+        return
+    targets, sources = torch.tensor(moved, device=tensors[0].device).T
+    for tensor in tensors:
+        tensor[targets] = tensor[sources]
+
+
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
     """Sum of the counting entries; a 0-d tensor in the values' dtype."""
     return values.masked_fill(~mask, 0.0).sum()

@@ -10,10 +10,61 @@ from torch.nn.functional import layer_norm, scaled_dot_product_attention
 from transformers.activations import ACT2FN
 
 from training.hybrid_engine.kv_cache import KVCache
-from training.hybrid_engine.linear import Linear
-from training.tensors import pad_right
+from training.tensors import move_rows, pad_right
 
 PREFILL_TOKENS = 4096  # most padded tokens in one prefill
+
+
+class Linear:
+    """x @ weight + bias in `dtype`, for a weight [in, out] as GPT-2 stores it.
+
+    A weight already in `dtype` is used in place. Otherwise `load` casts it: on a GPU into the same
+    memory each time, as CUDA graphs require; on a CPU in bf16 into oneDNN's blocked order, which
+    otherwise every call would produce. That product also applies `gelu` (the tanh approximation);
+    `has_gelu` is True then.
+    """
+
+    def __init__(self, dtype: torch.dtype, *, gelu: bool = False) -> None:
+        self._dtype = dtype
+        self._gelu = gelu
+        self._weight: Tensor | None = None
+        self._bias: Tensor | None = None
+        self._packed: Tensor | None = None
+
+    def load(self, weight: Tensor, bias: Tensor | None) -> None:
+        weight = weight.detach()
+        if weight.device.type == "cpu" and self._dtype == torch.bfloat16 and has_onednn():
+            plain = weight.to(self._dtype).T.contiguous()
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(plain)
+        else:
+            self._weight = self._cast(weight, self._weight)
+        self._bias = None if bias is None else self._cast(bias.detach(), self._bias)
+
+    def _cast(self, tensor: Tensor, target: Tensor | None) -> Tensor:
+        if tensor.dtype == self._dtype or target is None:
+            return tensor.to(self._dtype)
+        return target.copy_(tensor)
+
+    @property
+    def has_gelu(self) -> bool:
+        return self._gelu and self._packed is not None
+
+    def __call__(self, inputs: Tensor) -> Tensor:  # [N, in] -> [N, out]
+        if self._packed is not None:
+            name, algorithm = ("gelu", "tanh") if self._gelu else ("none", "")
+            run = torch.ops.mkldnn._linear_pointwise
+            out: Tensor = run(inputs, self._packed, self._bias, name, [], algorithm)
+            return out
+        assert self._weight is not None, "load comes first"
+        if self._bias is None:
+            return inputs @ self._weight
+        return torch.addmm(self._bias, inputs, self._weight)
+
+
+def has_onednn() -> bool:
+    """True if this build and processor multiply bf16 matrices through oneDNN."""
+    is_built: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return is_built and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class _Block:
@@ -87,8 +138,8 @@ class GPT2Decoder:
 
     def admit(self, prompts: Sequence[Sequence[int]], slots: Tensor) -> Tensor:
         # Samples of one prompt are adjacent: each distinct prompt is computed once.
-        counts = [len(list(same)) for _, same in groupby(map(tuple, prompts))]
-        distinct = [prompt for prompt, _ in groupby(map(tuple, prompts))]
+        groups = [(prompt, len(list(same))) for prompt, same in groupby(map(tuple, prompts))]
+        distinct, counts = zip(*groups, strict=True)
         logits, first, first_slot = [], 0, 0
         while first < len(distinct):
             width = len(distinct[first])
@@ -143,7 +194,7 @@ class GPT2Decoder:
     def step(self, tokens: Tensor, context: int) -> Tensor:
         cache, count = self._rows, len(tokens)
         columns = cache.reserve(context)
-        next_columns = cache.find_next_columns(count)
+        next_columns = cache.lengths[:count].clamp(max=cache.capacity - 1)
         positions = next_columns.clamp(max=len(self._position_embedding) - 1)
         hidden = self._token_embedding[tokens] + self._position_embedding[positions]  # [n, H]
         bias = cache.build_bias(count, columns, self._dtype)
@@ -159,7 +210,8 @@ class GPT2Decoder:
         return self._compute_logits(hidden)
 
     def keep(self, rows: Sequence[int]) -> None:
-        self._rows.keep(rows)
+        cache = self._rows
+        move_rows([cache.lengths, *cache.keys, *cache.values], rows)
 
     def release(self) -> None:
         if self._token_embedding.device.type == "cuda":

@@ -1,7 +1,5 @@
 """The cache of keys and values of all slots."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -74,22 +72,8 @@ class KVCache:
         self.values[layer][slots, :, next_columns] = values
         return self.keys[layer][:count, :, :, :columns], self.values[layer][:count, :, :columns]
 
-    def find_next_columns(self, count: int) -> Tensor:
-        """Return the column of the next token of each of the first slots, [count]."""
-        return self.lengths[:count].clamp(max=self.capacity - 1)
-
     def build_bias(self, count: int, columns: int, dtype: torch.dtype) -> Tensor:
         """Build [count, 1, 1, columns]: 0 for each row's tokens and its next one, else lowest."""
         hidden = torch.arange(columns, device=self.lengths.device) > self.lengths[:count, None]
         bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
         return bias.masked_fill_(hidden, torch.finfo(dtype).min)[:, None, None]
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Move the rows of these slots to the first slots, in this order; most stay in place."""
-        moved = [(target, source) for target, source in enumerate(rows) if target != source]
-        if not moved:
-            return
-        targets, sources = torch.tensor(moved, device=self.lengths.device).T
-        self.lengths[targets] = self.lengths[sources]
-        for cache in (*self.keys, *self.values):
-            cache[targets] = cache[sources]

@@ -21,10 +21,6 @@ class Sampling:
     top_p: float = 1.0
     greedy: bool = False
 
-    def is_narrowed(self, vocab_size: int) -> bool:
-        """True if top-k or top-p excludes some tokens."""
-        return 0 < self.top_k < vocab_size or self.top_p < 1.0
-
 
 @dataclass(frozen=True)
 class SampleKey:
@@ -75,7 +71,7 @@ def sample_tokens(
     log_total = total.log()
     if sampling.greedy:
         tokens = shifted.argmax(dim=-1)
-    elif sampling.is_narrowed(logits.shape[-1]):
+    elif 0 < sampling.top_k < logits.shape[-1] or sampling.top_p < 1.0:
         kept = narrow(weights / total[:, None], top_k=sampling.top_k, top_p=sampling.top_p)
         tokens = _invert(kept, _block_sums(kept), uniforms)
     else:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from training.hybrid_engine.decoder import Decoder, Responses
-from training.hybrid_engine.graphs import StepGraphs
-from training.hybrid_engine.sampling import Sampling
-from training.hybrid_engine.slots import SlotTable
+from training.hybrid_engine.sampling import Sampling, sample_tokens
+from training.tensors import move_rows
 
 # Slots are refilled once this share of them is free: a prefill of one prompt costs nearly as much
 # as one of several.
@@ -21,17 +20,105 @@ FREE_SHARE = 0.125
 # With CUDA graphs, checking for finished rows would stall the queue of kernels.
 RECORDED_STEPS_BETWEEN_CHECKS = 8
 RECORDED_CONTEXT_STEP = 64  # contexts are rounded up to a multiple, so that few graphs suffice
+# Recorded batches have one of these sizes, padded with idle slots.
+RECORDED_SIZES = (1, 2, 4, 8, *range(16, 513, 16))
 
 
 class GenerationStopped(Exception):  # noqa: N818 - not an error
     """Generation was stopped; there are no responses."""
 
 
-class Scheduler:
-    """Decodes any number of responses through `slots` slots.
+class SlotTable:
+    """The state of the rows being decoded in S slots of up to T tokens.
 
-    With `fixed_batches`, which benchmarks compare with, a batch runs until its last row has ended.
+    A step changes it in place and never waits for the device, so that a CUDA graph can replay it.
     """
+
+    def __init__(
+        self, slots: int, sampling: Sampling, *, eos_id: int, pad_id: int, device: torch.device
+    ) -> None:
+        limit = sampling.max_new_tokens
+        self._sampling = sampling
+        self._eos_id, self._pad_id = eos_id, pad_id
+        self.uniforms = torch.zeros(slots, limit, device=device)
+        self.tokens = torch.full((slots, limit), pad_id, dtype=torch.long, device=device)
+        self.logprobs = torch.zeros(slots, limit, device=device)
+        self.entropies = torch.zeros(slots, limit, device=device)
+        self.ages = torch.zeros(slots, dtype=torch.long, device=device)  # tokens so far
+        self.active = torch.zeros(slots, dtype=torch.bool, device=device)
+        self.last = torch.zeros(slots, dtype=torch.long, device=device)  # the token to append
+
+    def admit(self, slots: Tensor, uniforms: Tensor, logits: Tensor) -> None:
+        """Start a response in each of these slots [m] with its first token, from logits [m, V]."""
+        self.uniforms[slots] = uniforms
+        self.tokens[slots] = self._pad_id
+        self.logprobs[slots] = 0.0
+        self.entropies[slots] = 0.0
+        self.ages[slots] = 0
+        self.active[slots] = True
+        self.draw(slots, logits)
+
+    def draw(self, slots: Tensor, logits: Tensor) -> None:
+        """Sample the next token of each of these slots [m], from logits [m, V]."""
+        limit = self._sampling.max_new_tokens
+        ages, active = self.ages[slots], self.active[slots]
+        column = ages.clamp(max=limit - 1)  # finished rows are sampled too, until they are dropped
+        samples = sample_tokens(
+            logits, self.uniforms[slots, column], self._sampling, banned_token=self._pad_id
+        )
+        targets = (self.tokens, self.logprobs, self.entropies)
+        for target, values in zip(targets, samples, strict=True):
+            target[slots, column] = torch.where(active, values, target[slots, column])
+        drawn = samples[0]
+        self.last[slots] = drawn
+        self.ages[slots] = ages + active
+        self.active[slots] = active & (drawn != self._eos_id) & (ages < limit - 1)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Move the rows of these slots to the first slots, in this order."""
+        state = (self.uniforms, self.tokens, self.logprobs, self.entropies,
+                 self.ages, self.active, self.last)  # fmt: skip
+        move_rows(state, rows)
+
+
+class StepGraphs:
+    """Runs `step(rows, context)`, eagerly or, with `record`, as a CUDA graph.
+
+    A graph runs at the next of `RECORDED_SIZES`, at most `most`. The step must change tensors in
+    place, at fixed addresses, and never wait for the device.
+    """
+
+    def __init__(self, step: Callable[[int, int], None], *, most: int, record: bool) -> None:
+        self._step = step
+        self._most = most
+        self._record = record
+        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph | None] = {}
+
+    def __call__(self, rows: int, context: int) -> None:
+        if not self._record:
+            self._step(rows, context)
+            return
+        bucket = next((size for size in RECORDED_SIZES if size >= rows), self._most)
+        key = min(bucket, self._most), context
+        if key not in self._graphs:
+            # Libraries need a first run before a capture.
+            self._step(*key)
+            self._graphs[key] = None
+            return
+        graph = self._graphs[key]
+        if graph is None:
+            graph = self._graphs[key] = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._step(*key)
+        graph.replay()
+
+    def forget(self) -> None:
+        """Drop all graphs, since the addresses that they use are about to be freed."""
+        self._graphs.clear()
+
+
+class Scheduler:
+    """Decodes any number of responses through `slots` slots."""
 
     def __init__(
         self,
@@ -42,7 +129,6 @@ class Scheduler:
         eos_id: int,
         pad_id: int,
         device: torch.device,
-        fixed_batches: bool = False,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         record = decoder.is_static and device.type == "cuda"
@@ -52,7 +138,6 @@ class Scheduler:
         self._pad_id = pad_id
         self._device = device
         self._refills = decoder.is_static
-        self._has_fixed_batches = fixed_batches
         self._should_stop = should_stop
         self._check_every = RECORDED_STEPS_BETWEEN_CHECKS if record else 1
         self._context_step = RECORDED_CONTEXT_STEP if record else 1
@@ -118,8 +203,6 @@ class Scheduler:
         """Give free slots to waiting prompts, or close the gaps if none waits. True if admitted."""
         gaps = [slot for slot, row in enumerate(self._rows) if row is None]
         active = len(self._rows) - len(gaps)
-        if active and self._has_fixed_batches:
-            return False
         can_admit = self._refills or not active
         if self._waiting and can_admit and self.slots - active >= FREE_SHARE * self.slots:
             self._admit(gaps)

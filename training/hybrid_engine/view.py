@@ -44,7 +44,14 @@ class InferenceView:
     def refresh(self) -> nn.Module:
         """Return the model to generate with; valid until the next update of the weights."""
         if self._shadow is None:
-            if not self._is_second_model_needed():
+            modules = list(self._lm.modules())
+            has_lora = any(hasattr(module, "base_layer") for module in modules)
+            is_cast = any(
+                self._choose_dtype(module, weight) != weight.dtype
+                for module in modules
+                for weight in module.parameters(recurse=False)
+            )
+            if not (self._is_sharded or has_lora or is_cast):
                 return self._lm
             self._shadow = self._build()
         targets = dict(self._shadow.named_modules())
@@ -56,16 +63,6 @@ class InferenceView:
                     for key, weight in _collect_plain_weights(module).items():
                         self._put(weight, targets[name].get_parameter(key))
         return self._shadow
-
-    def _is_second_model_needed(self) -> bool:
-        modules = list(self._lm.modules())
-        has_lora = any(hasattr(module, "base_layer") for module in modules)
-        is_cast = any(
-            self._choose_dtype(module, weight) != weight.dtype
-            for module in modules
-            for weight in module.parameters(recurse=False)
-        )
-        return self._is_sharded or has_lora or is_cast
 
     def _choose_dtype(self, module: nn.Module, weight: Tensor) -> torch.dtype:
         """Choose the type in which the view keeps a module's weight."""
