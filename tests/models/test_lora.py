@@ -153,8 +153,8 @@ def test_a_base_that_changed_on_disk_is_not_merged(lm, name, lm_folders, caplog)
     weights[last] = weights[last] + 1.0  # as if the folder had been written over
 
     def rounded(key):
-        name = key.removesuffix(".base_layer.weight")
-        return weights[key].float() + lora._compute_delta(lm.get_submodule(name), weights, name)
+        layer = lm.get_submodule(key.removesuffix(".base_layer.weight"))
+        return weights[key].float() + layer.get_delta_weight(lora.ADAPTER).detach()
 
     for path, said in ((lm_folders[name], "is no longer what this run began with"), ("/gone", "")):
         lm.base_model.config.name_or_path = path

@@ -100,16 +100,13 @@ def _compute(block: Any, hidden_states: Tensor, attention_mask: Tensor) -> Tenso
     is_cast = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if is_cast else torch.float32
     sizes = block.attn.num_heads, block.ln_1.eps, dtype
-    inputs = hidden_states, attention_mask, _find_real_tokens(attention_mask), *sizes
+    # Real tokens attend to themselves; their indices [N] into [B L], None if nearly all are real.
+    is_real = attention_mask.diagonal(dim1=2, dim2=3).flatten() == 0
+    indices = is_real.nonzero()[:, 0]
+    real = indices if len(indices) < MOST_REAL * len(is_real) else None
+    inputs = hidden_states, attention_mask, real, *sizes
     output: Tensor = _BlockFunction.apply(*inputs, *parameters)  # type: ignore[no-untyped-call]
     return output
-
-
-def _find_real_tokens(mask: Tensor) -> Tensor | None:
-    """Return indices [N] into [B L] of the tokens that attend to themselves; None if nearly all."""
-    is_real = mask.diagonal(dim1=2, dim2=3).flatten() == 0
-    indices = is_real.nonzero()[:, 0]
-    return indices if len(indices) < MOST_REAL * len(is_real) else None
 
 
 class _BlockFunction(torch.autograd.Function):

@@ -85,20 +85,6 @@ def explain_weight_errors(path: str) -> Iterator[None]:
         ) from error
 
 
-def check_loaded(path: str, model: Any, info: dict[str, Any]) -> None:
-    """Raise `UserError` if a model's folder lacks some of its weights: they would be random.
-
-    `info` is the loading info of `from_pretrained`.
-    """
-    tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    missing = sorted(set(info["missing_keys"]) - tied)
-    if missing:
-        raise UserError(
-            f"{path}: its weights lack {len(missing)} that its config asks for, such as "
-            f"{missing[0]}; it holds another model"
-        )
-
-
 def read_tensor(folder: Path, name: str) -> Tensor:
     """Read a tensor from whichever safetensors file of a folder holds it."""
     for shard in sorted(folder.glob("*.safetensors")):

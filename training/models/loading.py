@@ -11,17 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from training.arguments.parsing import UserError
-from training.models.folders import (
-    CONFIG_ERRORS,
-    NO_CODE,
-    check_loaded,
-    check_weights,
-    explain_weight_errors,
-    refuse_code,
-    summarize_error,
-)
+from training.models import folders
 from training.models.tokenizers import Tokenizer
 from training.paths import is_local, not_there
 from training.tensors import compute_position_ids
@@ -40,36 +33,32 @@ def load_config(path: str, *, flag: str, hint: str) -> Config:
 
     A folder must have weights too; they are not opened.
     """
-    from transformers import AutoConfig
-
     folder = Path(path).expanduser()
     if is_local(path) and not (folder / "config.json").is_file():
         nothing = path if folder.exists() else not_there(path)
         raise UserError(f"{flag}: no model in {nothing}; {hint}")
     try:
-        config = AutoConfig.from_pretrained(path, **NO_CODE)
-    except (*CONFIG_ERRORS, OSError) as error:
-        refuse_code(error, path, flag=flag)
+        config = AutoConfig.from_pretrained(path, **folders.NO_CODE)
+    except (*folders.CONFIG_ERRORS, OSError) as error:
+        folders.refuse_code(error, path, flag=flag)
         if not folder.exists():
             raise UserError(f"{flag}: no model in {not_there(path)}; {hint}") from error
-        reason = summarize_error(error)
+        reason = folders.summarize_error(error)
         raise UserError(f"{flag}: {path} has no readable model config: {reason}") from error
-    check_weights(path, flag=flag, hint=hint)
+    folders.check_weights(path, flag=flag, hint=hint)
     return config
 
 
 def read_config(path: str, tokenizer: Tokenizer, *, flag: str) -> Config:
     """Read the config of a new model from a JSON file, with the tokenizer's vocabulary."""
-    from transformers import AutoConfig
-
     try:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
         config = AutoConfig.for_model(**fields)
         config.vocab_size = len(tokenizer)
         set_token_ids(config, tokenizer)
         build_meta_lm(copy.deepcopy(config), len(tokenizer))  # finds further mistakes
-    except (*CONFIG_ERRORS, OSError) as error:
-        reason = summarize_error(error)
+    except (*folders.CONFIG_ERRORS, OSError) as error:
+        reason = folders.summarize_error(error)
         raise UserError(f"{flag}: {path} is not a model config in JSON: {reason}") from error
     return config
 
@@ -161,8 +150,6 @@ def load_causal_lm(
 
     `dropout` None keeps the model's own; stages 2 and 3 pass 0.
     """
-    from transformers import AutoModelForCausalLM
-
     lm: nn.Module = read_model(AutoModelForCausalLM, path, device=device, dropout=dropout)
     _finish(lm, tokenizer)
     return lm
@@ -170,10 +157,8 @@ def load_causal_lm(
 
 def read_model(auto: Any, path: str, *, device: torch.device, dropout: float | None) -> Any:
     """Load the model of a folder or Hub name in fp32 through the `transformers` class `auto`."""
-    from transformers import AutoConfig
-
-    with explain_weight_errors(path):
-        config = AutoConfig.from_pretrained(path, **NO_CODE)
+    with folders.explain_weight_errors(path):
+        config = AutoConfig.from_pretrained(path, **folders.NO_CODE)
         if dropout is not None:
             set_dropout(config, dropout)
         model, info = auto.from_pretrained(
@@ -182,16 +167,20 @@ def read_model(auto: Any, path: str, *, device: torch.device, dropout: float | N
             dtype=torch.float32,
             attn_implementation=choose_attention(device),
             output_loading_info=True,
-            **NO_CODE,
+            **folders.NO_CODE,
         )
-    check_loaded(path, model, info)
+    tied = set(getattr(model, "_tied_weights_keys", None) or ())
+    missing = sorted(set(info["missing_keys"]) - tied)
+    if missing:  # they would be random
+        raise UserError(
+            f"{path}: its weights lack {len(missing)} that its config asks for, such as "
+            f"{missing[0]}; it holds another model"
+        )
     return model
 
 
 def build_causal_lm(config: Config, tokenizer: Tokenizer, *, device: torch.device) -> nn.Module:
     """Build a causal LM with random weights, drawn from torch's global generator."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
     # Not `from_config`, which draws other weights under ZeRO-3; the engine shards these too.
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     config._attn_implementation = choose_attention(device)  # overrides the file's
@@ -202,8 +191,6 @@ def build_causal_lm(config: Config, tokenizer: Tokenizer, *, device: torch.devic
 
 def build_meta_lm(config: Config, tokens: int) -> nn.Module:
     """Build a causal LM on the meta device, without memory, with at least `tokens` tokens."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
     config.vocab_size = max(config.vocab_size, tokens)
     config._attn_implementation = "eager"  # the config's may need a package or a Hub kernel
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import AutoModel
 from transformers.pytorch_utils import Conv1D
 
 from training.arguments.common import CommonArgs
@@ -73,8 +74,13 @@ def merge_lora(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor
         if ".lora_" in name:
             continue
         if is_adapted and parameter == "weight":
-            delta = _compute_delta(model.get_submodule(layer), weights, layer)
-            weight = originals.get(layer, weight).float() + delta
+            # From `weights`: ZeRO-3 leaves none whole in the model.
+            names = [f"{layer}.lora_{side}.{ADAPTER}.weight" for side in "AB"]
+            lower, upper = (weights[adapter].float() for adapter in names)
+            adapted: Any = model.get_submodule(layer)
+            change = (upper @ lower) * adapted.scaling[ADAPTER]
+            change = change.T if adapted.fan_in_fan_out else change
+            weight = originals.get(layer, weight).float() + change
         plain[f"{layer}.{parameter}" if is_adapted else name] = weight.float()
     return plain
 
@@ -87,8 +93,6 @@ def _reload_base_weights(model: Any, weights: dict[str, Tensor]) -> dict[str, Te
     dtypes = {w.dtype for name, w in weights.items() if name.endswith(".base_layer.weight")}
     if dtypes <= {torch.float32}:
         return {}
-    from transformers import AutoModel
-
     backbone: Any = getattr(model, "backbone", model).base_model
     [prefix] = [name for name, module in model.named_modules() if module is backbone]
     path = backbone.config.name_or_path
@@ -107,13 +111,6 @@ def _reload_base_weights(model: Any, weights: dict[str, Tensor]) -> dict[str, Te
         logger.warning("the merged model holds the base as it was trained with, rounded: %s", error)
         return {}
     return originals
-
-
-def _compute_delta(layer: Any, weights: dict[str, Tensor], name: str) -> Tensor:
-    """Compute the adapter's change of a weight, from `weights`: ZeRO-3 leaves none whole."""
-    lower, upper = (weights[f"{name}.lora_{side}.{ADAPTER}.weight"].float() for side in "AB")
-    product: Tensor = (upper @ lower) * layer.scaling[ADAPTER]
-    return product.T if layer.fan_in_fan_out else product
 
 
 def save_adapter(

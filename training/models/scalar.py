@@ -13,15 +13,12 @@ from typing import Any, Literal, get_args
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import AutoModel
+from transformers.models.auto import modeling_auto
 
 from training.arguments.parsing import UserError
 from training.models.folders import check_weights, explain_weight_errors, read_json, read_tensor
-from training.models.loading import (
-    fuse_gelu,
-    mask_inputs,
-    read_model,
-    set_token_ids,
-)
+from training.models.loading import fuse_gelu, mask_inputs, read_model, set_token_ids
 from training.models.tokenizers import Tokenizer
 from training.tensors import compute_position_ids, find_last_position
 
@@ -31,6 +28,7 @@ MLP_WIDTH = 512
 SETTINGS_FILE = "scalar_model.json"
 HEAD_FILE = "head.safetensors"
 BACKBONE_FOLDER = "backbone"
+CLASSIFIERS = dict(modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
 
 
 @dataclass(frozen=True)
@@ -183,17 +181,11 @@ def refuse_scalar_model(path: str, *, flag: str, hint: str) -> None:
 
 def check_can_classify(config: Any, *, flag: str) -> None:
     """Raise `UserError` if `transformers` has no classifier to save a plain scalar model as."""
-    if config.model_type not in _list_classifiers():
+    if config.model_type not in CLASSIFIERS:
         raise UserError(
             f"{flag}: transformers has no sequence classifier for {config.model_type}; use "
             "--head mlp or another --pooling"
         )
-
-
-def _list_classifiers() -> dict[str, str]:
-    from transformers.models.auto import modeling_auto
-
-    return dict(modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
 
 
 def load_scalar_model(
@@ -230,8 +222,6 @@ def build_scalar_model(
 
     Its embedding gets at least `tokens` rows: a model not trained by stage 1 may lack PAD's.
     """
-    from transformers import AutoModel
-
     backbone = read_model(AutoModel, path, device=device, dropout=0.0)
     if tokens > backbone.config.vocab_size:
         backbone.resize_token_embeddings(tokens, mean_resizing=True)
@@ -263,7 +253,7 @@ def save_scalar_model(
     set_token_ids(config, tokenizer)
     metadata, target = {"format": "pt"}, Path(find_backbone(str(folder), model.settings))
     if model.settings.is_plain:
-        config.architectures = [_list_classifiers()[config.model_type]]
+        config.architectures = [CLASSIFIERS[config.model_type]]
         config.num_labels = 1
         config.use_cache = True
         prefix = f"{model.backbone.base_model_prefix}."

@@ -12,6 +12,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
+import tokenizers
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import Regex, decoders, models, normalizers
+
 from training.arguments.parsing import UserError
 
 EOS, PAD, UNK = "<|endoftext|>", "<|pad|>", "<unk>"
@@ -38,8 +43,6 @@ def train_sentencepiece(texts: Iterable[str], *, vocab_size: int) -> bytes:
     give fewer pieces. Single characters get at most half of the rest: Chinese has thousands, and
     bytes spell the rare ones, so that words have room too.
     """
-    import sentencepiece
-
     if vocab_size < 300:
         raise UserError(
             f"--vocab_size must be at least 300 (256 of them are bytes), got {vocab_size}"
@@ -97,8 +100,6 @@ def _drop_repetitions(model: bytes) -> bytes:
 
 
 def _parse_model(model: bytes) -> Any:
-    from sentencepiece import sentencepiece_model_pb2
-
     proto: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     proto.ParseFromString(model)
     return proto
@@ -135,7 +136,6 @@ def make_tokenizer(data: bytes, *, name: str) -> Tokenizer:
 
     `name` begins the error messages.
     """
-    import sentencepiece
     from transformers import PreTrainedTokenizerFast
 
     try:
@@ -168,10 +168,7 @@ def make_tokenizer(data: bytes, *, name: str) -> Tokenizer:
 
 
 def _build_backend(proto: Any, name: str) -> Any:
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, normalizers
-
-    trainer = proto.trainer_spec
+    trainer, spec = proto.trainer_spec, proto.normalizer_spec
     vocabulary = [(piece.piece, piece.score) for piece in proto.pieces]
     if trainer.model_type == trainer.UNIGRAM:
         model: Any = models.Unigram(
@@ -191,23 +188,17 @@ def _build_backend(proto: Any, name: str) -> Any:
         )
     else:
         raise UserError(f"{name}: only unigram and BPE models are read")
-    backend = Backend(model)
-    backend.normalizer = normalizers.Sequence(_build_normalizers(proto.normalizer_spec))
-    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    if proto.normalizer_spec.add_dummy_prefix:
-        steps.append(decoders.Strip(" ", 1, 0))
-    backend.decoder = decoders.Sequence(steps)
-    return backend
-
-
-def _build_normalizers(spec: Any) -> list[Any]:
-    from tokenizers import Regex, normalizers
-
-    steps: list[Any] = []
+    encoding: list[Any] = []
+    decoding = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if spec.precompiled_charsmap:
-        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+        encoding.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+        encoding += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
     if spec.add_dummy_prefix:
-        steps.append(normalizers.Prepend(" "))
-    return [*steps, normalizers.Replace(" ", SPACE)]
+        encoding.append(normalizers.Prepend(" "))
+        decoding.append(decoders.Strip(" ", 1, 0))
+    encoding.append(normalizers.Replace(" ", SPACE))
+    backend = tokenizers.Tokenizer(model)
+    backend.normalizer = normalizers.Sequence(encoding)
+    backend.decoder = decoders.Sequence(decoding)
+    return backend

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 from safetensors.torch import save_file
+from tokenizers import decoders, models, pre_tokenizers
 
+from training.models.scalar import ScalarSettings, build_scalar_model, save_scalar_model
+from training.models.sentencepieces import EOS
 from training.models.tokenizers import PAD_TOKEN, Tokenizer, load_tokenizer
-
-EOS_TOKEN = "<|endoftext|>"
-POSITIONS = 128
 
 
 def write_tiny_lm(folder: Path, *, seed: int = 0) -> str:
@@ -19,7 +20,7 @@ def write_tiny_lm(folder: Path, *, seed: int = 0) -> str:
     tokenizer = _build_byte_tokenizer()
     config = GPT2Config(
         vocab_size=len(tokenizer),
-        n_positions=POSITIONS,
+        n_positions=128,
         n_embd=64,
         n_layer=2,
         n_head=2,
@@ -41,22 +42,19 @@ def write_tiny_lm(folder: Path, *, seed: int = 0) -> str:
 
 
 def _build_byte_tokenizer() -> Tokenizer:
-    from tokenizers import Tokenizer as Pieces
-    from tokenizers import decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    names = [*sorted(pre_tokenizers.ByteLevel.alphabet()), EOS_TOKEN, PAD_TOKEN]
-    pieces: Any = Pieces(models.BPE({name: index for index, name in enumerate(names)}, []))
+    names = [*sorted(pre_tokenizers.ByteLevel.alphabet()), EOS, PAD_TOKEN]
+    ids = {name: index for index, name in enumerate(names)}
+    pieces: Any = tokenizers.Tokenizer(models.BPE(ids, []))
     pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     pieces.decoder = decoders.ByteLevel()
     make: Any = PreTrainedTokenizerFast
-    return make(tokenizer_object=pieces, eos_token=EOS_TOKEN, pad_token=PAD_TOKEN)
+    return make(tokenizer_object=pieces, eos_token=EOS, pad_token=PAD_TOKEN)
 
 
 def write_random_scorer(model: str, folder: Path, *, flag: str) -> str:
     """Write a reward model with an untrained head on the causal LM `model`; returns the folder."""
-    from training.models.scalar import ScalarSettings, build_scalar_model, save_scalar_model
-
     tokenizer = load_tokenizer(model, flag=flag)
     scorer = build_scalar_model(
         model,

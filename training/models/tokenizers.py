@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
+
 from training.arguments.parsing import UserError
 from training.models.folders import NO_CODE, refuse_code
 from training.models.sentencepieces import load_sentencepiece
@@ -21,8 +23,6 @@ def load_tokenizer(path: str, *, flag: str) -> Tokenizer:
     GPT-2 has no PAD token. Padding with EOS would hide real EOS tokens from every mask made by
     id, so a `<|pad|>` token is added; `load_causal_lm` gives it an embedding row.
     """
-    from transformers import AutoTokenizer
-
     is_here = Path(path).expanduser().exists()
     nothing_there = f"{flag}: no tokenizer in {not_there(path)}; {GIVE_ONE}"
     if path.endswith(".model") and not Path(path).expanduser().is_dir():
