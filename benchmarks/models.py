@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from training.estimates.shapes import ModelShape, make_gpt2_shape
+from training.estimates.shapes import ModelShape, read_shape
 
 SHAPES = {  # layers, width, heads, vocabulary
     "micro": (2, 32, 2, 600),
@@ -20,7 +20,13 @@ def get_vocabulary_size(size: str) -> int:
 
 
 def make_shape(size: str) -> ModelShape:
-    return make_gpt2_shape(*SHAPES[size], positions=1024)
+    from transformers import GPT2Config
+
+    from training.models.loading import build_meta_lm
+
+    layers, width, heads, vocabulary = SHAPES[size]
+    config = GPT2Config(n_layer=layers, n_embd=width, n_head=heads, vocab_size=vocabulary)
+    return read_shape(build_meta_lm(config, vocabulary))
 
 
 def build_tokenizer(size: str) -> Any:

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tests.tiny_models import gpt2
-from training.estimates.shapes import ModelShape, make_gpt2_shape, read_shape
+from training.estimates.shapes import ModelShape, read_shape
 
 SHAPE = ModelShape(
     layers=2,
@@ -19,10 +19,20 @@ SHAPE = ModelShape(
 
 
 def test_the_shape_read_from_a_gpt2_is_the_one_computed_from_its_sizes():
-    lm = gpt2(50, seed=0)
-    config = lm.config
-    sizes = (config.n_layer, config.n_embd, config.n_head, config.vocab_size)
-    assert read_shape(lm) == make_gpt2_shape(*sizes, positions=config.n_positions)
+    lm = gpt2(50, seed=0, n_layer=3, n_embd=16, n_head=4, n_positions=48)
+    matrices = 3 * 12 * 16**2
+    parameters = matrices + 3 * 13 * 16 + 2 * 16 + (50 + 48) * 16  # biases, norms, embeddings
+    assert read_shape(lm) == ModelShape(
+        layers=3,
+        width=16,
+        inner=4 * 16,
+        heads=4,
+        key_width=16,
+        vocabulary=50,
+        parameters=parameters,
+        matrices=matrices,
+        trained=parameters,
+    )
     assert read_shape(lm.transformer) == read_shape(lm)
 
 
@@ -33,8 +43,10 @@ def test_gpt2_shapes_have_as_many_parameters_as_the_published_models():
         (36, 1280, 20): 774_030_080,
         (48, 1600, 25): 1_557_611_200,
     }
-    for sizes, count in published.items():
-        assert make_gpt2_shape(*sizes, 50257, 1024).parameters == count
+    for (layers, width, heads), count in published.items():
+        config = GPT2Config(n_layer=layers, n_embd=width, n_head=heads)
+        with torch.device("meta"):
+            assert read_shape(GPT2LMHeadModel(config)).parameters == count
 
 
 def test_matrices_exclude_an_untied_head_and_shared_keys_are_narrower():

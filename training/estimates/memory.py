@@ -76,7 +76,7 @@ def add_trained(estimate: Estimate, model: ModelShape, setting: Setting, *, muon
     weights = FP32 * float(model.parameters) - cast
     estimate.add_weights("weights", weights / ranks if stage == 3 else weights, setting)
     estimate.add("gradients", FP32 * trained / (ranks if stage >= 2 else 1))
-    if setting.keeps_bucket:
+    if setting.shards_weights or (stage == 2 and ranks > 1):
         estimate.add("bucket of gradients", FP32 * min(setting.bucket, trained))
     states = FP32 * (ADAM_STATES * trained - muon) / (ranks if stage else 1)
     copy = FP32 * trained / ranks if stage in (1, 2) else 0.0
@@ -175,14 +175,9 @@ def count_training_pass(
     if batch.micro_batches == 1:
         # Gradients, already counted in what stays, grow while activations are freed.
         temporary -= min(FP32 * float(model.trained) * (setting.zero_stage < 2), temporary / 2)
-    return temporary + count_live_weights(model, setting) + _count_reduction(model, setting)
-
-
-def _count_reduction(model: ModelShape, setting: Setting) -> float:
-    """Count the gradients being reduced: the bucket, or a copy of it."""
-    if setting.zero_stage < 2 or (setting.shards_weights and setting.ranks == 1):
-        return 0.0
-    return FP32 * float(min(setting.bucket, model.trained))
+    if setting.zero_stage == 2 or (setting.shards_weights and setting.ranks > 1):
+        temporary += FP32 * float(min(setting.bucket, model.trained))  # being reduced, or its copy
+    return temporary + count_live_weights(model, setting)
 
 
 def count_step(model: ModelShape, setting: Setting) -> float:

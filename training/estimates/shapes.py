@@ -92,26 +92,6 @@ def read_shape(lm: Any, *, extra: int = 0) -> ModelShape:
     )
 
 
-def make_gpt2_shape(
-    layers: int, width: int, heads: int, vocabulary: int, positions: int
-) -> ModelShape:
-    """Compute the shape of a GPT-2, all of it trained; its LM head is its token embedding."""
-    matrices = 12 * layers * width**2
-    vectors = (4 + 9) * layers * width + 2 * width
-    total = matrices + vectors + (vocabulary + positions) * width
-    return ModelShape(
-        layers=layers,
-        width=width,
-        inner=4 * width,
-        heads=heads,
-        key_width=width,
-        vocabulary=vocabulary,
-        parameters=total,
-        matrices=matrices,
-        trained=total,
-    )
-
-
 @dataclass(frozen=True)
 class Setting:
     """Everything besides the models that memory depends on.
@@ -133,11 +113,6 @@ class Setting:
     @property
     def shards_weights(self) -> bool:
         return self.zero_stage == 3
-
-    @property
-    def keeps_bucket(self) -> bool:
-        """True if a bucket of gradients stays outside the backward too."""
-        return self.shards_weights or (self.zero_stage == 2 and self.ranks > 1)
 
 
 @dataclass(frozen=True)

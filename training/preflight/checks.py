@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -250,11 +251,12 @@ class SelfCheck:
         models = self._models
         modules = [models.actor, models.critic, models.ref, models.reward_model]
         plain = [m.module if isinstance(m, TrainingEngine) else m for m in modules if m is not None]
-        return [
-            _digest(getattr(parameter, "ds_tensor", parameter.data))
-            for module in plain
-            for parameter in module.parameters()
-        ]
+        hashes = []
+        for parameter in chain.from_iterable(module.parameters() for module in plain):
+            values = getattr(parameter, "ds_tensor", parameter.data).detach().cpu()
+            content = values.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            hashes.append(hashlib.blake2b(content, digest_size=16).hexdigest())
+        return hashes
 
     def _check_weights_unchanged(self, before: list[str]) -> Check:
         changed = sum(a != b for a, b in zip(before, self._hash_weights(), strict=True))
@@ -284,8 +286,3 @@ def _measure_gap(first: Tensor, second: Tensor, mask: Tensor) -> float:
         for a, b, m in zip(first, second, mask, strict=True)
     ]
     return float(torch.stack(rows).max())
-
-
-def _digest(values: Tensor) -> str:
-    content = values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    return hashlib.blake2b(content.tobytes(), digest_size=16).hexdigest()

@@ -20,15 +20,10 @@ from training.arguments.parsing import UserError
 from training.arguments.ppo import PPOArgs
 from training.arguments.reward import RewardArgs
 from training.arguments.sft import SFTArgs
+from training.data import stages
 from training.data.batches import plan_epoch
 from training.data.groups import split_groups
 from training.data.packing import RowRules, Sample, count_padded_tokens, plan_packed_step
-from training.data.stages import (
-    load_comparisons,
-    load_normalization_prompts,
-    load_prompts,
-    load_sft,
-)
 from training.estimates.shapes import REDUCE_BUCKET, LargestBatch, Setting, read_shape
 from training.launching.launch import LAUNCH_ID
 from training.models.cpu_blocks import can_skip_padding, use_cpu_blocks
@@ -59,7 +54,7 @@ def check_sft(args: SFTArgs) -> None:
         alone = World(0, 1, world.device)
         tokenizer = sft_setup.load_or_train_tokenizer(args, alone)
         config = sft_setup.check_starting_model(args, tokenizer)
-        data = load_sft(replace(args, data_cache=False), tokenizer)
+        data = stages.load_sft(replace(args, data_cache=False), tokenizer)
         lm = _build_lm(config, tokenizer, args, dropout=args.dropout)
         lengths = [len(text.input_ids) for text in data.train]
         targets = [sum(text.loss_mask) for text in data.train]
@@ -85,9 +80,9 @@ def check_reward(args: RewardArgs) -> None:
     with _open_session(args) as world:
         tokenizer = reward_setup.check_backbone(args)
         uncached = replace(args, data_cache=False)
-        data = load_comparisons(uncached, tokenizer)
+        data = stages.load_comparisons(uncached, tokenizer)
         if args.normalization_samples:
-            load_normalization_prompts(uncached, tokenizer)
+            stages.load_normalization_prompts(uncached, tokenizer)
         flag, hint = "--model_name_or_path", reward_setup.RUN_STAGE_1
         config = load_config(args.model_name_or_path, flag=flag, hint=hint)
         lm = _build_lm(config, tokenizer, args)
@@ -115,7 +110,7 @@ def check_ppo(args: PPOArgs) -> None:
     """Dry run of stage 3. Response lengths are unknown, so all are assumed to be the longest."""
     with _open_session(args) as world:
         tokenizer, settings = ppo_setup.check_stages(args, world)
-        data = load_prompts(replace(args, data_cache=False), tokenizer)
+        data = stages.load_prompts(replace(args, data_cache=False), tokenizer)
         flag, hint = "--actor_model_name_or_path", ppo_setup.RUN_STAGE_1
         config = load_config(args.actor_model_name_or_path, flag=flag, hint=hint)
         actor = _build_lm(config, tokenizer, args)
@@ -146,7 +141,10 @@ def _open_session(args: CommonArgs) -> Iterator[World]:
     """Yield this rank's world, from flags and environment, without waiting for other ranks."""
     with exit_on_user_error():
         rank, local = _read_number("RANK") or 0, _read_number("LOCAL_RANK") or 0
-        size = args.dry_run_ranks or _count_launched_ranks()
+        launched = _read_number("WORLD_SIZE", least=1) or _read_number("NUM_GPUS", least=1)
+        if not launched and LAUNCH_ID in os.environ:  # run.sh then starts one rank per GPU
+            launched = torch.cuda.device_count()
+        size = args.dry_run_ranks or launched or 1
         device = pick_device(local)
         set_logging(logging.INFO if rank == 0 else logging.WARNING, sys.stdout)
         logger.info("dry run: weights are not read, nothing is written")
@@ -154,12 +152,6 @@ def _open_session(args: CommonArgs) -> Iterator[World]:
         ds_config.build_config(args, size)
         yield World(rank, size, device)
         logger.info("dry run: flags and data are good")
-
-
-def _count_launched_ranks() -> int:
-    """Count ranks from the environment; run.sh without a number starts one per GPU."""
-    known = _read_number("WORLD_SIZE", least=1) or _read_number("NUM_GPUS", least=1)
-    return known or (torch.cuda.device_count() if LAUNCH_ID in os.environ else 0) or 1
 
 
 def _read_number(name: str, *, least: int = 0) -> int | None:

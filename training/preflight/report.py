@@ -82,7 +82,8 @@ def log_memory(estimate: Estimate, setting: Setting) -> None:
     is_cpu = setting.device == "cpu"
     needed = estimate.total(setting)
     if is_cpu:
-        needed += _read_resident()
+        # This process, mostly libraries.
+        needed += 1024.0 * sum(_read_field(Path("/proc/self/status"), "VmRSS:"))
         note = "the libraries' included"
     else:
         note = f"and {_format_gb(estimate.host)} of its host's"
@@ -156,11 +157,6 @@ def read_free_memory(root: Path = Path("/")) -> float:
         cached = sum(float(counts.get(name, 0)) for name in ("active_file", "inactive_file"))
         free.append(float(limits[0]) - float(used[0]) + cached)
     return min(free, default=float("inf"))
-
-
-def _read_resident() -> float:
-    """Read the bytes that this process occupies, mostly libraries."""
-    return 1024.0 * sum(_read_field(Path("/proc/self/status"), "VmRSS:"))
 
 
 def _read_field(path: Path, name: str) -> list[int]:

@@ -60,7 +60,15 @@ def estimate_ppo(
     memory.add_frozen(estimate, "reward model", critic, setting)
     memory.add_view(estimate, actor, setting, has_lora=bool(args.lora_rank))
 
-    batch = find_largest_batch(args, setting, longest_prompt)
+    row = longest_prompt + args.max_new_tokens
+    per_rank = -(-args.minibatch_size // setting.ranks)
+    rows = min(per_rank, max(args.micro_batch_tokens // row, 1))
+    batch = LargestBatch(
+        tokens=rows * row,
+        row=row,
+        targets=rows * args.max_new_tokens,
+        micro_batches=-(-per_rank // rows),
+    )
     phases = {"update": memory.count_training_pass(actor, batch, setting)}
     if not is_shared:
         phases["update of the critic"] = memory.count_training_pass(
@@ -73,21 +81,8 @@ def estimate_ppo(
         actor,
         setting,
         slots=min(args.generation_batch_size, -(-args.sequences_per_step // setting.ranks)),
-        length=longest_prompt + args.max_new_tokens,
+        length=row,
         prompt=longest_prompt,
     )
     estimate.phases = phases
     return estimate
-
-
-def find_largest_batch(args: PPOArgs, setting: Setting, longest_prompt: int) -> LargestBatch:
-    """Return a rank's largest micro-batch of a minibatch, all responses at full length."""
-    row = longest_prompt + args.max_new_tokens
-    per_rank = -(-args.minibatch_size // setting.ranks)
-    rows = min(per_rank, max(args.micro_batch_tokens // row, 1))
-    return LargestBatch(
-        tokens=rows * row,
-        row=row,
-        targets=rows * args.max_new_tokens,
-        micro_batches=-(-per_rank // rows),
-    )
