@@ -6,13 +6,8 @@ import sentencepiece
 from transformers import AutoTokenizer
 
 from training.arguments.parsing import UserError
-from training.models.sentencepieces import (
-    EOS,
-    PAD,
-    load_sentencepiece,
-    make_tokenizer,
-    train_sentencepiece,
-)
+from training.models.sentencepieces import EOS, PAD, make_tokenizer, train_sentencepiece
+from training.models.tokenizers import load_tokenizer
 
 WORDS = [
     "这个电影很好看，故事简单。演员不错！",
@@ -162,7 +157,7 @@ def test_a_foreign_model_keeps_its_ids_or_is_refused(changes, tmp_path):
     file = tmp_path / "own.model"
     file.write_bytes(data)
     try:
-        tokenizer = load_sentencepiece(str(file), flag="--tokenizer_name_or_path")
+        tokenizer = load_tokenizer(str(file), flag="--tokenizer_name_or_path")
     except UserError as error:
         pytest.fail(f"{changes}: {error}")
     processor = sentencepiece.SentencePieceProcessor(model_proto=data)
@@ -175,7 +170,7 @@ def test_the_error_of_a_file_that_is_no_model_names_it(tmp_path, content):
     file = tmp_path / "broken.model"
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"--flag: .*broken\.model"):
-        load_sentencepiece(str(file), flag="--flag")
+        load_tokenizer(str(file), flag="--flag")
 
 
 def test_too_small_a_vocabulary_and_no_text_are_refused():

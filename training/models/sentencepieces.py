@@ -9,7 +9,6 @@ their normalization; one that cannot be reproduced with equal ids is refused.
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import sentencepiece
@@ -120,15 +119,6 @@ def _split_at_rare_characters(lines: Sequence[str], most: int) -> list[str]:
         covered += count
     breaks = str.maketrans(dict.fromkeys(counts.keys() - kept, "\n"))
     return [piece for line in lines for piece in line.translate(breaks).split("\n") if piece]
-
-
-def load_sentencepiece(path: str, *, flag: str) -> Tokenizer:
-    """Load the tokenizer of a `.model` file."""
-    try:
-        data = Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise UserError(f"{flag}: {path} cannot be read: {error.strerror}") from error
-    return make_tokenizer(data, name=f"{flag}: {path}")
 
 
 def make_tokenizer(data: bytes, *, name: str) -> Tokenizer:

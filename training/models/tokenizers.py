@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from training.arguments.parsing import UserError
 from training.models.folders import NO_CODE, refuse_code
-from training.models.sentencepieces import load_sentencepiece
+from training.models.sentencepieces import make_tokenizer
 from training.paths import is_local, not_there
 
 PAD_TOKEN = "<|pad|>"
@@ -26,7 +26,11 @@ def load_tokenizer(path: str, *, flag: str) -> Tokenizer:
     is_here = Path(path).expanduser().exists()
     nothing_there = f"{flag}: no tokenizer in {not_there(path)}; {GIVE_ONE}"
     if path.endswith(".model") and not Path(path).expanduser().is_dir():
-        return load_sentencepiece(path, flag=flag)
+        try:
+            data = Path(path).expanduser().read_bytes()
+        except OSError as error:
+            raise UserError(f"{flag}: {path} cannot be read: {error.strerror}") from error
+        return make_tokenizer(data, name=f"{flag}: {path}")
     if is_local(path) and not is_here:
         raise UserError(nothing_there)
     try:

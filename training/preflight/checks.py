@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -71,6 +72,12 @@ class SelfCheck:
         self._eos_id, self._pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
         self._collector = RolloutCollector(self._args, world, tokenizer, models)
         self._same = SAME[compute_dtype(args.dtype, world.device)]
+        self._make_forwards = partial(
+            ResponseForwards,
+            token_budget=args.micro_batch_tokens,
+            pad_id=self._pad_id,
+            world=world,
+        )
 
     @torch.no_grad()
     def run(self) -> list[Check]:
@@ -91,17 +98,6 @@ class SelfCheck:
             ]
         trained.train(was_training)
         return checks
-
-    def _make_forwards(
-        self, prompts: Sequence[list[int]], responses: Sequence[list[int]]
-    ) -> ResponseForwards:
-        return ResponseForwards(
-            prompts,
-            responses,
-            token_budget=self._args.micro_batch_tokens,
-            pad_id=self._pad_id,
-            world=self._world,
-        )
 
     def _check_first_update(self, rollout: Rollout) -> list[Check]:
         """Compare the actor in training and evaluation, ref and the decoder: still one policy."""
