@@ -20,6 +20,15 @@ MUTATIONS = [
         "tests/data/test_encode.py::test_the_loss_is_on_the_response_and_its_eos",
     ),
     Mutation(
+        "eos without loss",
+        "EOS is learned",
+        "training/data/encode.py",
+        "([*ids, eos], [*mask, True])",
+        "([*ids, eos], [*mask, False])",
+        "tests/data/test_chat.py::"
+        "test_a_template_whose_turns_end_otherwise_still_ends_the_row_with_eos",
+    ),
+    Mutation(
         "prompts cut on the right",
         "long prompts lose their beginning",
         "training/data/encode.py",
@@ -35,6 +44,14 @@ MUTATIONS = [
         'self.prompt_template.count("{prompt}") >= 1,',
         "tests/stages/test_bad_input.py::"
         "test_a_mistake_that_any_stage_may_meet[template twice-sft]",
+    ),
+    Mutation(
+        "split by row",
+        "all rows of a prompt are on one side",
+        "training/data/dataset.py",
+        "chosen[prompt_of_row]",
+        "chosen[np.arange(len(keys)) * len(prompts) // len(keys)]",
+        "tests/data/test_splits.py::test_no_prompt_is_on_both_sides_and_no_row_is_lost",
     ),
     Mutation(
         "nothing held out",
@@ -100,5 +117,13 @@ MUTATIONS = [
         "return plans[rank] + [[] for _ in range(max(map(len, plans)) - len(plans[rank]))]",
         "return plans[rank]",
         "tests/data/test_batches.py::test_every_rank_plans_equally_many_micro_batches",
+    ),
+    Mutation(
+        "rows overflow",
+        "packed rows keep within the capacity",
+        "training/data/packing.py",
+        "rooms.pop(best) if best < len(rooms)",
+        "rooms.pop() if rooms",
+        "tests/data/test_packing.py::test_best_fit_by_hand",
     ),
 ]

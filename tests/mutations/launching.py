@@ -47,6 +47,14 @@ MUTATIONS = [
         "tests/launching/test_slurm_job.py::test_only_a_stopped_run_is_requeued",
     ),
     Mutation(
+        "requeued for ever",
+        "a job without progress is not requeued",
+        "training/launching/slurm_job.py",
+        "if not is_preempted and _read_progress(program) <= before:",
+        "if False:",
+        "tests/launching/test_slurm_job.py::test_a_run_stopped_without_progress_is_not_requeued",
+    ),
+    Mutation(
         "ranks of the node",
         "a task of srun has its own rank",
         "training/launching/slurm_rank.py",

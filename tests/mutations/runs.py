@@ -87,6 +87,14 @@ MUTATIONS = [
         "tests/trainers/test_schedule.py::test_the_rate_rises_then_decays_to_its_minimum",
     ),
     Mutation(
+        "skipped steps count",
+        "a skipped step is not counted by the schedule",
+        "training/trainers/guards.py",
+        "self._schedule.take_back_step()",
+        "self._schedule.end_step()",
+        "tests/trainers/test_guards.py::test_a_skipped_step_gives_its_learning_rate_to_the_next",
+    ),
+    Mutation(
         "guard never stops",
         "too many skipped steps stop the run",
         "training/trainers/guards.py",
