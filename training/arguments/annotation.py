@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from training.arguments.common import check_can_write, check_file, check_positive
+from training.arguments.common import Flags, check_can_write
 from training.arguments.parsing import arg, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class VoteArgs:
+class VoteArgs(Flags):
     """Flags for reading a Label Studio export."""
 
     votes: Literal["soft", "majority", "all"] = arg(
@@ -19,14 +19,12 @@ class VoteArgs:
         group="Label Studio annotations",
     )
     ties: Literal["drop", "half"] = arg("drop", "A tie or empty choice: skipped, or label 0.5.")
-    annotator_error: str = arg(
-        "0", "Chance that a vote is wrong, for softer labels; auto: estimated; 0: trust votes."
-    )
+    annotator_error: str = arg("0", "Chance of a wrong vote, for softer labels; auto: estimated.")
     label_config: str = arg("", "The project's labelling config (XML), if it has its own names.")
     label_control: str = arg("", "Control whose choice counts, if there are several.")
 
     def check_votes(self) -> None:
-        check_file(self, "label_config")
+        self.check_file("label_config")
         if self.annotator_error == "auto":
             return
         try:
@@ -49,22 +47,17 @@ class AnnotationArgs(VoteArgs):
 
     def __post_init__(self) -> None:
         require(bool(self.export), "name the exported file")
-        check_file(self, "export")
-        files = [Path(path).expanduser().resolve() for path in self._files if path]
+        self.check_file("export")
+        named = [path for path in (self.export, self.output, self.report) if path]
         require(
-            len(set(files)) == len(files),
-            "--export, --output and --report must be different files, got "
-            f"{', '.join(path for path in self._files if path)}",
+            len({Path(path).expanduser().resolve() for path in named}) == len(named),
+            f"--export, --output and --report must be different files, got {', '.join(named)}",
         )
         self.check_votes()
 
-    @property
-    def _files(self) -> tuple[str, str, str]:
-        return self.export, self.output, self.report
-
 
 @dataclass(frozen=True, kw_only=True)
-class ServerArgs:
+class ServerArgs(Flags):
     """A Label Studio server. Its token is no flag: the environment's LABEL_STUDIO_API_KEY."""
 
     label_studio_url: str = arg(
@@ -96,16 +89,14 @@ class PushTargetArgs(ServerArgs):
     """The project that gets the tasks."""
 
     project: str = arg(
-        "",
-        "Title (created if new) or number of the project; default: the file's name.",
-        group="Label Studio server",
+        "", "Title (may be new) or number; default: the file's name.", group="Label Studio server"
     )
     annotations_per_task: int = arg(1, "People who see each task, in a new project.")
 
     def check_target(self, tasks: str) -> None:
         """`tasks` names the project unless --project does."""
         self.check_server()
-        check_positive(self, "annotations_per_task")
+        self.check_positive("annotations_per_task")
         title = self.title(tasks)
         require(
             title.isdecimal() or 3 <= len(title) <= 50,
@@ -127,8 +118,7 @@ class PushArgs(PushTargetArgs):
 
     def __post_init__(self) -> None:
         require(bool(self.tasks), "name the file of tasks")
-        for name in ("tasks", "label_config"):
-            check_file(self, name)
+        self.check_file("tasks label_config")
         require(
             Path(self.page).is_file(),
             f"no labelling config at {self.page}; name it with --label_config",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from training.arguments.annotation import PushTargetArgs
-from training.arguments.common import check_can_write, check_not_negative, check_positive
+from training.arguments.common import check_can_write
 from training.arguments.parsing import arg, require
 from training.arguments.sampling import PromptArgs
 
@@ -14,12 +14,8 @@ from training.arguments.sampling import PromptArgs
 class CollectArgs(PromptArgs, PushTargetArgs):
     """Sample responses of the SFT model and write tasks for people to compare them."""
 
-    model: str = arg(
-        "output/step1_sft", "Model that responds: folder or Hub name.", group="model and tasks"
-    )
-    prompts: list[str] = arg(
-        ["examples/questions/prompts.txt"], "Prompts: one per line, or rows of data."
-    )
+    model: str = arg("output/step1_sft", "SFT model: folder or Hub name.", group="model and tasks")
+    prompts: list[str] = arg(["examples/questions/prompts.txt"], "Prompts: one per line, or rows.")
     output: str = arg("tasks.json", "Tasks; the labelling config is written beside them.")
     tasks: Literal["pairwise", "ranker", "both"] = arg("pairwise", "Comparisons, or rankings.")
     pairs_per_prompt: int = arg(0, "Comparisons per prompt; 0: each response once.")
@@ -27,20 +23,15 @@ class CollectArgs(PromptArgs, PushTargetArgs):
     samples_per_prompt: int = arg(4, "Distinct responses per prompt.", group="sampling")
     temperatures: list[float] = arg([0.7, 1.0, 1.3], "Temperatures of sampling, for variety.")
     most_alike: float = arg(0.8, "Skip responses that share more of their words than this.")
-    micro_batch_tokens: int = arg(
-        4096, "Padded tokens per forward; bounds memory.", group="memory and speed"
-    )
+    micro_batch_tokens: int = arg(4096, "Padded tokens per forward pass.", group="memory and speed")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_prompts()
         self.check_templates()
-        check_positive(self, "micro_batch_tokens")
-        check_not_negative(self, "pairs_per_prompt")
-        require(
-            self.samples_per_prompt >= 2,
-            f"--samples_per_prompt must be at least 2, got {self.samples_per_prompt}",
-        )
+        self.check_positive("micro_batch_tokens")
+        self.check_not_negative("pairs_per_prompt")
+        self.check_at_least(2, "samples_per_prompt")
         require(
             bool(self.temperatures) and all(0 < t < 100 for t in self.temperatures),
             f"--temperatures must be positive, got {self.temperatures}",

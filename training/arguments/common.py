@@ -4,7 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from training.arguments.parsing import arg, require
 
@@ -13,12 +13,39 @@ MODELS = ("model_name_or_path", "actor_model_name_or_path", "reward_model_name_o
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelArgs:
+class Flags:
+    """Checks of flags, `names` separated by spaces. Each raises `UserError`."""
+
+    def check_positive(self, names: str) -> None:
+        for name, value in self._read(names):
+            require(value > 0 and math.isfinite(value), f"--{name} must be positive, got {value}")
+
+    def check_not_negative(self, names: str) -> None:
+        for name, value in self._read(names):
+            is_good = value >= 0 and math.isfinite(value)
+            require(is_good, f"--{name} must not be negative, got {value}")
+
+    def check_at_least(self, least: int, names: str) -> None:
+        for name, value in self._read(names):
+            require(value >= least, f"--{name} must be at least {least}, got {value}")
+
+    def check_share(self, names: str) -> None:
+        for name, value in self._read(names):
+            require(0 <= value <= 1, f"--{name} must be between 0 and 1, got {value}")
+
+    def check_file(self, names: str) -> None:
+        for name, value in self._read(names):
+            require(not value or Path(value).is_file(), f"--{name}: no file at {value}")
+
+    def _read(self, names: str) -> list[tuple[str, Any]]:
+        return [(name, getattr(self, name)) for name in names.split()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArgs(Flags):
     """Flags of every program that runs a model."""
 
-    seed: int = arg(
-        0, "Seed of data order, new weights and sampling.", group="randomness and precision"
-    )
+    seed: int = arg(0, "Seed of data order, weights, sampling.", group="randomness and precision")
     dtype: Literal["auto", "fp32", "bf16"] = arg(
         "auto", "Compute type; weights stay fp32. auto: bf16 if the processor has it."
     )
@@ -28,12 +55,10 @@ class ModelArgs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TemplateArgs:
+class TemplateArgs(Flags):
     """Flags for the text around a prompt."""
 
-    prompt_template: str = arg(
-        "{prompt}", "Text around a prompt; must contain {prompt} once.", group="data"
-    )
+    prompt_template: str = arg("{prompt}", "Text around a prompt, with one {prompt}.", group="data")
     chat_template: str = arg("", "Jinja file for `messages` rows; default: the tokenizer's.")
 
     def check_templates(self) -> None:
@@ -41,19 +66,15 @@ class TemplateArgs:
             self.prompt_template.count("{prompt}") == 1,
             f"--prompt_template must contain {{prompt}} once, got {self.prompt_template!r}",
         )
-        check_file(self, "chat_template")
+        self.check_file("chat_template")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineArgs(ModelArgs):
     """Flags of every program that runs on one or more ranks."""
 
-    timeout_minutes: float = arg(
-        30.0, "Fail after waiting this long for other ranks.", group="several ranks"
-    )
-    host_timeout_minutes: float = arg(
-        5.0, "Longest delay of a rank at the start, and longest silence of a host later."
-    )
+    timeout_minutes: float = arg(30.0, "Longest wait for the other ranks.", group="several ranks")
+    host_timeout_minutes: float = arg(5.0, "Longest start of a rank; later, silence of a host.")
     local_rank: int = arg(-1, "Set by the deepspeed launcher; do not set it yourself.")
 
 
@@ -61,18 +82,12 @@ class EngineArgs(ModelArgs):
 class CommonArgs(EngineArgs, TemplateArgs):
     """Flags of all three stages."""
 
-    output_dir: str = arg(
-        "output", "Folder for the model, args.json and metrics.jsonl.", group="output"
-    )
-    data_path: list[str] = arg(
-        [EXAMPLE], "Files, folders, Hub data sets or example:NAME.", group="data"
-    )
+    output_dir: str = arg("output", "Folder for the model, args.json and metrics.", group="output")
+    data_path: list[str] = arg([EXAMPLE], "Files, folders, Hub data or example:NAME.", group="data")
     eval_data_path: list[str] = arg([], "Held-out data; default: split off, or the example's dev.")
     eval_fraction: float = arg(0.05, "Share of prompts held out if --eval_data_path is not given.")
     max_eval_rows: int = arg(0, "Evaluate on at most this many held-out rows; 0: all.")
-    data_weights: list[float] = arg(
-        [], "One weight per data path: 2 uses each row twice, 0.5 half of the rows."
-    )
+    data_weights: list[float] = arg([], "One per data path: 2 uses rows twice, 0.5 half of them.")
     decontaminate: bool = arg(
         True,
         "Skip training rows whose prompt (in plain text: any 13 words in a row) is held out.",
@@ -92,18 +107,14 @@ class CommonArgs(EngineArgs, TemplateArgs):
     max_grad_norm: float = arg(1.0, "Clip gradients to this norm; 0: no clipping.")
     adam_betas: list[float] = arg([0.9, 0.95], "Adam's two betas.")
     adam_eps: float = arg(1e-5, "Adam's epsilon.")
-    max_skipped_steps: int = arg(
-        3, "Stop after more than this many consecutive skipped (non-finite) steps."
-    )
+    max_skipped_steps: int = arg(3, "Most consecutive skipped (non-finite) steps before a stop.")
     micro_batch_tokens: int = arg(
         4096, "Padded tokens per forward and rank; bounds memory.", group="memory and speed"
     )
     zero_stage: Literal[0, 1, 2, 3] = arg(2, "ZeRO stage; uses ds_configs/zero<N>.json.")
     gradient_checkpointing: bool = arg(False, "Save memory: recompute activations in backward.")
     offload_optimizer: bool = arg(False, "Keep optimizer state in host memory (ZeRO 2 or 3).")
-    offload_param: bool = arg(
-        False, "Keep weights in host memory too (ZeRO 3 with --offload_optimizer)."
-    )
+    offload_param: bool = arg(False, "Keep weights on the host too (ZeRO 3, --offload_optimizer).")
     deepspeed_config: str = arg("", "Your DeepSpeed JSON instead of ds_configs/zero<N>.json.")
     cpu_blocks: bool = arg(
         True,
@@ -113,9 +124,7 @@ class CommonArgs(EngineArgs, TemplateArgs):
     lora_rank: int = arg(0, "Train LoRA adapters of this rank; 0: the whole model.", group="LoRA")
     lora_alpha: float = arg(0.0, "LoRA's alpha, its scale times its rank; 0: twice --lora_rank.")
     resume: str = arg(
-        "auto",
-        "auto: resume an unfinished run from its newest checkpoint; none; or a folder.",
-        group="checkpoints",
+        "auto", "auto: newest checkpoint of an unfinished run; none; a folder.", group="checkpoints"
     )
     save_every: int = arg(0, "Steps between two checkpoints; 0: --save_minutes decides.")
     save_minutes: float = arg(10.0, "Minutes between two checkpoints; 0: --save_every decides.")
@@ -124,9 +133,7 @@ class CommonArgs(EngineArgs, TemplateArgs):
     best_metric: str = arg("loss/eval", "Metric for --keep_best; lower is better, +NAME: higher.")
     allow_changed_settings: bool = arg(False, "Resume even if flags differ from the checkpoint's.")
     dry_run: bool = arg(
-        False,
-        "Check flags and data, print what the run would need, and end.",
-        group="checks and logging",
+        False, "Check flags and data, print the run's needs, and end.", group="checks and logging"
     )
     dry_run_ranks: int = arg(0, "Number of ranks that --dry_run assumes; 0: those launched.")
     log_every: int = arg(10, "Steps between two printed lines (metrics.jsonl has every step).")
@@ -134,31 +141,15 @@ class CommonArgs(EngineArgs, TemplateArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = (
-            "micro_batch_tokens", "log_every", "timeout_minutes", "host_timeout_minutes",
-            "adam_eps", "keep_checkpoints",
-        )  # fmt: skip
-        for name in positive:
-            check_positive(self, name)
-        for name in (
-            "weight_decay",
-            "max_grad_norm",
-            "max_skipped_steps",
-            "max_eval_rows",
-            "profile_step",
-            "save_every",
-            "save_minutes",
-            "keep_best",
-            "lora_rank",
-            "lora_alpha",
-            "dry_run_ranks",
-        ):
-            check_not_negative(self, name)
-        for name in ("eval_fraction", "warmup_ratio", "min_lr_ratio"):
-            check_share(self, name)
+        self.check_positive("micro_batch_tokens log_every timeout_minutes host_timeout_minutes")
+        self.check_positive("adam_eps keep_checkpoints")
+        self.check_not_negative("weight_decay max_grad_norm max_skipped_steps max_eval_rows")
+        self.check_not_negative("profile_step save_every save_minutes keep_best")
+        self.check_not_negative("lora_rank lora_alpha dry_run_ranks")
+        self.check_share("eval_fraction warmup_ratio min_lr_ratio")
         self._check_lists()
         self._check_layout()
-        check_file(self, "deepspeed_config")
+        self.check_file("deepspeed_config")
         check_can_write(self, "output_dir")
         self.check_templates()
 
@@ -210,26 +201,6 @@ class CommonArgs(EngineArgs, TemplateArgs):
                 f"--{name} {base} would be written over by --output_dir {self.output_dir}, and "
                 "with it what --lora_rank adapts; name another --output_dir",
             )
-
-
-def check_positive(args: object, name: str) -> None:
-    value = getattr(args, name)
-    require(value > 0 and math.isfinite(value), f"--{name} must be positive, got {value}")
-
-
-def check_not_negative(args: object, name: str) -> None:
-    value = getattr(args, name)
-    require(value >= 0 and math.isfinite(value), f"--{name} must not be negative, got {value}")
-
-
-def check_share(args: object, name: str) -> None:
-    value = getattr(args, name)
-    require(0 <= value <= 1, f"--{name} must be between 0 and 1, got {value}")
-
-
-def check_file(args: object, name: str) -> None:
-    value = getattr(args, name)
-    require(not value or Path(value).is_file(), f"--{name}: no file at {value}")
 
 
 def check_can_write(args: object, name: str, *, is_file: bool = False) -> None:

@@ -15,9 +15,7 @@ class DataSizeCurveArgs:
     """Train a reward model on each share of the prompts; flags of stage 2 come after a --."""
 
     shares: list[float] = arg(
-        [0.1, 0.3, 1.0],
-        "Shares of the training prompts; a smaller share is part of a larger one.",
-        group="curve",
+        [0.1, 0.3, 1.0], "Shares of the prompts; smaller ones within larger ones.", group="curve"
     )
     output_dir: str = arg("output/data_size_curve", "Folder for the curve and for each run.")
 

@@ -4,13 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from training.arguments.annotation import VoteArgs
-from training.arguments.common import (
-    EXAMPLE,
-    check_can_write,
-    check_file,
-    check_not_negative,
-    check_positive,
-)
+from training.arguments.common import EXAMPLE, check_can_write
 from training.arguments.parsing import arg, require
 from training.arguments.sampling import PromptArgs
 
@@ -19,54 +13,37 @@ from training.arguments.sampling import PromptArgs
 class EvaluateArgs(PromptArgs, VoteArgs):
     """Answer the same prompts with two models; judges compare the responses pair by pair."""
 
-    before: str = arg(
-        "output/step1_sft", "Model to compare with: folder or Hub name.", group="models and output"
-    )
+    before: str = arg("output/step1_sft", "Baseline folder or Hub name.", group="models and output")
     after: str = arg("output/step3_ppo", "Model to evaluate: folder or Hub name.")
     output_dir: str = arg("output/evaluation", "Folder for summary.json, samples and report.html.")
-    data_path: list[str] = arg(
-        [EXAMPLE], "Prompts: files, folders, Hub data sets or example:NAME.", group="data"
-    )
+    data_path: list[str] = arg([EXAMPLE], "Files, folders, Hub data or example:NAME.", group="data")
     split: Literal["train", "dev", "test"] = arg("test", "Split to read, if the data has splits.")
     max_prompts: int = arg(0, "Use this many prompts, evenly spaced; 0: all.")
     group_by: str = arg("", "Field of the prompt rows: intervals resample its values, not prompts.")
     judge: list[str] = arg(
-        [],
-        "Python file with score(texts), or judges() and its arguments; it is executed.",
-        group="judges",
+        [], "Python file with score(texts), or judges() and arguments; executed.", group="judges"
     )
-    judge_text: Literal["response", "prompt_and_response"] = arg(
-        "response", "Text that a judge reads of each pair."
-    )
+    judge_text: Literal["response", "prompt_and_response"] = arg("response", "Text to be judged.")
     judge_text_after: str = arg("", "Cut the prompt up to and including this text.")
     reward_model_name_or_path: str = arg("", "Reward model of stage 2 that scores both sides.")
     best_of: list[int] = arg([], "Also judge the best of n `before` samples by the reward model.")
-    comparisons_path: list[str] = arg(
-        [], "Held-out comparisons for the reward model, as for --data_path of stage 2."
-    )
-    reader_model_name_or_path: str = arg(
-        "", "Independent language model: measures the perplexity of each side's texts."
-    )
+    comparisons_path: list[str] = arg([], "Held-out comparisons, as for stage 2's --data_path.")
+    reader_model_name_or_path: str = arg("", "Independent LM: measures perplexity of both sides.")
     human_path: list[str] = arg([], "People's answers to the prompts, for the same measure.")
-    kl_target: float = arg(
-        6.0, "The report warns of a KL above three times this; 0: never.", group="report"
-    )
+    kl_target: float = arg(6.0, "Warn of a KL above three times this; 0: never.", group="report")
     labels: list[str] = arg([], "Two names for the columns; default: the models' folder names.")
     title: str = arg("Before and after", "Heading of the report.")
     notes: str = arg("", "JSON with lists `shows` and `does_not_show`, for the report.")
-    micro_batch_tokens: int = arg(
-        4096, "Padded tokens per forward; bounds memory.", group="memory and speed"
-    )
+    micro_batch_tokens: int = arg(4096, "Padded tokens per forward pass.", group="memory and speed")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_prompts()
         self.check_templates()
         self.check_votes()
-        check_positive(self, "micro_batch_tokens")
-        for name in ("max_prompts", "kl_target"):
-            check_not_negative(self, name)
-        check_file(self, "notes")
+        self.check_positive("micro_batch_tokens")
+        self.check_not_negative("max_prompts kl_target")
+        self.check_file("notes")
         check_can_write(self, "output_dir")
         require(
             bool(self.judge or self.reward_model_name_or_path),

@@ -147,16 +147,12 @@ def parse_args(cls: type[T], argv: Sequence[str] | None = None, *, about: str = 
         if (flag := word.split("=")[0]) in REMOVED:
             parser.error(f"{flag}: {REMOVED[flag]}")
     if unknown:
-        meant = _find_similar(unknown, [flag.name for flag in fields(args)])
+        names = [flag.name for flag in fields(args)]
+        words = [word[2:].split("=")[0].replace("-", "_") for word in unknown if word[:2] == "--"]
+        meant = [f"--{name}" for word in words for name in get_close_matches(word, names, n=1)]
         suggestion = f"; did you mean {' '.join(meant)}?" if meant else ""
         parser.error(f"unknown flags: {' '.join(unknown)}{suggestion}")
     return args
-
-
-def _find_similar(unknown: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return the most similar flag for each unknown one, if there is any."""
-    words = [word[2:].split("=")[0].replace("-", "_") for word in unknown if word[:2] == "--"]
-    return [f"--{name}" for word in words for name in get_close_matches(word, names, n=1)]
 
 
 def _expand_home(text: str) -> str:

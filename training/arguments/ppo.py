@@ -4,13 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from training.arguments.common import (
-    EXAMPLE,
-    CommonArgs,
-    check_not_negative,
-    check_positive,
-    check_share,
-)
+from training.arguments.common import EXAMPLE, CommonArgs
 from training.arguments.parsing import arg, require
 from training.arguments.sampling import PromptArgs
 
@@ -20,9 +14,7 @@ class PPOArgs(CommonArgs, PromptArgs):
     """Stage 3: train the actor to score well and to stay near the frozen stage-1 model."""
 
     actor_model_name_or_path: str = arg(
-        "output/step1_sft",
-        "Stage 1's model: the actor, and its frozen copy, ref.",
-        group="models and output",
+        "output/step1_sft", "Stage 1's model: actor, and frozen ref.", group="models and output"
     )
     reward_model_name_or_path: str = arg(
         "output/step2_reward", "Stage 2's model: the reward model, and the critic's start."
@@ -31,9 +23,7 @@ class PPOArgs(CommonArgs, PromptArgs):
     critic: Literal["separate", "shared"] = arg(
         "separate", "A model that starts as the reward model, or a head on the actor's trunk."
     )
-    data_path: list[str] = arg(
-        [EXAMPLE], "Prompts: files, folders, Hub data sets or example:NAME.", group="data"
-    )
+    data_path: list[str] = arg([EXAMPLE], "Files, folders, Hub data or example:NAME.", group="data")
     max_steps: int = arg(40, "PPO steps, each a rollout and its updates.", group="training")
     rollout_batch_size: int = arg(192, "Prompts per PPO step, over all ranks.")
     samples_per_prompt: int = arg(1, "Responses per prompt.")
@@ -43,14 +33,12 @@ class PPOArgs(CommonArgs, PromptArgs):
     critic_lr: float = arg(1e-5, "Peak learning rate of the critic.")
     eval_every: int = arg(0, "Steps between two evaluations; 0: before and after training.")
     judge: list[str] = arg(
-        [], "Python file with score(texts), which judges held-out responses; it is executed."
+        [], "Python file (executed): its score(texts) judges held-out responses."
     )
     max_new_tokens: int = arg(40, "Longest response in tokens, EOS included.", group="sampling")
     kl_coef: float = arg(0.05, "Weight of the per-token KL penalty against ref.", group="reward")
     kl_controller: Literal["fixed", "adaptive"] = arg("fixed", "adaptive: adjust --kl_coef.")
-    kl_target: float = arg(
-        6.0, "Target of adaptive in nats per response; the KL alarm, always on, is at 3 times it."
-    )
+    kl_target: float = arg(6.0, "Target in nats per response; the KL alarm is at 3 times it.")
     kl_horizon: float = arg(10000.0, "Episodes over which the adaptive controller acts.")
     kl_estimator: Literal["k1", "k2", "k3"] = arg("k1", "Per-token KL estimate in the reward.")
     score_clip: float = arg(5.0, "Clip scores to +- this; 0: no clipping.")
@@ -74,35 +62,20 @@ class PPOArgs(CommonArgs, PromptArgs):
         "linear", "Learning rate after the warm-up.", group="optimizer"
     )
     best_metric: str = arg(
-        "+eval/score/mean",
-        "Metric for --keep_best; lower is better, +NAME: higher.",
-        group="checkpoints",
+        "+eval/score/mean", "For --keep_best; lower is better, +NAME: higher.", group="checkpoints"
     )
     self_check: bool = arg(
-        False,
-        "Check what PPO relies on before step 1, and stop if it fails.",
-        group="checks and logging",
+        False, "Check what PPO relies on, and stop if it fails.", group="checks and logging"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_prompts()
-        positive = (
-            "max_steps rollout_batch_size samples_per_prompt minibatch_size "
-            "ppo_epochs actor_lr critic_lr vf_coef kl_target kl_horizon clip_range"
-        )
-        for name in positive.split():
-            check_positive(self, name)
-        for name in (
-            "kl_coef",
-            "eval_every",
-            "score_clip",
-            "missing_eos_penalty",
-            "value_clip_range",
-        ):
-            check_not_negative(self, name)
-        for name in ("gamma", "gae_lambda"):
-            check_share(self, name)
+        self.check_positive("max_steps rollout_batch_size samples_per_prompt minibatch_size")
+        self.check_positive("ppo_epochs actor_lr critic_lr vf_coef kl_target kl_horizon clip_range")
+        self.check_not_negative("kl_coef eval_every score_clip missing_eos_penalty")
+        self.check_not_negative("value_clip_range")
+        self.check_share("gamma gae_lambda")
         require(
             self.sequences_per_step % self.minibatch_size == 0,
             f"--rollout_batch_size ({self.rollout_batch_size}) x --samples_per_prompt "

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from training.arguments.annotation import VoteArgs
-from training.arguments.common import EXAMPLE, CommonArgs, check_not_negative, check_positive
+from training.arguments.common import EXAMPLE, CommonArgs
 from training.arguments.parsing import arg, require
 
 
@@ -12,25 +12,19 @@ from training.arguments.parsing import arg, require
 class RewardArgs(CommonArgs, VoteArgs):
     """Stage 2: train a scoring head on the stage-1 model with comparisons."""
 
-    model_name_or_path: str = arg(
-        "output/step1_sft", "Backbone: the folder of stage 1.", group="model and output"
-    )
+    model_name_or_path: str = arg("output/step1_sft", "Stage 1's folder.", group="model and output")
     output_dir: str = arg("output/step2_reward", "Folder for the model, args.json and metrics.")
     head: Literal["linear", "mlp"] = arg("linear", "linear, or mlp: hidden -> 512 -> ReLU -> 1.")
     pooling: Literal["last", "mean", "weighted_mean"] = arg(
         "last", "Hidden states that the head reads; padding is masked."
     )
-    data_path: list[str] = arg(
-        [EXAMPLE], "Comparisons: files, folders, Hub data sets or example:NAME.", group="data"
-    )
+    data_path: list[str] = arg([EXAMPLE], "Files, folders, Hub data or example:NAME.", group="data")
     max_length: int = arg(256, "Longest prompt plus response in tokens.")
     packing: Literal["auto", "always", "never"] = arg(
         "auto", "Put the responses of a prompt in one row; auto: if it is cheaper."
     )
     responses_per_group: int = arg(12, "Most responses of one prompt scored together.")
-    num_epochs: float = arg(
-        1.0, "Passes over the comparisons; --max_steps overrides it.", group="training"
-    )
+    num_epochs: float = arg(1.0, "Number of epochs; --max_steps overrides it.", group="training")
     max_steps: int = arg(0, "Stop after this many optimizer steps; 0: --num_epochs decides.")
     batch_size: int = arg(8, "Prompts per optimizer step, each with its responses.")
     learning_rate: float = arg(1e-5, "Peak learning rate.")
@@ -43,9 +37,7 @@ class RewardArgs(CommonArgs, VoteArgs):
     margin_coef: float = arg(1.0, "Factor of the rows' `margin`; 0: ignore it.")
     shuffle_labels: bool = arg(False, "Control experiment: shuffle which side of a pair is better.")
     normalization_samples: int = arg(
-        256,
-        "SFT responses whose scores get mean 0 and variance 1; 0: off.",
-        group="score normalization",
+        256, "SFT responses that set mean 0 and variance 1; 0: off.", group="score normalization"
     )
     normalization_data_path: list[str] = arg([], "Their prompts; default: --data_path.")
     normalization_new_tokens: int = arg(40, "Longest of those responses in tokens.")
@@ -53,16 +45,11 @@ class RewardArgs(CommonArgs, VoteArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_votes()
-        for name in ("batch_size", "learning_rate", "num_epochs", "normalization_new_tokens"):
-            check_positive(self, name)
-        names = ("max_steps", "eval_every", "center_coef", "margin_coef", "normalization_samples")
-        for name in names:
-            check_not_negative(self, name)
-        require(self.max_length >= 3, f"--max_length must be at least 3, got {self.max_length}")
-        require(
-            self.responses_per_group >= 2,
-            f"--responses_per_group must be at least 2, got {self.responses_per_group}",
-        )
+        self.check_positive("batch_size learning_rate num_epochs normalization_new_tokens")
+        self.check_not_negative("max_steps eval_every center_coef margin_coef")
+        self.check_not_negative("normalization_samples")
+        self.check_at_least(3, "max_length")
+        self.check_at_least(2, "responses_per_group")
         require(
             0 <= self.label_smoothing < 1,
             f"--label_smoothing must be in [0, 1), got {self.label_smoothing}",

@@ -3,12 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from training.arguments.common import (
-    ModelArgs,
-    TemplateArgs,
-    check_not_negative,
-    check_positive,
-)
+from training.arguments.common import ModelArgs, TemplateArgs
 from training.arguments.parsing import arg, require
 
 
@@ -22,9 +17,8 @@ class SamplingArgs(ModelArgs):
     top_p: float = arg(1.0, "Sample among the likeliest tokens that hold this much probability.")
 
     def check_sampling(self) -> None:
-        for name in ("max_new_tokens", "temperature"):
-            check_positive(self, name)
-        check_not_negative(self, "top_k")
+        self.check_positive("max_new_tokens temperature")
+        self.check_not_negative("top_k")
         require(0 < self.top_p <= 1, f"--top_p must be in (0, 1], got {self.top_p}")
 
 
@@ -40,5 +34,4 @@ class PromptArgs(SamplingArgs, TemplateArgs):
 
     def check_prompts(self) -> None:
         self.check_sampling()
-        for name in ("max_prompt_length", "generation_batch_size"):
-            check_positive(self, name)
+        self.check_positive("max_prompt_length generation_batch_size")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from training.arguments.common import EngineArgs, check_positive
+from training.arguments.common import EngineArgs
 from training.arguments.parsing import arg, require
 
 
@@ -11,9 +11,7 @@ from training.arguments.parsing import arg, require
 class SelfCheckArgs(EngineArgs):
     """Check what PPO relies on, with your models or with tiny random ones."""
 
-    model: str = arg(
-        "", "Causal LM to check; default: a tiny random GPT-2, made for the check.", group="check"
-    )
+    model: str = arg("", "Causal LM to check; default: a tiny random GPT-2.", group="check")
     reward_model: str = arg("", "Stage 2's output; default: a random head on --model.")
     prompts: int = arg(8, "Number of prompts, each answered twice.")
     max_new_tokens: int = arg(16, "Longest response in tokens, EOS included.")
@@ -27,8 +25,7 @@ class SelfCheckArgs(EngineArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("prompts", "max_new_tokens", "micro_batch_tokens"):
-            check_positive(self, name)
+        self.check_positive("prompts max_new_tokens micro_batch_tokens")
         require(
             not self.reward_model or bool(self.model),
             "--reward_model needs --model: the stage-1 model that it was trained from",

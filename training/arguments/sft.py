@@ -3,13 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from training.arguments.common import (
-    EXAMPLE,
-    CommonArgs,
-    check_file,
-    check_not_negative,
-    check_positive,
-)
+from training.arguments.common import EXAMPLE, CommonArgs
 from training.arguments.parsing import arg, require
 
 
@@ -28,19 +22,13 @@ class SFTArgs(CommonArgs):
     )
     vocab_size: int = arg(4000, "Largest vocabulary of --tokenizer sentencepiece.")
     dropout: float = arg(-1.0, "Dropout while training; -1: as the model's config says.")
-    data_path: list[str] = arg(
-        [EXAMPLE], "Demonstrations: files, folders, Hub data sets or example:NAME.", group="data"
-    )
-    objective: Literal["response", "lm"] = arg(
-        "response", "response: loss on responses only; lm: packed plain text."
-    )
+    data_path: list[str] = arg([EXAMPLE], "Files, folders, Hub data or example:NAME.", group="data")
+    objective: Literal["response", "lm"] = arg("response", "Loss on responses, or on packed text.")
     max_length: int = arg(256, "Longest sequence in tokens; with lm the length of a packed block.")
     packing: Literal["auto", "always", "never"] = arg(
         "auto", "Put several examples in one row, kept apart; auto: if it is cheaper."
     )
-    num_epochs: float = arg(
-        2.0, "Passes over the training data; --max_steps overrides it.", group="training"
-    )
+    num_epochs: float = arg(2.0, "Number of epochs; --max_steps overrides it.", group="training")
     max_steps: int = arg(0, "Stop after this many optimizer steps; 0: --num_epochs decides.")
     max_seconds: float = arg(0.0, "Finish the schedule within this training time; 0: no limit.")
     batch_size: int = arg(32, "Rows per optimizer step, over all ranks.")
@@ -53,11 +41,9 @@ class SFTArgs(CommonArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("batch_size", "learning_rate", "muon_lr", "num_epochs"):
-            check_positive(self, name)
-        for name in ("max_steps", "max_seconds", "eval_every"):
-            check_not_negative(self, name)
-        require(self.max_length >= 2, f"--max_length must be at least 2, got {self.max_length}")
+        self.check_positive("batch_size learning_rate muon_lr num_epochs vocab_size")
+        self.check_not_negative("max_steps max_seconds eval_every")
+        self.check_at_least(2, "max_length")
         require(
             self.dropout == -1.0 or 0 <= self.dropout < 1,
             f"--dropout must be in [0, 1), or be -1 to keep the model's, got {self.dropout}",
@@ -85,5 +71,4 @@ class SFTArgs(CommonArgs):
             self.tokenizer == "given" or not self.tokenizer_name_or_path,
             "--tokenizer sentencepiece and --tokenizer_name_or_path exclude each other; give one",
         )
-        check_positive(self, "vocab_size")
-        check_file(self, "init_from_scratch")
+        self.check_file("init_from_scratch")
