@@ -110,7 +110,8 @@ def _make_step(
 ) -> bool:
     """Make and log one optimizer step. Returns False if the guard skipped it."""
     number = schedule.step + 1
-    _seed_step(args.seed, number, world.rank)
+    # Dropout is seeded by step, so that a resumed run draws the same masks.
+    torch.manual_seed(hash_key(args.seed, number, world.rank) >> 1)
     with profile_step(args, world, number), explain_out_of_memory("train", args):
         metrics = guard.step(f"step {number}", partial(trainer.step, batch))
     log.log(number, {**(metrics or {}), **guard.metrics})
@@ -143,11 +144,6 @@ def _keep_if_best(
         kept.best = loss
         save(Path(args.output_dir))
     kept.is_eval_due = False
-
-
-def _seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed dropout by step, so that a resumed run draws the same masks."""
-    torch.manual_seed(hash_key(seed, step, rank) >> 1)
 
 
 def iterate_epochs(trainer: Trainer) -> Iterator[tuple[Any, bool]]:

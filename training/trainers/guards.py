@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 NAMED = 8  # rows or parameters that a message names; the others are counted
-LOST_WEIGHT = "no later step can repair it"
 
 
 class TooManySkips(GuardStop):
@@ -113,7 +112,9 @@ class Guard:
     def skip(self, name: str, fault: Fault) -> None:
         """Log the fault; raises `TooManySkips` above --max_skipped_steps."""
         if fault.is_weight:
-            raise TooManySkips(f"{name}: {fault}; {LOST_WEIGHT}", weights_are_finite=False)
+            raise TooManySkips(
+                f"{name}: {fault}; no later step can repair it", weights_are_finite=False
+            )
         self.skipped += 1
         self.in_a_row += 1
         if self.in_a_row > self._limit:
@@ -160,11 +161,11 @@ def step_together(
         for engine in engines.values():
             engine.step(lr_scale)
         return norms
+    bad = [f"{name} ({value})" for name, value in losses.items() if not math.isfinite(value)]
     fault = (
         weight_fault({name: engine.module for name, engine in engines.items()}, world)
         or readings.fault(world)
-        or _find_loss_fault(losses)
-        or _find_gradient_fault(engines)
+        or (Fault(bad[0]) if bad else _find_gradient_fault(engines))
     )
     for engine in engines.values():
         engine.drop()
@@ -177,11 +178,6 @@ def weight_fault(models: Mapping[str, nn.Module], world: World) -> Fault | None:
         if bad := find_bad_weights(module, world):
             return Fault(f"weight {_shorten(bad)} of the {name}", is_weight=True)
     return None
-
-
-def _find_loss_fault(losses: Mapping[str, float]) -> Fault | None:
-    bad = [f"{name} ({value})" for name, value in losses.items() if not math.isfinite(value)]
-    return Fault(bad[0]) if bad else None
 
 
 def _find_gradient_fault(engines: Mapping[str, TrainingEngine]) -> Fault:

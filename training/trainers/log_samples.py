@@ -26,7 +26,7 @@ def sample_responses(
 ) -> list[dict[str, Any]]:
     """Responses to the prompts of the first held-out rows, beside the ones they should have."""
     rows = (data.held_out or data.train)[:COUNT]
-    prompts = [_cut_before_target(row) for row in rows]
+    prompts = [row.input_ids[: row.loss_mask.index(True)] for row in rows]
     limit = count_positions(actor.module.lm.config) or args.max_length
     room = min(NEW_TOKENS, limit - max(map(len, prompts)))
     if room < 1:
@@ -68,7 +68,3 @@ def sample_scores(
         }
         for group, scores in zip(groups, trainer.score(groups), strict=True)
     ]
-
-
-def _cut_before_target(row: EncodedText) -> list[int]:
-    return row.input_ids[: row.loss_mask.index(True)]

@@ -3,8 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
 from training.models import lora
 from training.models.loading import save_causal_lm
 from training.models.scalar import ScalarModel, ScalarSettings, save_scalar_model
@@ -57,28 +55,17 @@ def save_scalar(engine: TrainingEngine, tokenizer: Tokenizer, world: World, fold
     model: ScalarModel = engine.module
     weights = collect_weights(model, world)
     plain = lora.merge_lora(model, weights)
+    backbone, base = model.backbone, model.backbone.config.name_or_path
 
     def write(folder: Path) -> None:
         save_scalar_model(model, plain, tokenizer, folder)
-        _save_scalar_adapter(model, weights, folder)
+        # The adapter of a plain scalar model brings its head; else it is the backbone's alone.
+        inner = {name.removeprefix("backbone."): weight for name, weight in weights.items()}
+        save_adapter = partial(lora.save_adapter, backbone, inner, folder, base=base)
+        if model.settings.is_plain:
+            head = {"score.weight": weights["head.weight"]}
+            save_adapter(task="SEQ_CLS", prefix=f"{backbone.base_model_prefix}.", head=head)
+        else:
+            save_adapter(task="FEATURE_EXTRACTION")
 
     publish.publish(folder, write, world)
-
-
-def _save_scalar_adapter(model: ScalarModel, weights: dict[str, Tensor], folder: Path) -> None:
-    """The adapter of a plain scalar model brings its head; else it is the backbone's alone."""
-    backbone = model.backbone
-    inner = {name.removeprefix("backbone."): weight for name, weight in weights.items()}
-    base = backbone.config.name_or_path
-    if not model.settings.is_plain:
-        lora.save_adapter(backbone, inner, folder, base=base, task="FEATURE_EXTRACTION")
-        return
-    lora.save_adapter(
-        backbone,
-        inner,
-        folder,
-        base=base,
-        task="SEQ_CLS",
-        prefix=f"{backbone.base_model_prefix}.",
-        head={"score.weight": weights["head.weight"]},
-    )

@@ -1,12 +1,11 @@
-"""A rollout column by column: joined from the ranks' shares, checked, kept in a checkpoint."""
+"""A rollout column by column: joined from the ranks' shares, and checked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.functional import pad
 
 from training.runtime.distributed import World
@@ -15,7 +14,6 @@ from training.trainers.ppo.experience import Rollout
 from training.trainers.ppo.setup import Models
 
 COLUMNS = [field.name for field in fields(Rollout) if field.name != "fault"]
-TOKEN_LISTS = ("prompts", "responses")
 
 
 def merge_shares(shares: Sequence[Rollout], count: int) -> Rollout:
@@ -53,24 +51,3 @@ def find_fault(rollout: Rollout, models: Models, world: World) -> Fault | None:
             fault = Fault(name, [f"prompt {rollout.prompt_ids[row]}" for row in rows])
             return weight_fault({f"model that reads the {name}": model}, world) or fault
     return None
-
-
-def rollout_to_tensors(rollout: Rollout) -> dict[str, Tensor]:
-    """Convert to tensors alone: token ids end to end, with the lengths of their rows."""
-    tensors = {name: getattr(rollout, name) for name in COLUMNS if name not in TOKEN_LISTS}
-    tensors["prompt_ids"] = torch.tensor(rollout.prompt_ids)
-    for name in TOKEN_LISTS:
-        rows: list[list[int]] = getattr(rollout, name)
-        tensors[name] = torch.tensor([token for row in rows for token in row])
-        tensors[f"{name}_lengths"] = torch.tensor([len(row) for row in rows])
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
-
-
-def rollout_from_tensors(tensors: Mapping[str, Tensor]) -> Rollout:
-    """Rebuild the rollout that `rollout_to_tensors` converted."""
-    columns: dict[str, Any] = dict(tensors)
-    columns["prompt_ids"] = tensors["prompt_ids"].tolist()
-    for name in TOKEN_LISTS:
-        lengths = columns.pop(f"{name}_lengths").tolist()
-        columns[name] = [row.tolist() for row in torch.split(tensors[name], lengths)]
-    return Rollout(**columns)

@@ -14,17 +14,11 @@ from training.hybrid_engine.engine import HybridEngine
 from training.hybrid_engine.sampling import Sampling
 from training.inference import Model, read_token_values
 from training.launching import stopping
+from training.models import scalar
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.loading import check_fits, load_causal_lm, load_config
 from training.models.lora import add_lora
 from training.models.policy import ActorCritic, Policy
-from training.models.scalar import (
-    ScalarSettings,
-    find_backbone,
-    load_scalar_model,
-    read_settings,
-    refuse_scalar_model,
-)
 from training.models.tokenizers import Tokenizer, check_same_tokenizer, load_tokenizer
 from training.runtime import engine, optim, publish
 from training.runtime.distributed import World
@@ -61,20 +55,20 @@ class Models:
         return read_token_values(self.critic, batch)
 
 
-def check_stages(args: PPOArgs, world: World) -> tuple[Tokenizer, ScalarSettings]:
+def check_stages(args: PPOArgs, world: World) -> tuple[Tokenizer, scalar.ScalarSettings]:
     """Check files and flags; returns the tokenizer and the reward model's settings."""
     actor, scorer = args.actor_model_name_or_path, args.reward_model_name_or_path
     actor_flag, scorer_flag = "--actor_model_name_or_path", "--reward_model_name_or_path"
     config = load_config(actor, flag=actor_flag, hint=RUN_STAGE_1)
-    refuse_scalar_model(actor, flag=actor_flag, hint=RUN_STAGE_1)
+    scalar.refuse_scalar_model(actor, flag=actor_flag, hint=RUN_STAGE_1)
     publish.check_complete(actor, flag=actor_flag, hint=RUN_STAGE_1)
-    settings = read_settings(scorer, flag=scorer_flag, hint=RUN_STAGE_2)
+    settings = scalar.read_settings(scorer, flag=scorer_flag, hint=RUN_STAGE_2)
     publish.check_complete(scorer, flag=scorer_flag, hint=RUN_STAGE_2)
     length = args.max_prompt_length + args.max_new_tokens
     lengths = f"--max_prompt_length {args.max_prompt_length} and --max_new_tokens "
     lengths += f"{args.max_new_tokens} can"
     check_fits(config, length, flags=lengths)
-    config = load_config(find_backbone(scorer, settings), flag=scorer_flag, hint=RUN_STAGE_2)
+    config = load_config(scalar.find_backbone(scorer, settings), flag=scorer_flag, hint=RUN_STAGE_2)
     check_fits(config, length, flags=f"{scorer_flag} {scorer}: {lengths}")
     for name in ("rollout_batch_size", "minibatch_size"):
         if getattr(args, name) % world.size:
@@ -88,7 +82,7 @@ def check_stages(args: PPOArgs, world: World) -> tuple[Tokenizer, ScalarSettings
 
 
 def load_models(
-    args: PPOArgs, world: World, tokenizer: Tokenizer, settings: ScalarSettings
+    args: PPOArgs, world: World, tokenizer: Tokenizer, settings: scalar.ScalarSettings
 ) -> Models:
     """Load actor and ref from stage 1, critic and reward model from stage 2, in their engines."""
     dtype = engine.compute_dtype(args.dtype, world.device)
@@ -100,7 +94,7 @@ def load_models(
         return kind(lm, pad_id=tokenizer.pad_token_id, compute_dtype=dtype)
 
     load_scalar = partial(
-        load_scalar_model,
+        scalar.load_scalar_model,
         args.reward_model_name_or_path,
         settings,
         device=world.device,

@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from training.trainers.ppo.columns import rollout_from_tensors, rollout_to_tensors
+from training.trainers.ppo.columns import COLUMNS
 from training.trainers.ppo.experience import Rollout
+
+TOKEN_LISTS = ("prompts", "responses")
 
 
 class UnfinishedUpdate:
@@ -44,9 +47,22 @@ class UnfinishedUpdate:
         self.steps, self._minibatches = state["steps"], state["minibatches"]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the rollout as tensors; none if there is no rollout."""
-        return {} if self.rollout is None else rollout_to_tensors(self.rollout)
+        """Return the rollout as tensors, token ids end to end; none if there is no rollout."""
+        if self.rollout is None:
+            return {}
+        columns = {name: getattr(self.rollout, name) for name in COLUMNS}
+        for name in TOKEN_LISTS:
+            rows = columns[name]
+            columns[name] = torch.tensor([token for row in rows for token in row])
+            columns[f"{name}_lengths"] = torch.tensor([len(row) for row in rows])
+        columns["prompt_ids"] = torch.tensor(columns["prompt_ids"])
+        return {name: column.contiguous() for name, column in columns.items()}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Resume with the rollout of a checkpoint."""
-        self.rollout = rollout_from_tensors(tensors)
+        columns: dict[str, Any] = dict(tensors)
+        columns["prompt_ids"] = tensors["prompt_ids"].tolist()
+        for name in TOKEN_LISTS:
+            lengths = columns.pop(f"{name}_lengths").tolist()
+            columns[name] = [row.tolist() for row in torch.split(tensors[name], lengths)]
+        self.rollout = Rollout(**columns)

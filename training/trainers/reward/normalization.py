@@ -1,6 +1,6 @@
 """Set the scale of a reward model's scores on responses of the SFT model."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -17,15 +17,10 @@ from training.objectives.reward import compute_normalization
 from training.runtime import engine
 from training.runtime.distributed import World
 
+# Token ids of prompts, and of the SFT model's responses to them, on this rank.
+Samples = tuple[list[list[int]], list[list[int]]]
+
 BATCH_SIZE = 128  # responses decoded together
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Prompts and the SFT model's responses to them, on this rank."""
-
-    prompts: list[list[int]]
-    responses: list[list[int]]
 
 
 def sample_responses(args: RewardArgs, world: World, tokenizer: Tokenizer) -> Samples | None:
@@ -65,7 +60,7 @@ def sample_responses(args: RewardArgs, world: World, tokenizer: Tokenizer) -> Sa
     keys = [SampleKey(args.seed, 0, prompt.prompt_id, draw) for prompt, draw in jobs]
     with hybrid.generation() as generate:
         drawn = generate(inputs, keys)
-    return Samples(inputs, [drawn.row(row) for row in range(len(jobs))])
+    return inputs, [drawn.row(row) for row in range(len(jobs))]
 
 
 def normalize(
@@ -81,11 +76,7 @@ def normalize(
     `forward` computes the model's outputs: its engine, or the model itself.
     """
     forwards = ResponseForwards(
-        samples.prompts,
-        samples.responses,
-        token_budget=args.micro_batch_tokens,
-        pad_id=pad_id,
-        world=world,
+        *samples, token_budget=args.micro_batch_tokens, pad_id=pad_id, world=world
     )
     scores = torch.cat(world.gather(forwards.compute_scores(forward).cpu()))
     mean, std = compute_normalization(scores)

@@ -7,25 +7,14 @@ from pathlib import Path
 
 from training.arguments.reward import RewardArgs
 from training.data.encode import EncodedGroup
+from training.models import scalar
 from training.models.cpu_blocks import use_cpu_blocks
 from training.models.loading import check_fits, check_packing, load_config
 from training.models.lora import add_lora
-from training.models.scalar import (
-    ScalarModel,
-    ScalarSettings,
-    build_scalar_model,
-    check_can_classify,
-    refuse_scalar_model,
-)
 from training.models.tokenizers import Tokenizer, load_tokenizer
-from training.runtime import optim, publish
+from training.runtime import engine, optim, publish
 from training.runtime.distributed import World
-from training.runtime.engine import (
-    TrainingEngine,
-    compute_dtype,
-    shard_while_loading,
-    wrap_trainable,
-)
+from training.runtime.engine import TrainingEngine
 from training.trainers.reward.normalization import Samples, normalize
 from training.trainers.reward.step import RewardTrainer
 from training.trainers.saving import save_scalar
@@ -38,33 +27,33 @@ def check_backbone(args: RewardArgs) -> Tokenizer:
     """Check the files of the stage-1 model, and return its tokenizer."""
     flag = "--model_name_or_path"
     config = load_config(args.model_name_or_path, flag=flag, hint=RUN_STAGE_1)
-    refuse_scalar_model(args.model_name_or_path, flag=flag, hint=RUN_STAGE_1)
+    scalar.refuse_scalar_model(args.model_name_or_path, flag=flag, hint=RUN_STAGE_1)
     publish.check_complete(args.model_name_or_path, flag=flag, hint=RUN_STAGE_1)
     check_packing(config, args.packing)
     check_fits(config, args.max_length, flags=f"--max_length {args.max_length} can")
     if args.head == "linear" and args.pooling == "last":
-        check_can_classify(config, flag=flag)
+        scalar.check_can_classify(config, flag=flag)
     return load_tokenizer(args.model_name_or_path, flag=flag)
 
 
-def make_reward_model(args: RewardArgs, world: World, tokenizer: Tokenizer) -> ScalarModel:
+def make_reward_model(args: RewardArgs, world: World, tokenizer: Tokenizer) -> scalar.ScalarModel:
     """Put a new head on the stage-1 backbone, dropout off."""
-    return build_scalar_model(
+    return scalar.build_scalar_model(
         args.model_name_or_path,
-        ScalarSettings(head=args.head, pooling=args.pooling),
+        scalar.ScalarSettings(head=args.head, pooling=args.pooling),
         device=world.device,
-        compute_dtype=compute_dtype(args.dtype, world.device),
+        compute_dtype=engine.compute_dtype(args.dtype, world.device),
         seed=args.seed,
         tokens=len(tokenizer),
     )
 
 
-def build_engine(model: ScalarModel, args: RewardArgs, world: World) -> TrainingEngine:
+def build_engine(model: scalar.ScalarModel, args: RewardArgs, world: World) -> TrainingEngine:
     """Build the training engine of the reward model; with LoRA its head is trained in full."""
     add_lora(model.backbone, args)
     if args.cpu_blocks:
         use_cpu_blocks(model)
-    return wrap_trainable(
+    return engine.wrap_trainable(
         model, args, world, partial(optim.make_adamw, args=args, lr=args.learning_rate)
     )
 
@@ -73,10 +62,10 @@ def build_trainer(
     args: RewardArgs, world: World, tokenizer: Tokenizer, groups: Sequence[EncodedGroup]
 ) -> tuple[RewardTrainer, Schedule]:
     """Load the backbone and build what trains it on these groups."""
-    with shard_while_loading(args, world):  # under ZeRO-3, weights are split as they load
+    with engine.shard_while_loading(args, world):  # under ZeRO-3, weights are split as they load
         model = make_reward_model(args, world, tokenizer)
-    engine = build_engine(model, args, world)
-    trainer = RewardTrainer(args, world, engine, groups, tokenizer.pad_token_id)
+    trained = build_engine(model, args, world)
+    trainer = RewardTrainer(args, world, trained, groups, tokenizer.pad_token_id)
     steps = count_steps(args, len(trainer.batches(0)))
     return trainer, Schedule(args, world, total_steps=steps)
 
@@ -87,7 +76,7 @@ def count_steps(args: RewardArgs, batches: int) -> int:
 
 
 def save_normalized(
-    engine: TrainingEngine,
+    trained: TrainingEngine,
     samples: Samples | None,
     args: RewardArgs,
     tokenizer: Tokenizer,
@@ -95,10 +84,10 @@ def save_normalized(
     folder: Path,
 ) -> None:
     """Publish the reward model with the scale set on `samples`; training continues without it."""
-    model = engine.module
+    model = trained.module
     settings = model.settings
     if samples is not None:
         model.eval()
-        normalize(model, engine, samples, args, world, tokenizer.pad_token_id)
-    save_scalar(engine, tokenizer, world, folder)
+        normalize(model, trained, samples, args, world, tokenizer.pad_token_id)
+    save_scalar(trained, tokenizer, world, folder)
     model.settings = settings

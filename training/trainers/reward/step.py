@@ -1,5 +1,6 @@
 """One step of stage 2: the pairwise loss over the comparisons of a batch of prompts."""
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -150,15 +151,10 @@ class RewardTrainer:
             nothing = torch.zeros((), dtype=torch.float64, device=device)
             return scores.sum() * 0.0, (nothing, nothing)
         pairs = [pair for group in groups for pair in group.pairs]
-        offsets = _compute_offsets(groups)
-        chosen = torch.tensor(
-            [o + p.chosen for o, g in zip(offsets, groups, strict=True) for p in g.pairs],
-            device=device,
-        )
-        rejected = torch.tensor(
-            [o + p.rejected for o, g in zip(offsets, groups, strict=True) for p in g.pairs],
-            device=device,
-        )
+        starts = itertools.accumulate((len(g.response_ids) for g in groups), initial=0)
+        placed = zip(groups, starts, strict=False)  # the last start is past the last group
+        compared = [(o + p.chosen, o + p.rejected) for group, o in placed for p in group.pairs]
+        chosen, rejected = torch.tensor(compared, device=device).unbind(dim=1)
         labels = torch.tensor([pair.label for pair in pairs], device=device)
         margins = torch.tensor([pair.margin for pair in pairs], device=device)
         loss = comparison_loss(
@@ -189,14 +185,6 @@ def _list_sources(groups: Sequence[EncodedGroup]) -> list[str]:
     return [
         f"{group.source} (response {k})" for group in groups for k in range(len(group.response_ids))
     ]
-
-
-def _compute_offsets(groups: Sequence[EncodedGroup]) -> list[int]:
-    starts, total = [], 0
-    for group in groups:
-        starts.append(total)
-        total += len(group.response_ids)
-    return starts
 
 
 def _sample(group: EncodedGroup) -> Sample:

@@ -12,36 +12,17 @@ from training.arguments.parsing import UserError
 from training.arguments.sft import SFTArgs
 from training.data.encode import EncodedText
 from training.data.stages import iterate_texts
+from training.models import loading
 from training.models.cpu_blocks import use_cpu_blocks
-from training.models.loading import (
-    Config,
-    build_causal_lm,
-    check_fits,
-    check_packing,
-    load_causal_lm,
-    load_config,
-    read_config,
-    set_dropout,
-)
 from training.models.lora import add_lora
 from training.models.policy import Policy
 from training.models.scalar import refuse_scalar_model
 from training.models.sentencepieces import make_tokenizer, train_sentencepiece
 from training.models.tokenizers import Tokenizer, load_tokenizer
-from training.paths import (
-    EXAMPLE_CONFIG,
-    QUICKSTART_BASE,
-    example_tokenizer,
-    prepare_command,
-)
-from training.runtime import optim
+from training.paths import EXAMPLE_CONFIG, QUICKSTART_BASE, example_tokenizer, prepare_command
+from training.runtime import engine, optim
 from training.runtime.distributed import World
-from training.runtime.engine import (
-    TrainingEngine,
-    compute_dtype,
-    shard_while_loading,
-    wrap_trainable,
-)
+from training.runtime.engine import TrainingEngine
 from training.trainers.schedule import Schedule
 from training.trainers.sft.step import SFTTrainer
 
@@ -80,29 +61,28 @@ def load_starting_model(args: SFTArgs, tokenizer: Tokenizer, device: torch.devic
     dropout = None if args.dropout < 0 else args.dropout
     if base:
         logger.info("model: starting from %s", base)
-        return load_causal_lm(base, tokenizer, device=device, dropout=dropout)
+        return loading.load_causal_lm(base, tokenizer, device=device, dropout=dropout)
     config = check_starting_model(args, tokenizer)
     if dropout is not None:
-        set_dropout(config, dropout)
-    logger.info("model: a new %s from %s", config.model_type, _find_config(args))
-    return build_causal_lm(config, tokenizer, device=device)
+        loading.set_dropout(config, dropout)
+    source = args.init_from_scratch or EXAMPLE_CONFIG
+    logger.info("model: a new %s from %s", config.model_type, source)
+    return loading.build_causal_lm(config, tokenizer, device=device)
 
 
-def _find_config(args: SFTArgs) -> str:
-    return args.init_from_scratch or str(EXAMPLE_CONFIG)
-
-
-def check_starting_model(args: SFTArgs, tokenizer: Tokenizer) -> Config:
+def check_starting_model(args: SFTArgs, tokenizer: Tokenizer) -> loading.Config:
     """Check and return the config of the model; its weights are not read."""
     base = find_base_model(args)
     if base:
         hint = "give a folder with config.json and safetensors, or a name such as gpt2"
-        config = load_config(base, flag="--model_name_or_path", hint=hint)
+        config = loading.load_config(base, flag="--model_name_or_path", hint=hint)
         refuse_scalar_model(base, flag="--model_name_or_path", hint=hint)
     else:
-        config = read_config(_find_config(args), tokenizer, flag="--init_from_scratch")
-    check_packing(config, args.packing)
-    check_fits(config, args.max_length, flags=f"--max_length {args.max_length} can")
+        config = loading.read_config(
+            args.init_from_scratch or str(EXAMPLE_CONFIG), tokenizer, flag="--init_from_scratch"
+        )
+    loading.check_packing(config, args.packing)
+    loading.check_fits(config, args.max_length, flags=f"--max_length {args.max_length} can")
     return config
 
 
@@ -127,7 +107,7 @@ def build_engine(
     lm: nn.Module, args: SFTArgs, world: World, tokenizer: Tokenizer
 ) -> TrainingEngine:
     """Build the training engine of the policy, with the optimizer that the flags name."""
-    dtype = compute_dtype(args.dtype, world.device)
+    dtype = engine.compute_dtype(args.dtype, world.device)
     add_lora(lm, args)
     policy = Policy(lm, pad_id=tokenizer.pad_token_id, compute_dtype=dtype)
     if args.cpu_blocks:
@@ -147,14 +127,14 @@ def build_engine(
             muon_lr=args.muon_lr,
         )
 
-    return wrap_trainable(policy, args, world, make_optimizer)
+    return engine.wrap_trainable(policy, args, world, make_optimizer)
 
 
 def build_trainer(
     args: SFTArgs, world: World, tokenizer: Tokenizer, examples: Sequence[EncodedText]
 ) -> tuple[SFTTrainer, Schedule]:
     """Load the model and build what trains it on these examples."""
-    with shard_while_loading(args, world):  # under ZeRO-3, weights are split as they load
+    with engine.shard_while_loading(args, world):  # under ZeRO-3, weights are split as they load
         lm = load_starting_model(args, tokenizer, world.device)
     trainer = SFTTrainer(args, world, build_engine(lm, args, world, tokenizer), examples)
     steps = count_steps(args, math.ceil(len(examples) / args.batch_size))
