@@ -39,14 +39,6 @@ MUTATIONS = [
         "tests/hybrid_engine/test_sampling.py::TestNarrow::test_the_kept_sets_by_hand",
     ),
     Mutation(
-        "cache loses rows that move",
-        "kept rows move with their keys",
-        "training/hybrid_engine/kv_cache.py",
-        "for cache in (*self.keys, *self.values):",
-        "for cache in self.keys:",
-        "tests/hybrid_engine/test_engine.py::test_streaming_gives_an_equal_response_token_by_token",
-    ),
-    Mutation(
         "cache hides the newest token",
         "a token reads itself and those before it",
         "training/hybrid_engine/kv_cache.py",
@@ -57,7 +49,7 @@ MUTATIONS = [
     Mutation(
         "responses run past eos",
         "EOS ends a response",
-        "training/hybrid_engine/slots.py",
+        "training/hybrid_engine/scheduler.py",
         "(drawn != self._eos_id) & (ages < limit - 1)",
         "(ages < limit - 1)",
         "tests/hybrid_engine/test_decoder.py::"

@@ -24,7 +24,7 @@ MUTATIONS = [
         "merge without scale",
         "a merged weight has the scaled adapter",
         "training/models/lora.py",
-        "(upper @ lower) * layer.scaling[ADAPTER]",
+        "(upper @ lower) * adapted.scaling[ADAPTER]",
         "upper @ lower",
         "tests/models/test_lora.py::test_a_merged_model_gives_the_logits_of_the_adapted_one",
     ),
