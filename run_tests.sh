@@ -48,7 +48,8 @@ for step in ${STEPS:-lint type test}; do
             case " $* " in *" --all "*) label_studio ;; esac
             # A file's tests share their launches, so that they run in one process, in the order of
             # tests/conftest.py: the longest first.
-            python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+            python -m pytest -n 2 --max-worker-restart 0 --dist loadfile \
+                --no-loadscope-reorder "$@"
             ;;
         *) echo "run_tests.sh: STEPS takes lint, type and test, got '$step'" >&2 && exit 2 ;;
     esac
