@@ -7,13 +7,8 @@ import pytest
 
 from training.data.encode import EncodedGroup
 from training.data.records import Pair
+from training.evaluation.reward_model import baselines, slices
 from training.evaluation.reward_model.accuracy import compute_metrics, find_worst_pairs
-from training.evaluation.reward_model.baselines import (
-    LengthRule,
-    correlate_with_length,
-    learn_length_rule,
-    sample_chance_accuracies,
-)
 from training.evaluation.reward_model.calibration import (
     bin_by_confidence,
     brier_score,
@@ -22,12 +17,6 @@ from training.evaluation.reward_model.calibration import (
     overconfidence,
 )
 from training.evaluation.reward_model.held_out_pairs import held_out_pairs
-from training.evaluation.reward_model.slices import (
-    find_length_edges,
-    find_quantile_edges,
-    measure_accuracy_by,
-    measure_by_annotator,
-)
 from training.evaluation.statistics import compute_proportion_interval, linearized_interval
 
 
@@ -103,10 +92,8 @@ def test_a_bin_without_comparisons_is_left_out_and_certainty_is_in_the_last():
 
 
 def test_the_calibration_error_weighs_bins_by_their_comparisons():
-    bins = [
-        {"pairs": 3, "confidence": 0.55, "agreement": 0.65},
-        {"pairs": 1, "confidence": 0.95, "agreement": 0.65},
-    ]
+    keys = ("pairs", "confidence", "agreement")
+    bins = [dict(zip(keys, row, strict=True)) for row in ((3, 0.55, 0.65), (1, 0.95, 0.65))]
     assert expected_calibration_error(bins) == pytest.approx(0.75 * 0.1 + 0.25 * 0.3)
 
 
@@ -171,7 +158,7 @@ def test_one_group_alone_is_one_trial_of_wilsons():
 def test_luck_on_single_comparisons_is_a_coin():
     held = held_out_pairs(pair_rows(400))
     scores = np.random.default_rng(1).normal(size=len(held.prompt))
-    found = sample_chance_accuracies(held, scores, seed=0)
+    found = baselines.sample_chance_accuracies(held, scores, seed=0)
     assert found.mean() == pytest.approx(0.5, abs=0.004)
     assert found.std() == pytest.approx(sqrt(0.25 / 400), rel=0.08)
 
@@ -181,19 +168,22 @@ def test_luck_knows_that_comparisons_share_responses():
     rows = [EncodedGroup([n], [[k] for k in range(12)], pairs, f"r{n}") for n in range(20)]
     held = held_out_pairs(rows)
     scores = np.random.default_rng(2).normal(size=240)
-    found = sample_chance_accuracies(held, scores, seed=0)
+    found = baselines.sample_chance_accuracies(held, scores, seed=0)
     # Kendall's tau of K independent ranks has variance 2 (2 K + 5) / (9 K (K - 1)); accuracy is
     # (1 + tau) / 2. A coin for each comparison would give 0.0138.
     assert found.std() == pytest.approx(sqrt(58 / 1188 / 4 / 20), rel=0.08)  # 0.0247
     apart = [EncodedGroup([n], [[i], [j]], (Pair(0, 1),), f"r{n}")
              for n in range(20) for i in range(12) for j in range(i + 1, 12)]  # fmt: skip
-    same = sample_chance_accuracies(held_out_pairs(apart), scores, seed=0)
+    same = baselines.sample_chance_accuracies(held_out_pairs(apart), scores, seed=0)
     assert same.std() == pytest.approx(found.std(), rel=0.08)  # in rows of their own as well
 
 
 def test_scores_that_are_equal_within_each_prompt_have_no_luck():
     scores = np.repeat(np.arange(5.0), 2)  # dealt among prompts, they would differ
-    assert sample_chance_accuracies(held_out_pairs(pair_rows(5)), scores, seed=0).max() == 0.0
+    assert (
+        baselines.sample_chance_accuracies(held_out_pairs(pair_rows(5)), scores, seed=0).max()
+        == 0.0
+    )
 
 
 def test_the_length_rule_is_learnt_from_what_training_comparisons_say():
@@ -205,44 +195,44 @@ def test_the_length_rule_is_learnt_from_what_training_comparisons_say():
         Pair(2, 0, label=0.5),  # a tie
         Pair(0, 3),  # equally long
     )
-    rule = learn_length_rule([EncodedGroup([1], responses, pairs, "r")])
+    rule = baselines.learn_length_rule([EncodedGroup([1], responses, pairs, "r")])
     assert rule.prefers == "shorter"
     assert rule.train_accuracy == pytest.approx(2 / 3)
-    assert learn_length_rule([]) == LengthRule("longer", None)
+    assert baselines.learn_length_rule([]) == baselines.LengthRule("longer", None)
 
 
 def test_the_length_rule_is_judged_on_decided_comparisons_a_half_where_it_cannot_say():
     held = held_out_pairs(GROUPS)  # better minus worse: -1, 1, (a tie), 1, 0
-    assert LengthRule("longer", None).outcomes(held).tolist() == [0.0, 1.0, 1.0, 0.5]
-    assert LengthRule("shorter", None).outcomes(held).tolist() == [1.0, 0.0, 0.0, 0.5]
+    assert baselines.LengthRule("longer", None).outcomes(held).tolist() == [0.0, 1.0, 1.0, 0.5]
+    assert baselines.LengthRule("shorter", None).outcomes(held).tolist() == [1.0, 0.0, 0.0, 0.5]
 
 
 def test_length_correlation_by_hand():
-    found = correlate_with_length(array(1, 2, -1), array(3, 0, 1))
+    found = baselines.correlate_with_length(array(1, 2, -1), array(3, 0, 1))
     assert found == pytest.approx(2 / sqrt(6 * 10))
-    assert correlate_with_length(array(-1, 2, -1), array(-3, 0, 1)) == pytest.approx(
+    assert baselines.correlate_with_length(array(-1, 2, -1), array(-3, 0, 1)) == pytest.approx(
         found
     )  # turned
-    assert correlate_with_length(array(2, -4), array(1, -2)) == pytest.approx(1.0)
-    assert correlate_with_length(array(0, 0), array(1, -2)) is None
+    assert baselines.correlate_with_length(array(2, -4), array(1, -2)) == pytest.approx(1.0)
+    assert baselines.correlate_with_length(array(0, 0), array(1, -2)) is None
 
 
 def test_accuracy_by_bins():
     right, values = array(1, 0, 1, 1, 0, 1), array(-5.0, 0.0, 1.0, 2.0, np.nan, 3.0)
-    found = measure_accuracy_by(right, values, [-inf, 0.0, 1.0, 3.0], np.arange(6), seed=0)
+    found = slices.measure_accuracy_by(right, values, [-inf, 0.0, 1.0, 3.0], np.arange(6), seed=0)
     bins = [(part["low"], part["high"], part["pairs"], part["accuracy"]) for part in found]
     assert bins == [(None, 0.0, 1, 1.0), (0.0, 1.0, 1, 0.0), (1.0, 3.0, 3, 1.0)]
     assert found[2]["interval"] == pytest.approx([0.4385, 1.0], abs=1e-4)
 
 
 def test_edges():
-    assert find_quantile_edges(array(1, 2, 3, 4, 5, np.nan)) == [1.0, 2.0, 3.0, 4.0, 5.0]
-    assert find_quantile_edges(array(0, 0, 0, 0, 8)) == [0.0, 8.0]
-    assert find_quantile_edges(array(3, 3)) == [3.0, 3.0]
-    assert find_quantile_edges(array(np.nan)) == []
+    assert slices.find_quantile_edges(array(1, 2, 3, 4, 5, np.nan)) == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert slices.find_quantile_edges(array(0, 0, 0, 0, 8)) == [0.0, 8.0]
+    assert slices.find_quantile_edges(array(3, 3)) == [3.0, 3.0]
+    assert slices.find_quantile_edges(array(np.nan)) == []
     # Without equal lengths the absolute differences are 1, 4, 9: much is 4.
-    assert find_length_edges(array(0, 0, -1, 4, -9)) == [-inf, -3.5, -0.5, 0.5, 3.5, inf]
-    assert find_length_edges(array(0, 1)) == [-inf, -1.5, -0.5, 0.5, 1.5, inf]
+    assert slices.find_length_edges(array(0, 0, -1, 4, -9)) == [-inf, -3.5, -0.5, 0.5, 3.5, inf]
+    assert slices.find_length_edges(array(0, 1)) == [-inf, -1.5, -0.5, 0.5, 1.5, inf]
 
 
 def test_annotators_by_hand():
@@ -257,7 +247,7 @@ def test_annotators_by_hand():
     held = held_out_pairs(rows)
     # Of each prompt's responses the second scores highest, then the third.
     difference = held.difference(np.array([0.0, 2.0, 1.0] * 3))
-    found = measure_by_annotator(held, difference, seed=0)
+    found = slices.measure_by_annotator(held, difference, seed=0)
     assert list(found) == ["a", "b"]  # c is undecided throughout
     a, b = found["a"], found["b"]
     assert (a["pairs"], a["accuracy"]) == (3, pytest.approx(2 / 3))  # wrong, right, right

@@ -54,8 +54,7 @@ class LengthRule:
     def outcomes(self, held: HeldOutPairs) -> Floats:  # [decided]
         """1 where the rule is right, 0 where wrong, 1/2 where both are equally long."""
         sign = 1.0 if self.prefers == "longer" else -1.0
-        found: Floats = (np.sign(sign * held.length_difference[held.is_decided]) + 1.0) / 2.0
-        return found
+        return (np.sign(sign * held.length_difference[held.is_decided]) + 1.0) / 2.0
 
 
 def learn_length_rule(groups: Sequence[EncodedGroup]) -> LengthRule:

@@ -19,8 +19,7 @@ Bin = dict[str, Any]
 
 def compute_probability(difference: Floats) -> Floats:
     """sigmoid, without an overflow for any score difference."""
-    found: Floats = 0.5 * (1.0 + np.tanh(0.5 * difference))
-    return found
+    return 0.5 * (1.0 + np.tanh(0.5 * difference))
 
 
 def choose_preferred_side(difference: Floats, label: Floats) -> tuple[Floats, Floats]:
@@ -64,8 +63,7 @@ def expected_calibration_error(bins: list[Bin]) -> float:
 def overconfidence(difference: Floats, label: Floats) -> Floats:
     """Confidence minus outcome [P]: its mean is above 0 where the model is surer than right."""
     confidence, outcome = choose_preferred_side(difference, label)
-    found: Floats = confidence - outcome
-    return found
+    return confidence - outcome
 
 
 def brier_score(difference: Floats, label: Floats) -> float:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -78,5 +77,5 @@ def write_curve(args: DataSizeCurveArgs) -> list[str]:
     (folder / CURVE_FILE).write_text(json.dumps(curve, indent=2) + "\n", encoding="utf-8")
     chart = render_accuracies(TITLE, intervals)
     title = "Would more comparisons help?"
-    write_page(folder / PAGE_FILE, title, [f"<h1>{escape(title)}</h1>", chart])
+    write_page(folder / PAGE_FILE, title, [chart])
     return [*lines, f"report: {folder / PAGE_FILE}"]

@@ -34,20 +34,17 @@ class HeldOutPairs:
     @property
     def cluster(self) -> Ints:  # [P]
         """The prompt of each comparison: what intervals resample."""
-        found: Ints = self.prompt[self.better]
-        return found
+        return self.prompt[self.better]
 
     @property
     def is_decided(self) -> NDArray[np.bool_]:  # [P]
         """All but ties, which have no right order."""
-        found: NDArray[np.bool_] = self.label > TIE
-        return found
+        return self.label > TIE
 
     @property
     def length_difference(self) -> Floats:  # [P]
         """Tokens of the better response minus those of the worse."""
-        found: Floats = (self.tokens[self.better] - self.tokens[self.worse]).astype(np.float64)
-        return found
+        return (self.tokens[self.better] - self.tokens[self.worse]).astype(np.float64)
 
     def flat(self, scores: Sequence[Sequence[float]]) -> Floats:  # [R]
         """Scores by group and response, as one column."""
@@ -55,8 +52,7 @@ class HeldOutPairs:
 
     def difference(self, scores: Floats) -> Floats:  # [R] -> [P]
         """Score of the better response minus that of the worse."""
-        found: Floats = scores[self.better] - scores[self.worse]
-        return found
+        return scores[self.better] - scores[self.worse]
 
 
 def held_out_pairs(groups: Sequence[EncodedGroup]) -> HeldOutPairs:
