@@ -139,13 +139,10 @@ def check(mutation: Mutation) -> Verdict:
     return Verdict(outcome, time.monotonic() - start)
 
 
-def print_table(verdicts: dict[str, Verdict], mutations: list[Mutation]) -> None:
-    width = max(len(mutation.name) for mutation in mutations)
-    for mutation in mutations:
-        verdict = verdicts[mutation.name]
-        is_caught = verdict.outcome == "assertion"
-        result = f"caught by {mutation.test}" if is_caught else f"SURVIVED: {verdict.outcome}"
-        print(f"{mutation.name:{width}} | {mutation.property} | {result} | {verdict.seconds:.1f} s")
+def format_row(mutation: Mutation, verdict: Verdict) -> str:
+    is_caught = verdict.outcome == "assertion"
+    result = f"caught by {mutation.test}" if is_caught else f"SURVIVED: {verdict.outcome}"
+    return f"{mutation.name} | {mutation.property} | {result} | {verdict.seconds:.1f} s"
 
 
 def parse_flags() -> argparse.Namespace:
@@ -173,9 +170,10 @@ def main() -> int:
             if verdict.outcome != "passed":
                 print(f"without a fault: {verdict.outcome}")
                 return 1
-        verdicts = dict(zip((m.name for m in mutations), pool.map(check, mutations), strict=True))
-    print_table(verdicts, mutations)
-    survived = sum(verdict.outcome != "assertion" for verdict in verdicts.values())
+        survived = 0
+        for mutation, verdict in zip(mutations, pool.map(check, mutations), strict=True):
+            print(format_row(mutation, verdict), flush=True)
+            survived += verdict.outcome != "assertion"
     caught = len(mutations) - survived
     print(f"{caught} of {len(mutations)} caught in {time.monotonic() - start:.0f} s")
     return 1 if survived else 0
