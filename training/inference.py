@@ -19,7 +19,7 @@ Model = nn.Module | TrainingEngine
 class ResponseForwards:
     """B responses of this rank, for any model to read; results come in their order.
 
-    All ranks run equally many micro-batches, as ZeRO-3 demands of every model it shards.
+    All ranks run equally many micro-batches, because forwards are collective under ZeRO-3.
     """
 
     def __init__(

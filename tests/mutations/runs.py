@@ -90,7 +90,7 @@ MUTATIONS = [
         "skipped steps count",
         "a skipped step is not counted by the schedule",
         "training/trainers/guards.py",
-        "self._schedule.take_back_step()",
+        "self._schedule.skip_step()",
         "self._schedule.end_step()",
         "tests/trainers/test_guards.py::test_a_skipped_step_gives_its_learning_rate_to_the_next",
     ),

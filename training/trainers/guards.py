@@ -49,7 +49,7 @@ class Fault:
         return " ".join([self.tensor, *rows, "is not finite"])
 
 
-class SkipStep(Exception):  # noqa: N818 (no error of the program)
+class SkipStep(Exception):  # noqa: N818 (control flow, not an error)
     """Raised on every rank in place of an optimizer step, when its gradients are dropped."""
 
     def __init__(self, fault: Fault) -> None:
@@ -102,7 +102,7 @@ class Guard:
         try:
             result = work(self._schedule.start_step())
         except SkipStep as skip:
-            self._schedule.take_back_step()
+            self._schedule.skip_step()
             self.skip(name, skip.fault)
             return None
         self._schedule.end_step()
@@ -182,7 +182,7 @@ def weight_fault(models: Mapping[str, nn.Module], world: World) -> Fault | None:
 
 def _find_gradient_fault(engines: Mapping[str, TrainingEngine]) -> Fault:
     for name, engine in engines.items():
-        # Backward goes through the module from its end: what comes last there went wrong first.
+        # Backward runs from the module's end: the last module is the first to go bad.
         if bad := engine.find_bad_gradients()[::-1]:
             return Fault(f"gradient of {_shorten(bad)} of the {name}")
     return Fault("the norm of the gradients, each of them finite,")

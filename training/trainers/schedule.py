@@ -8,15 +8,15 @@ from typing import Any, Literal
 from training.arguments.common import CommonArgs
 from training.runtime.distributed import World
 
-WARM_UP_STEPS = 10  # of the machine: the first steps are slower and do not tell the pace
+WARM_UP_STEPS = 10  # slower than later ones, so ignored when estimating the pace
 
 
 class Schedule:
     """Counts optimizer steps, and training seconds where a run is bounded by them.
 
-    Progress is the share of steps that are done, so that runs of one seed are equal. Only where the
-    pace so far says that --max_seconds will not do for them, it goes by the clock from there on: a
-    slow machine makes fewer steps, not an unfinished decay. Rank 0's clock decides for all.
+    Progress is the share of steps done, so runs of one seed are equal. If the steps do not fit in
+    --max_seconds at the pace so far, progress follows the clock from there on: a slow machine makes
+    fewer steps, and still ends its decay. Rank 0's clock decides for all.
     """
 
     def __init__(
@@ -45,17 +45,16 @@ class Schedule:
             self._args, self._compute_progress(0), min(self._compute_progress(1), 1.0)
         )
 
-    def take_back_step(self) -> None:
-        """Call instead of `end_step` if the step was skipped: retry with the next batch."""
-        self.step -= 1
-        self.end_step()  # its time counts anyway
-
     def end_step(self) -> None:
         """Call after each step's work; time outside (evaluation, saving) is not counted.
 
         A step without a matching end_step() is not counted.
         """
         self.step += 1
+        self.skip_step()
+
+    def skip_step(self) -> None:
+        """Call instead of `end_step` if the step was skipped: only its time counts."""
         if self._max_seconds:
             spent: float = self._world.broadcast(time.monotonic() - self._started)
             self.note_seconds(spent)

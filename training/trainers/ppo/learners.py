@@ -32,7 +32,7 @@ class Learner(ABC):
 
     def __init__(self, args: PPOArgs, world: World, models: Models, pad_id: int) -> None:
         self._args, self._world = args, world
-        self._split = partial(iterate_micro_batches, args=args, world=world, pad_id=pad_id)
+        self._list_batches = partial(iterate_micro_batches, args=args, world=world, pad_id=pad_id)
         self._engines: Mapping[str, TrainingEngine] = models.trained
         self._sums = UpdateSums(world)  # beside the gradients of the next optimizer step
 
@@ -41,8 +41,8 @@ class Learner(ABC):
         for engine in self._engines.values():
             engine.module.train()
 
-    def read_values(self, rollout: Rollout, rewards: Tensor) -> Tensor:
-        """Old values [B, T] of a rollout with these rewards [B, T]."""
+    def find_values(self, rollout: Rollout, rewards: Tensor) -> Tensor:
+        """Old values [B, T] of a rollout; may train the critic for them, to rewards [B, T]."""
         return rollout.values
 
     @abstractmethod
@@ -111,7 +111,7 @@ class Learner(ABC):
 class SeparateLearner(Learner):
     """Actor and critic are two models with an optimizer each."""
 
-    def read_values(self, rollout: Rollout, rewards: Tensor) -> Tensor:
+    def find_values(self, rollout: Rollout, rewards: Tensor) -> Tensor:
         """Old values [B, T]; with one optimizer step per rollout, read while the critic is trained.
 
         A response's returns depend on its own values alone, so one forward serves both.
@@ -121,8 +121,8 @@ class SeparateLearner(Learner):
             return rollout.values
 
         def find_targets(batch: ResponseBatch, values: Tensor) -> ValueTargets:
-            rows = batch.pick(rewards), values, batch.mask
-            return values, compute_gae(*rows, gamma=args.gamma, gae_lambda=args.gae_lambda)[1]
+            inputs = batch.pick(rewards), values, batch.mask
+            return values, compute_gae(*inputs, gamma=args.gamma, gae_lambda=args.gae_lambda)[1]
 
         rows = range(len(rollout.responses))
         values = self._train_critic(rows, rollout, find_targets, int(rollout.mask.sum()))
@@ -132,9 +132,9 @@ class SeparateLearner(Learner):
         def find_targets(batch: ResponseBatch, values: Tensor) -> ValueTargets:
             return batch.pick(experience.values), batch.pick(experience.returns)
 
-        if not self._args.reads_values_in_update:  # else `read_values` has trained the critic
+        if not self._args.reads_values_in_update:  # else `find_values` has trained the critic
             self._train_critic(rows, experience.rollout, find_targets, token_count)
-        for batch in self._split(experience.rollout, rows):
+        for batch in self._list_batches(experience.rollout, rows):
             loss, _ = self._policy_loss(batch, experience, token_count)
             self._engines["actor"].backward(loss, last=batch.is_last)
 
@@ -143,7 +143,7 @@ class SeparateLearner(Learner):
     ) -> Tensor:
         """Run the critic forward and backward; returns values [B, T], 0 for other ranks' rows."""
         critic, all_values = self._engines["critic"], torch.zeros(rollout.mask.shape)
-        for batch in self._split(rollout, rows):
+        for batch in self._list_batches(rollout, rows):
             values = scatter_to_mask(read_token_values(critic, batch.tokens), batch.mask)
             targets = find_targets(batch, values.detach())
             loss = self._value_loss(batch, values, targets, token_count)
@@ -157,7 +157,7 @@ class SharedLearner(Learner):
     """One model with two heads, one loss (policy + vf_coef x value) and one optimizer."""
 
     def backward(self, rows: Sequence[int], experience: Experience, token_count: int) -> None:
-        for batch in self._split(experience.rollout, rows):
+        for batch in self._list_batches(experience.rollout, rows):
             loss, (packed,) = self._policy_loss(batch, experience, token_count)
             values = scatter_to_mask(packed, batch.mask)
             targets = batch.pick(experience.values), batch.pick(experience.returns)

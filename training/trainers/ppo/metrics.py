@@ -67,7 +67,7 @@ def summarize_steps(steps: Sequence[dict[str, float]]) -> dict[str, float]:
     metrics = {name: sum(step[name] for step in steps) / len(steps) for name in first}
     metrics["policy/ratio_max"] = max(step["policy/ratio_max"] for step in steps)
     metrics["policy/ratio_min"] = min(step["policy/ratio_min"] for step in steps)
-    metrics["policy/logprob_gap"] = first["policy/logprob_gap"]  # the others grow by learning
+    metrics["policy/logprob_gap"] = first["policy/logprob_gap"]  # later gaps hold its learning too
     metrics["policy/first_clip_fraction"] = first["policy/clip_fraction"]
     metrics["policy/first_ratio_error"] = max(
         first["policy/ratio_max"] - 1.0, 1.0 - first["policy/ratio_min"]

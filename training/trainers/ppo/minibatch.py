@@ -41,7 +41,7 @@ class ResponseBatch:
 def draw_minibatches(count: int, args: PPOArgs, step: int) -> list[list[int]]:
     """Rows of each minibatch of a PPO step: --ppo_epochs passes over `count` rows, shuffled.
 
-    Rows stay in order where the critic was trained on all of them as its values were read.
+    Rows stay in order if the critic was already trained on all of them, for its values.
     """
     minibatches = []
     for epoch in range(args.ppo_epochs):

@@ -1,4 +1,4 @@
-"""Collecting a rollout: generate responses, and read them with all four models."""
+"""Collect a rollout: sample responses, and score them with the models that PPO compares with."""
 
 import time
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ Job = tuple[EncodedPrompt, int]  # a response to draw: its prompt, its index amo
 
 
 class RolloutCollector:
-    """Samples from the actor and reads the samples with all four models."""
+    """Samples from the actor, and runs reward model, ref, actor and critic over the samples."""
 
     def __init__(self, args: PPOArgs, world: World, tokenizer: Tokenizer, models: Models) -> None:
         self._args = args
@@ -42,7 +42,7 @@ class RolloutCollector:
         Row p * samples_per_prompt + s is sample s of prompt p, however many ranks there are.
         """
         jobs = list_jobs(prompts, samples_per_prompt)
-        # A rank without a response draws one that is dropped: forwards are collective.
+        # A rank with no work samples one response that is thrown away: forwards are collective.
         share = jobs[self._world.rank :: self._world.size] or jobs[:1]
         started = time.monotonic()
         with explain_out_of_memory("generate", self._args):
@@ -68,7 +68,7 @@ class RolloutCollector:
         return generated
 
     def _read(self, jobs: Sequence[Job], generated: Responses) -> Rollout:
-        """Read these responses with every model."""
+        """Run the models over these responses, where their outputs are not known yet."""
         args, models = self._args, self._models
         prompts = [prompt.input_ids for prompt, _ in jobs]
         responses = [generated.row(row) for row in range(len(jobs))]
@@ -110,12 +110,12 @@ class RolloutCollector:
             columns = forwards.read_tokens(
                 lambda batch: models.actor(*batch.inputs, args.temperature, with_entropy=True)
             )
+        logprobs, entropies, *values = columns  # values: of a shared trunk
         if args.reads_values_in_update:
-            columns.append(torch.zeros_like(columns[0]))
-        elif len(columns) == 2:
-            columns += forwards.read_tokens(lambda batch: [models.read_values(batch)])
-        logprobs, entropies, values = columns
-        return logprobs, entropies, values
+            values = [torch.zeros_like(logprobs)]
+        elif not values:
+            values = forwards.read_tokens(lambda batch: [models.read_values(batch)])
+        return logprobs, entropies, values[0]
 
 
 def list_jobs(prompts: Sequence[EncodedPrompt], samples_per_prompt: int) -> list[Job]:

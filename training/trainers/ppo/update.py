@@ -58,7 +58,7 @@ class PPOTrainer:
 
         A run that was stopped within a step resumes with the rollout of that step.
         """
-        # 1. Collect: sample responses, and read them with actor, critic, ref and reward model.
+        # 1. Collect: sample responses; get scores, ref log-probs, old log-probs and values.
         rollout = self.unfinished.rollout or self.collector.collect(
             step, prompts, self._args.samples_per_prompt
         )
@@ -75,11 +75,11 @@ class PPOTrainer:
         self.unfinished.start(rollout)
         learner.start()
 
-        # 2. Rewards: the KL penalty at each token, and the score at the last.
+        # 2. Rewards: KL penalty at each token, and at the last the score, or the penalty of no EOS.
         rewards = compute_token_rewards(rollout, args, kl_coef=self.kl_coef)
 
         # 3. Advantages and returns: GAE over the rewards and the critic's values.
-        experience = make_experience(rollout, args, rewards, learner.read_values(rollout, rewards))
+        experience = make_experience(rollout, args, rewards, learner.find_values(rollout, rewards))
 
         # 4. Minibatches: --ppo_epochs passes over the rollout, in random order.
         minibatches = draw_minibatches(len(rollout.responses), args, step)
@@ -88,7 +88,7 @@ class PPOTrainer:
             token_count = int(rollout.mask[rows].sum())
             learner.backward(rows, whiten_minibatch(experience, rows, args), token_count)
 
-            # 6. Optimizer step of actor and critic, skipped where a number is not finite.
+            # 6. Optimizer step of actor and critic, at the guard's learning rate if all is finite.
             optimizer_step = partial(learner.step, token_count=token_count)
             self.unfinished.add(self._guard.step(f"step {step}", optimizer_step))
 
@@ -97,7 +97,7 @@ class PPOTrainer:
         metrics |= measure_clipping(rollout, args)
         self.unfinished.finish()
 
-        # 7. KL coefficient of the next step: steered to --kl_target, if it is adaptive.
+        # 7. KL coefficient of the next step: steers the mean k1 of a response to --kl_target.
         if args.kl_controller == "adaptive":
             self.kl_coef = adapt_kl_coef(
                 self.kl_coef,
