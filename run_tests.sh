@@ -28,7 +28,6 @@ lint() {
     if command -v shellcheck >/dev/null; then shell_scripts | xargs -0 shellcheck -x; fi
     python .ci/check_files.py
     python .ci/check_style.py
-    python .ci/check_style.py
 }
 
 # What the tests of the exchange with Label Studio need, which only --all runs. Without it they are
