@@ -107,7 +107,7 @@ class Notes:
     def _save_normalized(
         self, original: Callable[..., Any], engine: Any, samples: Any, *inputs: Any
     ) -> None:
-        self.record["samples"] = list(zip(samples.prompts, samples.responses, strict=True))
+        self.record["samples"] = list(zip(*samples, strict=True))
         original(engine, samples, *inputs)
 
     def _keep_engine(self, original: Callable[..., Any], engine: Any, *inputs: Any) -> None:
