@@ -184,7 +184,7 @@ class Cell:
             return loss, logprobs
 
         patch.around(SFTTrainer, "step", self._arm)
-        patch.around(SFTTrainer, "_summed_loss", summed_loss)
+        patch.around(SFTTrainer, "_sum_loss", summed_loss)
 
         def read_old_policy(original: Callable[..., Any], *inputs: Any) -> Any:
             logprobs, entropies, values = original(*inputs)
@@ -212,7 +212,7 @@ class Cell:
             return found
 
         patch.around(RewardTrainer, "step", self._arm)
-        patch.around(RewardTrainer, "_scores", scores)
+        patch.around(RewardTrainer, "_compute_scores", scores)
 
         def rollout_scores(original: Callable[..., Any], *inputs: Any) -> Any:
             found = original(*inputs)
