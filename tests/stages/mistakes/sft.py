@@ -41,7 +41,10 @@ SFT: Cases = {
         ["--model_name_or_path: no tokenizer in", "give a folder of a model with its tokenizer"],
     ),
     "a model without weights of its own": (
-        lambda p: ["--model_name_or_path", "", "--init_from_scratch", p.file("{}", "new.json")],
+        lambda p: [
+            *("--model_name_or_path", "", "--tokenizer_name_or_path", str(p.base)),
+            *("--init_from_scratch", p.file("{}", "new.json")),
+        ],
         ["--init_from_scratch", "new.json"],
     ),
     "no tokenizer": (
