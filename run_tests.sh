@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Lint, types and tests, in two processes. Arguments go to pytest.
-#   bash run_tests.sh                       every property, at most 15 minutes on two cores
+#   bash run_tests.sh                       a test of every property
 #   bash run_tests.sh --all                 also each combination of settings, killed runs, Slurm, several
 #                                           hosts and Label Studio: what continuous integration runs
 #   bash run_tests.sh -k packaging

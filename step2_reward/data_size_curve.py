@@ -60,7 +60,6 @@ def format_flags(
 
 def run_stage(flags: Sequence[str]) -> int:
     """Run stage 2, pass signals on to it, and return its exit status."""
-
     with subprocess.Popen(["bash", str(RUN), *flags]) as stage:
         for number in SIGNALS:
             signal.signal(number, lambda number, _: stage.send_signal(number))
