@@ -1,7 +1,7 @@
 import pytest
 
 from training.arguments.parsing import UserError
-from training.evaluation.judges import SentimentJudge, VaderJudge
+from training.evaluation.judges import SentimentJudge, VaderJudge, score_all
 
 LIKED = [f"a wonderful and moving story, number {n}, told with love" for n in range(20)]
 DISLIKED = [f"a tedious and empty story, number {n}, told without care" for n in range(20)]
@@ -46,3 +46,8 @@ def test_a_judge_needs_both_labels():
 def test_vader_knows_praise_from_blame():
     praise, blame, nothing = VaderJudge().score(["a great film", "a horrible film", "a film"])
     assert -1.0 <= blame < nothing == 0.0 < praise <= 1.0
+
+
+def test_a_judge_that_returns_too_few_scores_is_named():
+    with pytest.raises(UserError, match="'mine' returned 1 scores for 2 texts"):
+        score_all(lambda _: [1.0], "mine", ["a", "b"])

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from training.arguments.parsing import UserError
+from training.judge import Judge
 
 
 class SentimentJudge:
@@ -58,3 +59,11 @@ class VaderJudge:
     def score(self, texts: Sequence[str]) -> list[float]:
         """Return the compound score of each text, from -1 to 1."""
         return [float(self._analyzer.polarity_scores(text)["compound"]) for text in texts]
+
+
+def score_all(judge: Judge, name: str, texts: Sequence[str]) -> list[float]:
+    """Return one score per text; raises UserError for another number of scores."""
+    scores = [float(score) for score in judge(texts)]
+    if len(scores) != len(texts):
+        raise UserError(f"judge {name!r} returned {len(scores)} scores for {len(texts)} texts")
+    return scores

@@ -5,6 +5,7 @@ from operator import add
 from typing import Any
 
 from training.evaluation import text_metrics
+from training.evaluation.judges import score_all
 from training.evaluation.statistics import bootstrap_interval, compute_wins
 from training.judge import Judge
 
@@ -43,7 +44,7 @@ def compare_responses(
         if len(texts) != len(before):
             raise ValueError(f"{name} has {len(texts)} entries for {len(before)} prompts")
     scores = {
-        side: {name: judge(list(map(add, beginnings, texts))) for name, judge in judges.items()}
+        side: {n: score_all(j, n, [*map(add, beginnings, texts)]) for n, j in judges.items()}
         for side, texts in sides.items()
     }
     summary: Summary = {"prompts": len(before), "groups": len(set(groups))}
